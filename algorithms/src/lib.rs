@@ -1,0 +1,1 @@
+//! Placeholder until this session's first commit.

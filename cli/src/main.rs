@@ -1,0 +1,2 @@
+//! The binary `starling`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The wire and the run file.
+pub mod spec;

@@ -1,0 +1,318 @@
+//! The run file: what one run trains, on which data, by which algorithm and under which limits.
+//!
+//! One schema serves the file that a person writes (TOML), the record that the coordinator keeps and
+//! the assignment that a worker receives (JSON), so that the three cannot drift apart. Unknown keys
+//! are errors that name the nearest known key, because a misspelt `clip` that is silently ignored
+//! costs a week of training.
+
+use serde::{Deserialize, Serialize};
+
+/// A run as a person writes it. See `deploy/samples/run.toml` for every key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// What people call the run; letters, digits, `-`, `_` and `.`, at most 64.
+    pub name: String,
+    /// Where the aggregation happens.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How many rounds are committed before the run is finished; at least 1.
+    pub rounds: u64,
+    /// Everything random in the run derives from this number.
+    #[serde(default)]
+    pub seed: u64,
+    /// The network that is trained.
+    pub model: ModelSpec,
+    /// The data set, by the name that workers know it by.
+    pub data: DataSpec,
+    /// The federated algorithm and its hyper-parameters.
+    #[serde(default)]
+    pub algorithm: AlgorithmSpec,
+    /// Local training on a worker.
+    #[serde(default)]
+    pub local: LocalSpec,
+    /// Who takes part in a round, and how long a round may last.
+    #[serde(default)]
+    pub cohort: CohortSpec,
+    /// When and on what the global model is evaluated.
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// What an update must satisfy before it is counted.
+    #[serde(default)]
+    pub vetting: VettingSpec,
+}
+
+/// Where the aggregation happens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A coordinator aggregates.
+    #[default]
+    Federated,
+    /// Peers mix over a directed graph. Not available in this version: refused at submission.
+    Decentralised,
+}
+
+/// The network and its own keys.
+///
+/// Inputs come from the data set: images are `channels × height × width`, text is a sequence of
+/// character indices. Parameter names and layouts are PyTorch's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ModelSpec {
+    /// Multinomial logistic regression.
+    Linear {},
+    /// Fully connected with ReLU.
+    Mlp {
+        /// Widths of the hidden layers.
+        #[serde(default = "default_hidden")]
+        hidden: Vec<usize>,
+    },
+    /// LeNet-5 with ReLU and max pooling.
+    Lenet {},
+    /// Two 5×5 convolutions (32, 64) with max pooling and a hidden layer of 512 (McMahan et al. 2017).
+    Cnn {},
+    /// ResNet-18 with group norm instead of batch norm.
+    #[serde(rename = "resnet18-gn")]
+    Resnet18Gn {
+        /// The first convolution.
+        #[serde(default)]
+        stem: Stem,
+    },
+    /// Character-level LSTM that predicts the next character at each position.
+    CharLstm {
+        /// Width of the character embedding.
+        #[serde(default = "default_embedding")]
+        embedding: usize,
+        /// Width of the hidden state.
+        #[serde(default = "default_lstm_hidden")]
+        hidden: usize,
+        /// Stacked layers.
+        #[serde(default = "default_lstm_layers")]
+        layers: usize,
+    },
+    /// Character-level decoder-only transformer (GPT-2's block, learned positions).
+    CharGpt {
+        /// Width of the residual stream.
+        #[serde(default = "default_gpt_width")]
+        width: usize,
+        /// Attention heads; must divide `width`.
+        #[serde(default = "default_gpt_heads")]
+        heads: usize,
+        /// Blocks.
+        #[serde(default = "default_gpt_layers")]
+        layers: usize,
+    },
+    /// A bare vector that no step changes: for measuring the round without training.
+    Flat {
+        /// Number of scalars.
+        parameters: usize,
+    },
+}
+
+/// First convolution of `resnet18-gn`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stem {
+    /// 3×3, stride 1, no pooling, no bias in the last layer (FedSLR).
+    #[default]
+    Cifar,
+    /// 7×7, stride 2, then 3×3 max pooling, torchvision's ImageNet stem (FL-Simulator).
+    Imagenet,
+}
+
+fn default_hidden() -> Vec<usize> {
+    vec![200, 200]
+}
+fn default_embedding() -> usize {
+    8
+}
+fn default_lstm_hidden() -> usize {
+    256
+}
+fn default_lstm_layers() -> usize {
+    2
+}
+fn default_gpt_width() -> usize {
+    128
+}
+fn default_gpt_heads() -> usize {
+    4
+}
+fn default_gpt_layers() -> usize {
+    4
+}
+
+/// Which data, and how simulation and demo share it out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSpec {
+    /// The name under which workers and the coordinator configure the data set.
+    pub name: String,
+    /// How one data set is divided among workers that were given a share number (demo, simulation).
+    #[serde(default)]
+    pub partition: Option<PartitionSpec>,
+    /// Random flips and crops of training images.
+    #[serde(default)]
+    pub augment: bool,
+    /// Characters in one training sequence of a text data set.
+    #[serde(default = "default_sequence")]
+    pub sequence: usize,
+}
+
+fn default_sequence() -> usize {
+    80
+}
+
+/// How a data set is divided among clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PartitionSpec {
+    /// Shuffled, equal sizes.
+    Iid {},
+    /// Label skew by a symmetric Dirichlet distribution.
+    Dirichlet {
+        /// Concentration; small is heterogeneous.
+        alpha: f64,
+        /// `true`: equal sizes, each client draws classes from its prior and exhausted classes
+        /// refill (FL-Simulator). `false`: each class is divided among clients, sizes differ (pFedPT).
+        #[serde(default)]
+        replacement: bool,
+    },
+    /// Each client holds a few classes only.
+    Pathological {
+        /// Classes per client.
+        classes: usize,
+    },
+    /// By the key that the data carries (speaker of a text, folder of an image, column of a CSV).
+    Natural {},
+    /// IID labels, sizes by a power law: client `i` gets a share proportional to `(i+1)^-exponent`.
+    Size {
+        /// Exponent of the power law; 0 gives equal sizes.
+        exponent: f64,
+    },
+}
+
+/// The algorithm's name; its own keys follow and are checked by the algorithm itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlgorithmSpec {
+    /// Name of a rule in `algorithms/src/rules/`.
+    pub kind: String,
+    /// The rule's own keys.
+    #[serde(flatten)]
+    pub params: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for AlgorithmSpec {
+    fn default() -> Self {
+        Self { kind: "fedavg".into(), params: serde_json::Map::new() }
+    }
+}
+
+/// Local training on a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalSpec {
+    /// Passes over the worker's data in a round; ignored when `steps` is given.
+    pub epochs: u32,
+    /// Exact number of local steps in a round.
+    pub steps: Option<u32>,
+    /// Examples in a mini-batch.
+    pub batch: usize,
+    /// Learning rate of round 0.
+    pub lr: f32,
+    /// The learning rate of round t is `lr · lr_decay^t`.
+    pub lr_decay: f32,
+    /// Weight decay, outside the clip.
+    pub weight_decay: f32,
+    /// Clipping norm of a local gradient, over the whole vector; absent: no clipping.
+    pub clip: Option<f32>,
+    /// What the clip acts on.
+    pub clip_mode: ClipMode,
+}
+
+/// What gradient clipping acts on (`ARCHITECTURE.md`, local step).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClipMode {
+    /// The loss gradient alone; prox and correction are added exactly.
+    #[default]
+    Clean,
+    /// Gradient plus correction vector, prox split around the clip, as FL-Simulator's code does.
+    Compat,
+}
+
+impl Default for LocalSpec {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            steps: None,
+            batch: 50,
+            lr: 0.05,
+            lr_decay: 1.0,
+            weight_decay: 0.0,
+            clip: None,
+            clip_mode: ClipMode::Clean,
+        }
+    }
+}
+
+/// Who takes part in a round, and how long a round may last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CohortSpec {
+    /// Share of the eligible workers that takes part in a round; exclusive with `size`.
+    pub fraction: Option<f64>,
+    /// Number of workers that take part in a round; exclusive with `fraction`.
+    pub size: Option<usize>,
+    /// A round commits with at least so many updates.
+    pub min_updates: usize,
+    /// The first round opens when so many eligible workers are connected.
+    pub min_workers: usize,
+    /// A round closes after so many seconds with the updates that it has, if they are enough.
+    pub deadline_s: u64,
+    /// How long a round waits for a cohort member whose connection is lost.
+    pub rejoin_s: u64,
+}
+
+impl Default for CohortSpec {
+    fn default() -> Self {
+        Self { fraction: None, size: None, min_updates: 1, min_workers: 1, deadline_s: 600, rejoin_s: 30 }
+    }
+}
+
+/// When and on what the global model is evaluated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// Evaluate after every so many rounds, and after the last; 0: never.
+    pub every: u64,
+    /// On the coordinator's held-out set, if it has one for this data set.
+    pub central: bool,
+    /// On the workers' held-out sets.
+    pub federated: bool,
+    /// How long federated evaluation waits for reports.
+    pub deadline_s: u64,
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self { every: 1, central: true, federated: false, deadline_s: 120 }
+    }
+}
+
+/// What an update must satisfy before it is counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VettingSpec {
+    /// Largest L2 norm of an uploaded vector; absent: only the range of the fixed-point format.
+    pub max_norm: Option<f64>,
+    /// A worker is quarantined after so many rejected updates in a row.
+    pub quarantine_after: u32,
+}
+
+impl Default for VettingSpec {
+    fn default() -> Self {
+        Self { max_norm: None, quarantine_after: 3 }
+    }
+}
