@@ -1,2 +1,30 @@
-//! The wire and the run file.
+//! The wire: generated messages and services, conversions to and from the domain, limits, and the
+//! run file.
+//!
+//! Only this crate knows prost's types by their fields where they are checked: everything that comes
+//! from a peer becomes a domain value here, once, or an error that names what was wrong.
+
+pub mod chunk;
+pub mod digest;
+pub mod event;
+pub mod limits;
+pub mod names;
+pub mod nearest;
+pub mod reason;
 pub mod spec;
+
+/// Generated code of package `starling.v1`.
+#[allow(missing_docs, clippy::pedantic, clippy::too_many_lines, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("starling.v1");
+}
+
+/// Descriptors of the package, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/starling.bin"));
+
+/// Version of the protocol that this program speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Oldest version that it still understands.
+pub const PROTOCOL_OLDEST: u32 = 1;
+/// Optional features of this program; empty in the first version.
+pub const CAPABILITIES: &[&str] = &["resume", "federated-evaluation"];

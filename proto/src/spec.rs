@@ -5,7 +5,13 @@
 //! are errors that name the nearest known key, because a misspelt `clip` that is silently ignored
 //! costs a week of training.
 
+use crate::nearest;
+use algorithms::Algorithm;
 use serde::{Deserialize, Serialize};
+
+mod check;
+
+pub use check::SpecError;
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +46,12 @@ pub struct RunSpec {
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
+    /// Reserved: this version refuses a run with this section instead of ignoring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<serde_json::Value>,
+    /// Reserved: this version refuses a run with this section instead of ignoring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<serde_json::Value>,
 }
 
 /// Where the aggregation happens.
@@ -201,6 +213,22 @@ pub struct AlgorithmSpec {
     /// The rule's own keys.
     #[serde(flatten)]
     pub params: serde_json::Map<String, serde_json::Value>,
+}
+
+impl AlgorithmSpec {
+    /// Builds the algorithm, or says which key is wrong.
+    pub fn make(&self) -> Result<Box<dyn Algorithm>, SpecError> {
+        algorithms::make(&self.kind, &self.params).map_err(|error| {
+            let known = algorithms::rules::RULES.iter().map(|rule| rule.name);
+            let text = nearest::explain(&error.to_string());
+            match (error, nearest::nearest(&self.kind, known)) {
+                (algorithms::ParamError::Unknown { .. }, Some(near)) => {
+                    SpecError::new("algorithm.kind", format!("{text} (did you mean `{near}`?)"))
+                }
+                _ => SpecError::new("algorithm", text),
+            }
+        })
+    }
 }
 
 impl Default for AlgorithmSpec {

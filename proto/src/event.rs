@@ -1,0 +1,178 @@
+//! What happens in a run, as a log that people, programs and metrics read: the operator's only truth.
+
+use crate::digest::Digest;
+use serde::{Deserialize, Serialize};
+
+/// One event of a run. Serialised as JSON with the key `event`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum RunEvent {
+    /// The run was accepted.
+    Submitted {
+        /// The run's name.
+        name: String,
+    },
+    /// No round can open.
+    Waiting {
+        /// Eligible workers that are connected.
+        eligible: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// A round began.
+    RoundOpened {
+        /// The round, from 0.
+        round: u64,
+        /// Who takes part.
+        cohort: Vec<String>,
+        /// Seconds until its deadline.
+        deadline_s: u64,
+    },
+    /// An update was counted.
+    UpdateApplied {
+        /// The round.
+        round: u64,
+        /// Whose.
+        worker: String,
+        /// Its weight.
+        examples: u64,
+        /// Mean training loss.
+        train_loss: Option<f64>,
+        /// Seconds of training.
+        seconds: f64,
+    },
+    /// An update was not counted, and why.
+    UpdateRejected {
+        /// The round that it was for.
+        round: u64,
+        /// Whose.
+        worker: String,
+        /// From the closed list.
+        reason: String,
+        /// What exactly.
+        detail: String,
+    },
+    /// A worker cannot take part in the round.
+    WorkerDeclined {
+        /// The round.
+        round: u64,
+        /// Who.
+        worker: String,
+        /// From the closed list.
+        reason: String,
+        /// What exactly.
+        detail: String,
+    },
+    /// A cohort member's connection is lost.
+    WorkerLost {
+        /// The round.
+        round: u64,
+        /// Who.
+        worker: String,
+    },
+    /// A cohort member is back.
+    WorkerReturned {
+        /// The round.
+        round: u64,
+        /// Who.
+        worker: String,
+    },
+    /// The round's deadline passed without these workers.
+    Late {
+        /// The round.
+        round: u64,
+        /// Who.
+        workers: Vec<String>,
+    },
+    /// The deadline passed with too few updates; the round goes on with substitutes.
+    RoundShort {
+        /// The round.
+        round: u64,
+        /// Updates counted so far.
+        updates: usize,
+        /// How many are needed.
+        needed: usize,
+        /// Workers asked in addition.
+        substitutes: Vec<String>,
+    },
+    /// A worker may not send updates until an operator releases it.
+    Quarantined {
+        /// Who.
+        worker: String,
+        /// Rejections in a row.
+        rejections: u32,
+    },
+    /// A round is durable.
+    RoundCommitted {
+        /// The round.
+        round: u64,
+        /// Updates counted.
+        participants: usize,
+        /// Digest of the new model.
+        model_digest: Digest,
+    },
+    /// The line of `metrics.jsonl` of a round: published when its evaluation is done.
+    RoundMetrics {
+        /// The line.
+        metrics: Metrics,
+    },
+    /// An operator paused the run.
+    Paused {},
+    /// An operator resumed it, or the coordinator restarted.
+    Resumed {
+        /// The round that goes on.
+        round: u64,
+    },
+    /// All rounds are committed.
+    Finished {
+        /// Rounds committed.
+        rounds: u64,
+        /// Digest of the final model.
+        model_digest: Digest,
+    },
+    /// An operator cancelled the run.
+    Cancelled {},
+    /// The run cannot go on.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl RunEvent {
+    /// Whether nothing follows.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Finished { .. } | Self::Cancelled {} | Self::Failed { .. })
+    }
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The round, from 0.
+    pub round: u64,
+    /// Seconds from opening to commit.
+    pub seconds: f64,
+    /// Updates counted.
+    pub participants: usize,
+    /// Updates rejected during the round.
+    pub rejected: usize,
+    /// Mean training loss of the counted updates, by examples.
+    pub train_loss: Option<f64>,
+    /// Mean loss on the coordinator's held-out set.
+    pub eval_loss: Option<f64>,
+    /// Share of right predictions on the coordinator's held-out set.
+    pub eval_accuracy: Option<f64>,
+    /// Mean loss on the workers' held-out sets, by predictions.
+    pub federated_loss: Option<f64>,
+    /// Share of right predictions on the workers' held-out sets.
+    pub federated_accuracy: Option<f64>,
+    /// Payload bytes sent to workers in the round.
+    pub bytes_down: u64,
+    /// Payload bytes received from workers in the round.
+    pub bytes_up: u64,
+    /// Privacy spent so far; null: the run has no privacy guarantee.
+    pub epsilon: Option<f64>,
+    /// Digest of the model after the round.
+    pub model_digest: Digest,
+}

@@ -1,0 +1,28 @@
+//! Every limit and period of the wire, by name, with the reason for its value.
+
+use std::time::Duration;
+
+/// Payload of one chunk. Chunks of 256 KiB moved 2.2 GB/s on loopback; 4 MiB ones 1.9.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// HTTP/2 stream and connection window: with the default of 64 KiB loopback gave half the speed.
+pub const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// HTTP/2 frame: a chunk with its envelope in one frame.
+pub const FRAME_BYTES: u32 = 512 * 1024;
+/// Largest single message: a chunk with its envelope, a run file, a list of workers.
+pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Largest run file.
+pub const SPEC_BYTES: usize = 256 * 1024;
+/// Largest model that a run may name, in scalars (64 GiB as f32).
+pub const PARAMETERS_MAX: u64 = 1 << 34;
+/// A heartbeat is sent so often.
+pub const HEARTBEAT: Duration = Duration::from_millis(1_000);
+/// A peer that was silent for so long is dead: four heartbeats, so that it is noticed within 5 s.
+pub const SILENCE: Duration = Duration::from_millis(4_000);
+/// A transfer without a byte for so long has failed. Progress, not total time, is what is bounded.
+pub const STALL: Duration = Duration::from_secs(20);
+/// A unary call is answered within this time or fails.
+pub const CALL: Duration = Duration::from_secs(20);
+/// Messages that wait for one slow session before it is given up.
+pub const SESSION_QUEUE: usize = 64;
+/// Data sets that one worker may offer.
+pub const DATASETS_MAX: usize = 256;

@@ -1,0 +1,236 @@
+//! Reading a run file, and everything that can be wrong with one: found before the run is accepted,
+//! because a run that fails in its third hour over a typing error was accepted by mistake.
+
+use super::{Mode, ModelSpec, PartitionSpec, RunSpec};
+use crate::{limits, names::RunId, nearest};
+use algorithms::fold;
+
+/// What is wrong with a run file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {detail}")]
+pub struct SpecError {
+    /// The key, dotted, or `run file`.
+    pub key: String,
+    /// What was wrong and what was expected.
+    pub detail: String,
+}
+
+impl SpecError {
+    /// An error about a key.
+    pub fn new(key: &str, detail: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), detail: detail.into() }
+    }
+}
+
+fn require(holds: bool, key: &str, detail: impl FnOnce() -> String) -> Result<(), SpecError> {
+    if holds { Ok(()) } else { Err(SpecError::new(key, detail())) }
+}
+
+impl RunSpec {
+    /// Reads and checks a run file.
+    pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        require(text.len() <= limits::SPEC_BYTES, "run file", || {
+            format!("{} bytes, at most {} are read", text.len(), limits::SPEC_BYTES)
+        })?;
+        let spec: Self =
+            toml::from_str(text).map_err(|e| SpecError::new("run file", nearest::explain(&e.to_string())))?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// Reads and checks a specification in its wire form.
+    pub fn from_json(text: &str) -> Result<Self, SpecError> {
+        let spec: Self = serde_json::from_str(text)
+            .map_err(|e| SpecError::new("specification", nearest::explain(&e.to_string())))?;
+        spec.check()?;
+        Ok(spec)
+    }
+
+    /// The wire form.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a run file has string keys and finite numbers only")
+    }
+
+    /// Learning rate of a round, `lr · lr_decay^t`, computed in `f64`.
+    pub fn lr(&self, round: u64) -> f32 {
+        (f64::from(self.local.lr) * f64::from(self.local.lr_decay).powf(round as f64)) as f32
+    }
+
+    /// Checks everything that can be checked without data or workers.
+    pub fn check(&self) -> Result<(), SpecError> {
+        self.name.parse::<RunId>().map_err(|error| SpecError::new("name", error.to_string()))?;
+        require(self.name.len() <= 48, "name", || "expected at most 48 characters".into())?;
+        require(self.mode == Mode::Federated, "mode", || {
+            "`decentralised` is not available in this version; expected `federated`".into()
+        })?;
+        require(self.privacy.is_none(), "privacy", || {
+            "differential privacy is not available in this version: the run is refused rather than trained \
+             without the guarantee; remove the section to train without privacy"
+                .into()
+        })?;
+        require(self.topology.is_none(), "topology", || {
+            "topologies belong to decentralised runs, which are not available in this version".into()
+        })?;
+        require((1..=10_000_000).contains(&self.rounds), "rounds", || {
+            format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
+        })?;
+        self.algorithm.make()?;
+        self.check_model()?;
+        self.check_data()?;
+        self.check_local()?;
+        self.check_cohort()?;
+        require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
+            "expected a number above 0".into()
+        })
+    }
+
+    fn check_model(&self) -> Result<(), SpecError> {
+        let wide = |width: usize| (1..=65_536).contains(&width);
+        let range = || "expected 1 to 65,536".to_owned();
+        match &self.model {
+            ModelSpec::Mlp { hidden } => {
+                require(hidden.len() <= 64 && hidden.iter().all(|&h| wide(h)), "model.hidden", range)
+            }
+            ModelSpec::CharLstm { embedding, hidden, layers } => {
+                require(wide(*embedding) && wide(*hidden), "model.hidden", range)?;
+                require((1..=16).contains(layers), "model.layers", || "expected 1 to 16".into())
+            }
+            ModelSpec::CharGpt { width, heads, layers } => {
+                require(wide(*width), "model.width", range)?;
+                require(*heads >= 1 && width % heads == 0, "model.heads", || {
+                    format!("{heads} heads do not divide a width of {width}")
+                })?;
+                require((1..=128).contains(layers), "model.layers", || "expected 1 to 128".into())
+            }
+            ModelSpec::Flat { parameters } => {
+                let known = (1..=limits::PARAMETERS_MAX).contains(&(*parameters as u64));
+                require(known, "model.parameters", || format!("expected 1 to {}", limits::PARAMETERS_MAX))
+            }
+            ModelSpec::Linear {} | ModelSpec::Lenet {} | ModelSpec::Cnn {} | ModelSpec::Resnet18Gn { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    fn check_data(&self) -> Result<(), SpecError> {
+        self.data.name.parse::<RunId>().map_err(|e| SpecError::new("data.name", e.to_string()))?;
+        require((2..=65_536).contains(&self.data.sequence), "data.sequence", || {
+            "expected 2 to 65,536".into()
+        })?;
+        match self.data.partition {
+            Some(PartitionSpec::Dirichlet { alpha, .. }) => {
+                require(alpha.is_finite() && alpha > 0.0, "data.partition.alpha", || {
+                    "expected above 0".into()
+                })
+            }
+            Some(PartitionSpec::Pathological { classes }) => {
+                require(classes > 0, "data.partition.classes", || "expected at least 1".into())
+            }
+            Some(PartitionSpec::Size { exponent }) => {
+                require(exponent.is_finite() && exponent >= 0.0, "data.partition.exponent", || {
+                    "expected at least 0".into()
+                })
+            }
+            Some(PartitionSpec::Iid {} | PartitionSpec::Natural {}) | None => Ok(()),
+        }
+    }
+
+    fn check_local(&self) -> Result<(), SpecError> {
+        let local = &self.local;
+        require(local.steps != Some(0), "local.steps", || "expected at least 1".into())?;
+        require(local.epochs >= 1 || local.steps.is_some(), "local.epochs", || "expected at least 1".into())?;
+        require((1..=1_000_000).contains(&local.batch), "local.batch", || "expected 1 to 1,000,000".into())?;
+        require(local.lr.is_finite() && local.lr > 0.0, "local.lr", || "expected a number above 0".into())?;
+        require(local.lr_decay > 0.0 && local.lr_decay <= 1.0, "local.lr_decay", || {
+            "expected in (0, 1]".into()
+        })?;
+        require(local.weight_decay.is_finite() && local.weight_decay >= 0.0, "local.weight_decay", || {
+            "expected at least 0".into()
+        })?;
+        require(local.clip.is_none_or(|clip| clip.is_finite() && clip > 0.0), "local.clip", || {
+            "expected a number above 0; leave the key out for no clipping".into()
+        })
+    }
+
+    fn check_cohort(&self) -> Result<(), SpecError> {
+        let cohort = &self.cohort;
+        require(cohort.fraction.is_none() || cohort.size.is_none(), "cohort", || {
+            "`fraction` and `size` exclude each other".into()
+        })?;
+        require(cohort.fraction.is_none_or(|f| f > 0.0 && f <= 1.0), "cohort.fraction", || {
+            "expected in (0, 1]".into()
+        })?;
+        let size = 1..=fold::UPLOADS_MAX;
+        require(cohort.size.is_none_or(|n| size.contains(&n)), "cohort.size", || {
+            format!("expected 1 to {}", fold::UPLOADS_MAX)
+        })?;
+        require(size.contains(&cohort.min_updates), "cohort.min_updates", || {
+            format!("expected 1 to {}", fold::UPLOADS_MAX)
+        })?;
+        require(cohort.size.is_none_or(|n| cohort.min_updates <= n), "cohort.min_updates", || {
+            "more than the cohort's size: no round could ever commit".into()
+        })?;
+        require(cohort.min_workers >= 1, "cohort.min_workers", || "expected at least 1".into())?;
+        require((1..=31_536_000).contains(&cohort.deadline_s), "cohort.deadline_s", || {
+            "expected 1 second to a year".into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        name = "mnist-scaffold"
+        rounds = 20
+        seed = 7
+        [model]
+        kind = "lenet"
+        [data]
+        name = "mnist"
+        partition = { kind = "dirichlet", alpha = 0.3 }
+        [algorithm]
+        kind = "scaffold"
+        [local]
+        lr = 0.05
+        lr_decay = 0.998
+        [cohort]
+        fraction = 0.1
+        min_updates = 2
+    "#;
+
+    #[test]
+    fn a_run_file_survives_the_wire() {
+        let spec = RunSpec::from_toml(GOOD).unwrap();
+        assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
+        assert_eq!(spec.local.batch, 50);
+        assert_eq!(spec.lr(0), 0.05);
+        assert!((f64::from(spec.lr(10)) - 0.05 * 0.998_f64.powi(10)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (from, to, want) in [
+            ("rounds = 20", "rouns = 20", "did you mean `rounds`"),
+            ("rounds = 20", "rounds = 0", "rounds"),
+            ("rounds = 20", "rounds = 20\nmode = \"decentralised\"", "not available"),
+            ("kind = \"lenet\"", "kind = \"lennet\"", "did you mean `lenet`"),
+            ("kind = \"scaffold\"", "kind = \"scafold\"", "did you mean `scaffold`"),
+            ("kind = \"scaffold\"", "kind = \"scaffold\"\nserver_rl = 1.0", "expected `server_lr`"),
+            ("lr = 0.05", "lr = -1.0", "local.lr"),
+            ("lr = 0.05", "learning = 0.1", "unknown field `learning`"),
+            ("fraction = 0.1", "fraction = 0.1\nsize = 3", "exclude"),
+            ("fraction = 0.1", "size = 1", "no round could ever commit"),
+            ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),
+            ("alpha = 0.3", "alpha = 0.3, classes = 2", "classes"),
+            ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "differential privacy is not available"),
+            ("name = \"mnist-scaffold\"", "name = \"a/b\"", "run id"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD);
+            let error = RunSpec::from_toml(&text).unwrap_err().to_string();
+            assert!(error.contains(want), "{to}: {error}");
+        }
+    }
+}
