@@ -1,1 +1,26 @@
-//! Placeholder until this session's first commit.
+//! The coordinator: the round machine, its durable store, and the gRPC service around them.
+//!
+//! ```text
+//! service ──events──▶ run::Actor ──▶ machine (pure) ──actions──▶ run::Actor ──▶ fleet, store, blocking threads
+//! ```
+//!
+//! Reading order: [`machine`] decides, `run::actor` does, `service` speaks, [`store`] remembers.
+
+mod clock;
+mod config;
+mod fleet;
+mod health;
+mod host;
+pub mod machine;
+mod run;
+mod serve;
+mod service;
+pub mod store;
+mod view;
+
+use clock::Clock;
+
+pub use config::Config;
+pub use host::{Evaluation, HostedModel, ModelHost};
+pub use serve::{ServeError, serve};
+pub use store::StoreError;

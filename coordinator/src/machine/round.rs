@@ -1,0 +1,300 @@
+//! The open round: counting, closing, committing, evaluating.
+
+use super::{
+    Action, Counted, Decision, End, Facts, Federated, Machine, Member, Phase, Token,
+    membership::Presence,
+};
+use proto::{
+    digest::Digest,
+    event::RunEvent,
+    v1::{DeclineReason, RejectReason},
+};
+
+/// A round in which every member refuses is asked so often before the run fails.
+const ATTEMPTS: u32 = 3;
+
+impl Machine {
+    pub(super) fn update(&mut self, worker: &str, round: u64, facts: Facts, out: &mut Vec<Action>) {
+        let decision = self.offer(worker, round);
+        let accepted = decision == Decision::Accept;
+        if let Decision::Reject { reason, detail } = &decision {
+            self.note_rejection(worker, round, *reason, detail, out);
+        }
+        out.push(Action::Verdict { worker: worker.to_owned(), decision });
+        if accepted {
+            self.strikes.remove(worker);
+            self.cohort.insert(worker.to_owned(), Member::Counted(facts));
+            out.push(Action::Publish(RunEvent::UpdateApplied {
+                round,
+                worker: worker.to_owned(),
+                examples: facts.examples,
+                train_loss: facts.train_loss,
+                seconds: facts.seconds,
+            }));
+            self.try_close(out);
+        }
+    }
+
+    pub(super) fn reject(
+        &mut self,
+        worker: &str,
+        round: u64,
+        reason: RejectReason,
+        detail: String,
+        out: &mut Vec<Action>,
+    ) {
+        self.note_rejection(worker, round, reason, &detail, out);
+        out.push(Action::Verdict {
+            worker: worker.to_owned(),
+            decision: Decision::Reject { reason, detail },
+        });
+        if !reason.is_fault() {
+            return;
+        }
+        let strikes = self.strikes.entry(worker.to_owned()).or_default();
+        *strikes += 1;
+        let rejections = *strikes;
+        if self.rules.quarantine_after > 0 && rejections >= self.rules.quarantine_after {
+            self.quarantined.insert(worker.to_owned());
+            out.push(Action::Publish(RunEvent::Quarantined { worker: worker.to_owned(), rejections }));
+            out.push(Action::Quarantine { worker: worker.to_owned() });
+        }
+        let open = round == self.round && self.phase == Phase::Training;
+        if open && matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
+            self.cohort.insert(worker.to_owned(), Member::Rejected(reason));
+            self.try_close(out);
+        }
+    }
+
+    fn note_rejection(
+        &mut self,
+        worker: &str,
+        round: u64,
+        reason: RejectReason,
+        detail: &str,
+        out: &mut Vec<Action>,
+    ) {
+        self.rejected += 1;
+        out.push(Action::Publish(RunEvent::UpdateRejected {
+            round,
+            worker: worker.to_owned(),
+            reason: reason.label().to_owned(),
+            detail: detail.to_owned(),
+        }));
+    }
+
+    pub(super) fn decline(
+        &mut self,
+        worker: &str,
+        round: u64,
+        reason: DeclineReason,
+        detail: String,
+        out: &mut Vec<Action>,
+    ) {
+        let open = round == self.round && self.phase == Phase::Training;
+        if !open || !matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
+            return;
+        }
+        self.cohort.insert(worker.to_owned(), Member::Declined);
+        out.push(Action::Publish(RunEvent::WorkerDeclined {
+            round,
+            worker: worker.to_owned(),
+            reason: reason.label().to_owned(),
+            detail,
+        }));
+        self.try_close(out);
+    }
+
+    fn counted(&self) -> usize {
+        self.cohort.values().filter(|member| matches!(member, Member::Counted(_))).count()
+    }
+
+    /// Closes the round when nobody is waited for and enough was counted; asks substitutes otherwise.
+    pub(super) fn try_close(&mut self, out: &mut Vec<Action>) {
+        if self.cohort.values().any(|member| *member == Member::Training) {
+            return;
+        }
+        if self.counted() >= self.rules.min_updates {
+            self.commit(out);
+            return;
+        }
+        let missing = self.rules.min_updates - self.counted();
+        self.attempt += 1;
+        let substitutes = self.substitutes(missing);
+        if substitutes.is_empty() {
+            self.attempt -= 1;
+            return;
+        }
+        self.short(&substitutes, out);
+        for worker in substitutes {
+            self.cohort.insert(worker.clone(), Member::Training);
+            if self.is_connected(&worker) {
+                self.assign(&worker, out);
+            }
+        }
+        let token = Token::Deadline { round: self.round, attempt: self.attempt };
+        out.push(Action::Arm { token, at: self.deadline_at });
+        out.push(Action::Persist);
+    }
+
+    fn short(&self, substitutes: &[String], out: &mut Vec<Action>) {
+        out.push(Action::Publish(RunEvent::RoundShort {
+            round: self.round,
+            updates: self.counted(),
+            needed: self.rules.min_updates,
+            substitutes: substitutes.to_vec(),
+        }));
+    }
+
+    pub(super) fn deadline(&mut self, out: &mut Vec<Action>) {
+        let late: Vec<String> = self
+            .cohort
+            .iter()
+            .filter(|(_, member)| matches!(member, Member::Training | Member::Lost))
+            .map(|(worker, _)| worker.clone())
+            .collect();
+        if !late.is_empty() {
+            out.push(Action::Publish(RunEvent::Late { round: self.round, workers: late.clone() }));
+        }
+        if self.counted() >= self.rules.min_updates {
+            for worker in late {
+                if self.is_connected(&worker) {
+                    let reason = "the round closed at its deadline".to_owned();
+                    out.push(Action::Abandon { worker, round: self.round, reason });
+                }
+            }
+            self.commit(out);
+            return;
+        }
+        self.attempt += 1;
+        if late.is_empty() && self.attempt >= ATTEMPTS {
+            let reason = format!(
+                "round {} got {} of {} updates: every worker declined or was rejected {ATTEMPTS} times",
+                self.round,
+                self.counted(),
+                self.rules.min_updates
+            );
+            self.end(End::Failed(reason), out);
+            return;
+        }
+        self.ask_again(out);
+    }
+
+    /// A new deadline for the same round: refused members are asked again, substitutes join.
+    fn ask_again(&mut self, out: &mut Vec<Action>) {
+        let substitutes = self.substitutes(self.rules.min_updates - self.counted());
+        self.short(&substitutes, out);
+        self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
+        self.arm_deadline(out);
+        let waiting: Vec<String> = self
+            .cohort
+            .iter()
+            .filter(|(worker, member)| {
+                !matches!(member, Member::Counted(_)) && !self.quarantined.contains(worker.as_str())
+            })
+            .map(|(worker, _)| worker.clone())
+            .collect();
+        for worker in waiting {
+            if self.is_connected(&worker) {
+                self.cohort.insert(worker.clone(), Member::Training);
+                self.assign(&worker, out);
+            }
+        }
+        out.push(Action::Persist);
+    }
+
+    fn commit(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Committing;
+        let counted = self
+            .cohort
+            .iter()
+            .filter_map(|(worker, member)| match member {
+                Member::Counted(facts) => Some(Counted { worker: worker.clone(), facts: *facts }),
+                _ => None,
+            })
+            .collect();
+        out.push(Action::Commit {
+            round: self.round,
+            counted,
+            population: self.members.len(),
+            population_before: if self.round == 0 { self.members.len() } else { self.population_before },
+            rejected: self.rejected,
+            opened_at: self.opened_at,
+        });
+    }
+
+    /// The disk has the round: tell everybody, then go on.
+    pub(super) fn confirm(&mut self, round: u64, digest: Digest, out: &mut Vec<Action>) {
+        if self.phase != Phase::Committing || round != self.round {
+            return;
+        }
+        let cohort = std::mem::take(&mut self.cohort);
+        let participants = cohort.values().filter(|member| matches!(member, Member::Counted(_))).count();
+        out.push(Action::Publish(RunEvent::RoundCommitted { round, participants, model_digest: digest }));
+        for (worker, member) in cohort {
+            let included = matches!(member, Member::Counted(_));
+            if included {
+                self.committed.insert(worker.clone(), round);
+            }
+            if self.is_connected(&worker) {
+                out.push(Action::Closed { worker, round, included });
+            }
+        }
+        self.population_before = self.members.len();
+        self.round += 1;
+        let every = self.rules.federated_every;
+        let due = every > 0 && (self.round.is_multiple_of(every) || self.round == self.rules.rounds);
+        if due { self.evaluate(out) } else { self.advance(out) }
+    }
+
+    fn evaluate(&mut self, out: &mut Vec<Action>) {
+        self.phase = Phase::Evaluating;
+        self.federated.clear();
+        self.awaiting = self
+            .presence
+            .iter()
+            .filter(|(_, presence)| **presence == Presence::Connected)
+            .map(|(worker, _)| worker.clone())
+            .collect();
+        let round = self.round - 1;
+        for worker in self.awaiting.clone() {
+            out.push(Action::Evaluate { worker, round });
+        }
+        out.push(Action::Arm { token: Token::Evaluation { round }, at: self.now + self.rules.evaluation_ms });
+        self.close_evaluation(out);
+    }
+
+    pub(super) fn evaluated(&mut self, worker: &str, round: u64, report: Federated, out: &mut Vec<Action>) {
+        if self.phase != Phase::Evaluating || round + 1 != self.round || !self.awaiting.remove(worker) {
+            return;
+        }
+        if report.loss_sum.is_finite() && report.correct <= report.predictions {
+            self.federated.insert(worker.to_owned(), report);
+        }
+        self.close_evaluation(out);
+    }
+
+    pub(super) fn close_evaluation(&mut self, out: &mut Vec<Action>) {
+        if self.awaiting.is_empty() {
+            // In name order, so that the sums do not depend on who answered first.
+            let sums = self.federated.values().fold(Federated::default(), |sums, report| Federated {
+                predictions: sums.predictions + report.predictions,
+                correct: sums.correct + report.correct,
+                loss_sum: sums.loss_sum + report.loss_sum,
+            });
+            out.push(Action::FederatedDone { round: self.round - 1, sums });
+            self.advance(out);
+        }
+    }
+
+    fn advance(&mut self, out: &mut Vec<Action>) {
+        if self.round >= self.rules.rounds {
+            self.end(End::Finished, out);
+        } else if self.paused {
+            self.phase = Phase::Paused;
+        } else {
+            self.phase = Phase::Waiting;
+            self.try_open(out);
+        }
+    }
+}

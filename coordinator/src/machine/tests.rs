@@ -1,0 +1,355 @@
+//! The machine in virtual time: each test is a story of events and what must follow.
+
+use super::*;
+use proto::v1::{DeclineReason, RejectReason};
+
+const DIGEST: proto::digest::Digest = proto::digest::Digest([7; 32]);
+
+fn rules() -> Rules {
+    Rules {
+        seed: 1,
+        rounds: 2,
+        fraction: None,
+        size: None,
+        min_updates: 2,
+        min_workers: 3,
+        deadline_ms: 10_000,
+        rejoin_ms: 3_000,
+        quarantine_after: 2,
+        federated_every: 0,
+        evaluation_ms: 1_000,
+    }
+}
+
+fn facts() -> Facts {
+    Facts { examples: 5, train_loss: Some(1.0), seconds: 0.1 }
+}
+
+struct Story {
+    machine: Machine,
+    log: Vec<Action>,
+}
+
+impl Story {
+    fn new(rules: Rules) -> Self {
+        let mut story = Self { machine: Machine::new(rules, Restored::default()), log: Vec::new() };
+        story.at(0, Event::Start);
+        story
+    }
+
+    fn at(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        let actions = self.machine.handle(event, now);
+        self.log.extend(actions.clone());
+        actions
+    }
+
+    fn join(&mut self, now: Millis, workers: &[&str]) -> Vec<Action> {
+        workers.iter().flat_map(|w| self.at(now, Event::Joined { worker: (*w).to_owned() })).collect()
+    }
+
+    fn update(&mut self, now: Millis, worker: &str, round: u64) -> Decision {
+        let actions = self.at(now, Event::Update { worker: worker.to_owned(), round, facts: facts() });
+        actions
+            .into_iter()
+            .find_map(|action| match action {
+                Action::Verdict { decision, .. } => Some(decision),
+                _ => None,
+            })
+            .expect("every update gets a verdict")
+    }
+
+    fn commits(&self) -> Vec<(u64, Vec<String>)> {
+        self.log
+            .iter()
+            .filter_map(|action| match action {
+                Action::Commit { round, counted, .. } => {
+                    Some((*round, counted.iter().map(|c| c.worker.clone()).collect()))
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn assigned(actions: &[Action]) -> Vec<&str> {
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Assign { worker, .. } => Some(worker.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn is_stale(decision: &Decision) -> bool {
+    matches!(decision, Decision::Reject { reason: RejectReason::StaleRound, .. })
+}
+
+#[test]
+fn a_round_from_first_worker_to_last_commit() {
+    let mut story = Story::new(rules());
+    assert!(assigned(&story.join(1, &["a", "b"])).is_empty(), "two of three workers");
+    let opened = story.join(2, &["c"]);
+    assert_eq!(assigned(&opened), ["a", "b", "c"]);
+    let persist = opened.iter().position(|action| *action == Action::Persist).unwrap();
+    let assign = opened.iter().position(|action| matches!(action, Action::Assign { .. })).unwrap();
+    assert!(persist < assign, "the opening is durable before anybody hears of it");
+    for worker in ["c", "a", "b"] {
+        assert_eq!(story.update(3, worker, 0), Decision::Accept);
+    }
+    assert_eq!(story.commits(), [(0, vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])]);
+    assert!(is_stale(&story.update(4, "x", 1)), "nothing is open while the disk is awaited");
+    let closed = story.at(5, Event::Committed { round: 0, digest: DIGEST });
+    assert_eq!(closed.iter().filter(|a| matches!(a, Action::Closed { included: true, .. })).count(), 3);
+    assert_eq!(assigned(&closed), ["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(6, worker, 1);
+    }
+    let end = story.at(7, Event::Committed { round: 1, digest: DIGEST });
+    assert_eq!(end.last(), Some(&Action::End(End::Finished)));
+}
+
+#[test]
+fn an_update_counts_once_and_only_in_its_round() {
+    let mut story = Story::new(rules());
+    story.join(1, &["a", "b", "c"]);
+    assert_eq!(story.update(2, "a", 0), Decision::Accept);
+    assert_eq!(story.update(2, "a", 0), Decision::Duplicate);
+    assert!(is_stale(&story.update(2, "b", 1)));
+    assert!(matches!(
+        story.update(2, "stranger", 0),
+        Decision::Reject { reason: RejectReason::NotAssigned, .. }
+    ));
+    story.update(2, "b", 0);
+    story.update(2, "c", 0);
+    story.at(3, Event::Committed { round: 0, digest: DIGEST });
+    assert_eq!(story.update(4, "a", 0), Decision::Duplicate, "also after the commit");
+}
+
+#[test]
+fn the_deadline_closes_with_enough_and_names_the_late() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.update(1, "a", 0);
+    story.update(1, "b", 0);
+    assert!(story.commits().is_empty());
+    let closed = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert!(closed.contains(&Action::Publish(RunEvent::Late { round: 0, workers: vec!["c".into()] })));
+    assert!(closed.iter().any(|action| matches!(action, Action::Abandon { worker, .. } if worker == "c")));
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
+    assert!(is_stale(&story.update(10_001, "c", 0)));
+}
+
+#[test]
+fn a_short_round_asks_substitutes_and_goes_on() {
+    let mut story = Story::new(Rules { size: Some(2), ..rules() });
+    story.join(0, &["a", "b", "c", "d"]);
+    let cohort: Vec<String> = story.machine.cohort().keys().cloned().collect();
+    assert_eq!(cohort.len(), 2);
+    story.update(1, &cohort[0], 0);
+    let again = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert!(again.iter().any(|a| matches!(a, Action::Publish(RunEvent::RoundShort { .. }))));
+    let asked = assigned(&again);
+    assert_eq!(asked.len(), 2, "the late one again, and a substitute: {asked:?}");
+    let substitute = asked.iter().find(|w| !cohort.contains(&(**w).to_owned())).unwrap().to_owned();
+    assert_eq!(story.update(11_000, substitute, 0), Decision::Accept);
+}
+
+#[test]
+fn an_old_timer_is_ignored() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    assert!(story.at(1, Event::Timer(Token::Deadline { round: 7, attempt: 0 })).is_empty());
+    story.at(2, Event::Left { worker: "a".into() });
+    story.at(3, Event::Joined { worker: "a".into() });
+    let late = story.at(5_000, Event::Timer(Token::Rejoin { worker: "a".into(), since: 2 }));
+    assert!(late.is_empty());
+}
+
+#[test]
+fn a_lost_worker_is_waited_for_and_then_given_up() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.update(1, "a", 0);
+    story.update(1, "b", 0);
+    let lost = story.at(2, Event::Left { worker: "c".into() });
+    assert!(lost.contains(&Action::Publish(RunEvent::WorkerLost { round: 0, worker: "c".into() })));
+    assert!(story.commits().is_empty(), "it may come back");
+    story.at(3_002, Event::Timer(Token::Rejoin { worker: "c".into(), since: 2 }));
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
+}
+
+#[test]
+fn a_returning_worker_gets_the_same_round() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.at(1, Event::Left { worker: "a".into() });
+    let back = story.join(2, &["a"]);
+    assert_eq!(assigned(&back), ["a"]);
+    assert!(back.contains(&Action::Publish(RunEvent::WorkerReturned { round: 0, worker: "a".into() })));
+    story.update(3, "b", 0);
+    story.at(3, Event::Left { worker: "b".into() });
+    assert_eq!(assigned(&story.join(4, &["b"])), ["b"], "its verdict may have been lost");
+    assert_eq!(story.update(5, "b", 0), Decision::Duplicate);
+}
+
+#[test]
+fn a_blink_at_the_opening_does_not_change_the_cohort() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    story.at(2, Event::Left { worker: "b".into() });
+    story.at(3, Event::Committed { round: 0, digest: DIGEST });
+    assert_eq!(story.machine.cohort().len(), 3);
+    assert_eq!(assigned(&story.join(4, &["b"])), ["b"]);
+}
+
+#[test]
+fn restart_goes_on_in_the_same_round() {
+    let restored = Restored {
+        round: 1,
+        opening: Some(Opening { round: 1, cohort: vec!["a".into(), "b".into()] }),
+        members: ["a", "b", "c"].map(String::from).into(),
+        population_before: 3,
+        committed: BTreeMap::from([("a".into(), 0)]),
+        paused: false,
+    };
+    let mut story = Story { machine: Machine::new(rules(), restored), log: Vec::new() };
+    let start = story.at(100, Event::Start);
+    assert!(start.contains(&Action::Publish(RunEvent::Resumed { round: 1 })));
+    let back = story.join(101, &["a", "b", "c"]);
+    assert_eq!(assigned(&back), ["a", "b"]);
+    assert!(
+        back.iter().any(|a| matches!(a, Action::Assign { worker, committed: Some(0), .. } if worker == "a"))
+    );
+    assert_eq!(story.update(102, "a", 0), Decision::Duplicate);
+    assert_eq!(story.update(102, "a", 1), Decision::Accept);
+}
+
+#[test]
+fn faults_lead_to_quarantine_and_lateness_does_not() {
+    let mut story = Story::new(Rules { rounds: 9, min_updates: 1, ..rules() });
+    story.join(0, &["a", "b", "c"]);
+    for _ in 0..5 {
+        story.update(1, "a", 3);
+    }
+    let reject = |round| Event::Rejected {
+        worker: "a".into(),
+        round,
+        reason: RejectReason::NotFinite,
+        detail: "element 3 is NaN".into(),
+    };
+    assert!(!story.at(2, reject(0)).iter().any(|a| matches!(a, Action::Quarantine { .. })));
+    for worker in ["b", "c"] {
+        story.update(3, worker, 0);
+    }
+    assert_eq!(story.commits()[0].1, ["b", "c"], "the run goes on without it");
+    story.at(4, Event::Committed { round: 0, digest: DIGEST });
+    assert!(story.at(5, reject(1)).contains(&Action::Quarantine { worker: "a".into() }));
+    assert!(matches!(
+        story.machine.offer("a", 1),
+        Decision::Reject { reason: RejectReason::Quarantined, .. }
+    ));
+    story.at(6, Event::Quarantine { worker: "a".into(), on: false });
+    for worker in ["b", "c"] {
+        story.update(7, worker, 1);
+    }
+    let next = story.at(8, Event::Committed { round: 1, digest: DIGEST });
+    assert!(assigned(&next).contains(&"a"));
+}
+
+#[test]
+fn a_round_that_everybody_refuses_fails_with_the_reason() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    for attempt in 0..3 {
+        for worker in ["a", "b", "c"] {
+            story.at(
+                1,
+                Event::Declined {
+                    worker: worker.into(),
+                    round: 0,
+                    reason: DeclineReason::Data,
+                    detail: "no such data set".into(),
+                },
+            );
+        }
+        story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt }));
+    }
+    assert!(matches!(story.machine.phase(), Phase::Ended(End::Failed(reason)) if reason.contains("0 of 2")));
+}
+
+#[test]
+fn pause_gives_up_the_open_round_and_resume_opens_it_again() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.update(1, "a", 0);
+    let paused = story.at(2, Event::Command(Command::Pause));
+    assert!(paused.contains(&Action::DropUploads));
+    assert_eq!(paused.iter().filter(|a| matches!(a, Action::Abandon { .. })).count(), 3);
+    assert!(is_stale(&story.update(3, "b", 0)));
+    let resumed = story.at(4, Event::Command(Command::Resume));
+    assert_eq!(assigned(&resumed), ["a", "b", "c"]);
+    assert_eq!(story.update(5, "a", 0), Decision::Accept, "what was folded was dropped");
+}
+
+#[test]
+fn pause_during_a_commit_waits_for_the_disk() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    story.at(2, Event::Command(Command::Pause));
+    let closed = story.at(3, Event::Committed { round: 0, digest: DIGEST });
+    assert!(closed.iter().any(|action| matches!(action, Action::Closed { included: true, .. })));
+    assert!(assigned(&closed).is_empty());
+    assert_eq!(story.machine.phase(), &Phase::Paused);
+}
+
+#[test]
+fn cancel_ends_and_later_updates_are_stale() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.at(1, Event::Command(Command::Cancel));
+    assert_eq!(story.machine.phase(), &Phase::Ended(End::Cancelled));
+    assert!(is_stale(&story.update(2, "a", 0)));
+}
+
+#[test]
+fn federated_evaluation_sums_reports_and_does_not_wait_for_ever() {
+    let mut story = Story::new(Rules { federated_every: 1, ..rules() });
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    let asked = story.at(2, Event::Committed { round: 0, digest: DIGEST });
+    assert_eq!(asked.iter().filter(|a| matches!(a, Action::Evaluate { .. })).count(), 3);
+    let report = |worker: &str, correct| Event::Evaluated {
+        worker: worker.into(),
+        round: 0,
+        report: Federated { predictions: 10, correct, loss_sum: 2.0 },
+    };
+    story.at(3, report("a", 5));
+    story.at(3, report("a", 5));
+    story.at(3, report("b", 11));
+    let done = story.at(4, Event::Left { worker: "c".into() });
+    let sums = Federated { predictions: 10, correct: 5, loss_sum: 2.0 };
+    assert!(done.contains(&Action::FederatedDone { round: 0, sums }), "an impossible report does not count");
+    assert_eq!(assigned(&done), ["a", "b"]);
+}
+
+#[test]
+fn equal_events_give_equal_actions() {
+    let run = || {
+        let mut story = Story::new(Rules { fraction: Some(0.5), min_updates: 1, ..rules() });
+        story.join(0, &["d", "b", "a", "c", "e", "f"]);
+        for worker in ["a", "b", "c", "d", "e", "f"] {
+            story.update(1, worker, 0);
+        }
+        story.log
+    };
+    assert_eq!(run(), run());
+}

@@ -1,0 +1,402 @@
+//! The machine's vocabulary: what happens, what must be done, and the words in between.
+
+use proto::{
+    digest::Digest,
+    event::RunEvent,
+    spec::RunSpec,
+    v1::{DeclineReason, RejectReason},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Milliseconds on the driver's clock.
+pub type Millis = u64;
+
+/// What the machine must know of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// The run's seed.
+    pub seed: u64,
+    /// Rounds to commit.
+    pub rounds: u64,
+    /// Share of the eligible workers in a cohort.
+    pub fraction: Option<f64>,
+    /// Number of workers in a cohort.
+    pub size: Option<usize>,
+    /// A round commits with at least so many updates.
+    pub min_updates: usize,
+    /// The first round opens with at least so many workers.
+    pub min_workers: usize,
+    /// From opening to deadline.
+    pub deadline_ms: Millis,
+    /// How long a lost worker is waited for.
+    pub rejoin_ms: Millis,
+    /// Rejections in a row until a worker is quarantined; 0: never.
+    pub quarantine_after: u32,
+    /// Federated evaluation after every so many rounds; 0: never.
+    pub federated_every: u64,
+    /// How long federated evaluation waits.
+    pub evaluation_ms: Millis,
+}
+
+impl From<&RunSpec> for Rules {
+    fn from(spec: &RunSpec) -> Self {
+        Self {
+            seed: spec.seed,
+            rounds: spec.rounds,
+            fraction: spec.cohort.fraction,
+            size: spec.cohort.size,
+            min_updates: spec.cohort.min_updates,
+            min_workers: spec.cohort.min_workers.max(spec.cohort.min_updates),
+            deadline_ms: spec.cohort.deadline_s * 1_000,
+            rejoin_ms: spec.cohort.rejoin_s * 1_000,
+            quarantine_after: spec.vetting.quarantine_after,
+            federated_every: if spec.evaluation.federated { spec.evaluation.every } else { 0 },
+            evaluation_ms: spec.evaluation.deadline_s * 1_000,
+        }
+    }
+}
+
+/// What a machine starts from: nothing for a new run, the stored facts for an old one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Restored {
+    /// Rounds committed.
+    pub round: u64,
+    /// The round that was open.
+    pub opening: Option<Opening>,
+    /// Every worker that ever was in a draw.
+    pub members: BTreeSet<String>,
+    /// How many there were when the last round was committed.
+    pub population_before: usize,
+    /// The last committed round that counted each worker.
+    pub committed: BTreeMap<String, u64>,
+    /// Whether an operator paused the run.
+    pub paused: bool,
+}
+
+/// The durable fact that a round is open for a cohort.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The round.
+    pub round: u64,
+    /// Who takes part.
+    pub cohort: Vec<String>,
+}
+
+/// The scalars of a vetted update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Facts {
+    /// Training examples.
+    pub examples: u64,
+    /// Mean training loss.
+    pub train_loss: Option<f64>,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Sums over the workers' held-out predictions.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Federated {
+    /// Predictions made.
+    pub predictions: u64,
+    /// Right ones.
+    pub correct: u64,
+    /// Sum of the losses.
+    pub loss_sum: f64,
+}
+
+/// What happens to a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The driver is ready. The first event.
+    Start,
+    /// An eligible worker is connected (again).
+    Joined {
+        /// Who.
+        worker: String,
+    },
+    /// Its connection is lost.
+    Left {
+        /// Who.
+        worker: String,
+    },
+    /// A vetted update is ready to be folded.
+    Update {
+        /// Whose.
+        worker: String,
+        /// For which round.
+        round: u64,
+        /// Its scalars.
+        facts: Facts,
+    },
+    /// An update failed vetting.
+    Rejected {
+        /// Whose.
+        worker: String,
+        /// For which round.
+        round: u64,
+        /// Why.
+        reason: RejectReason,
+        /// What exactly.
+        detail: String,
+    },
+    /// A worker cannot take part.
+    Declined {
+        /// Who.
+        worker: String,
+        /// In which round.
+        round: u64,
+        /// Why.
+        reason: DeclineReason,
+        /// What exactly.
+        detail: String,
+    },
+    /// A worker evaluated the committed model.
+    Evaluated {
+        /// Who.
+        worker: String,
+        /// Which round's model.
+        round: u64,
+        /// Its sums.
+        report: Federated,
+    },
+    /// An armed timer went off.
+    Timer(Token),
+    /// The disk confirmed a commit.
+    Committed {
+        /// The round.
+        round: u64,
+        /// The new model.
+        digest: Digest,
+    },
+    /// The run cannot go on.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// An operator's command.
+    Command(Command),
+    /// A worker was quarantined or released, here or by another run.
+    Quarantine {
+        /// Who.
+        worker: String,
+        /// Quarantined or released.
+        on: bool,
+    },
+}
+
+/// What an operator may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Stop after what is durable; the open round is given up.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End for good.
+    Cancel,
+}
+
+/// Names a timer; one that is out of date is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Token {
+    /// A round's deadline.
+    Deadline {
+        /// The round.
+        round: u64,
+        /// Which time it was asked.
+        attempt: u32,
+    },
+    /// A lost worker is not waited for any longer.
+    Rejoin {
+        /// Who.
+        worker: String,
+        /// When it was lost.
+        since: Millis,
+    },
+    /// Federated evaluation has waited long enough.
+    Evaluation {
+        /// The committed round.
+        round: u64,
+    },
+}
+
+/// What the driver must do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Make the machine's durable facts durable, before anything that follows.
+    Persist,
+    /// Send the assignment of the open round.
+    Assign {
+        /// To whom.
+        worker: String,
+        /// The round.
+        round: u64,
+        /// The last committed round that counted this worker.
+        committed: Option<u64>,
+        /// Until the deadline.
+        remaining_ms: Millis,
+    },
+    /// Tell a worker to stop.
+    Abandon {
+        /// Whom.
+        worker: String,
+        /// The round.
+        round: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Answer an update. `Accept`: fold it first.
+    Verdict {
+        /// Whose.
+        worker: String,
+        /// What.
+        decision: Decision,
+    },
+    /// Call back.
+    Arm {
+        /// With this.
+        token: Token,
+        /// At this time.
+        at: Millis,
+    },
+    /// Forget what was folded and received for the open round.
+    DropUploads,
+    /// Apply the aggregate and make the round durable; then [`Event::Committed`].
+    Commit {
+        /// The round.
+        round: u64,
+        /// The counted workers and their scalars.
+        counted: Vec<Counted>,
+        /// Workers ever in a draw, with this round's newcomers.
+        population: usize,
+        /// The same before this round.
+        population_before: usize,
+        /// Updates rejected in this round.
+        rejected: usize,
+        /// When the round was opened.
+        opened_at: Millis,
+    },
+    /// Tell a worker that a round is durable.
+    Closed {
+        /// Whom.
+        worker: String,
+        /// The round.
+        round: u64,
+        /// Whether its update was counted.
+        included: bool,
+    },
+    /// Ask a worker to evaluate the committed model.
+    Evaluate {
+        /// Whom.
+        worker: String,
+        /// The committed round.
+        round: u64,
+    },
+    /// Federated evaluation of a round is done.
+    FederatedDone {
+        /// The committed round.
+        round: u64,
+        /// The sums.
+        sums: Federated,
+    },
+    /// Put a worker into quarantine, fleet-wide.
+    Quarantine {
+        /// Whom.
+        worker: String,
+    },
+    /// Write to the event log.
+    Publish(RunEvent),
+    /// The run is over.
+    End(End),
+}
+
+/// One counted update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// Whose.
+    pub worker: String,
+    /// Its scalars.
+    pub facts: Facts,
+}
+
+/// How a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// All rounds are committed.
+    Finished,
+    /// An operator said so.
+    Cancelled,
+    /// It cannot go on, and why.
+    Failed(String),
+}
+
+/// What is said about an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is wanted; after vetting: it counts.
+    Accept,
+    /// It was counted before.
+    Duplicate,
+    /// It does not count.
+    Reject {
+        /// Why.
+        reason: RejectReason,
+        /// What exactly.
+        detail: String,
+    },
+}
+
+impl Decision {
+    /// A rejection.
+    pub fn reject(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Self::Reject { reason, detail: detail.into() }
+    }
+}
+
+/// A cohort member in the open round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Member {
+    /// Asked; no answer yet.
+    Training,
+    /// Was lost for too long; an update of it still counts while the round is open.
+    Lost,
+    /// Its update is folded.
+    Counted(Facts),
+    /// It cannot take part.
+    Declined,
+    /// Its update was refused.
+    Rejected(RejectReason),
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Too few eligible workers.
+    Waiting,
+    /// A round is open.
+    Training,
+    /// The disk has not confirmed yet.
+    Committing,
+    /// Workers evaluate the committed model.
+    Evaluating,
+    /// An operator paused the run.
+    Paused,
+    /// It is over.
+    Ended(End),
+}
+
+impl Phase {
+    /// In words.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Training => "training",
+            Self::Committing => "committing",
+            Self::Evaluating => "evaluating",
+            Self::Paused => "paused",
+            Self::Ended(End::Finished) => "finished",
+            Self::Ended(End::Cancelled) => "cancelled",
+            Self::Ended(End::Failed(_)) => "failed",
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
+//! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
+
+use crate::{
+    health::Health,
+    store::{RunRecord, Store, StoreError, StoredEvent},
+};
+use algorithms::{Algorithm, RoundFacts, Vector, Vectors, fold::Accumulator};
+use proto::{digest::Digest, event::Metrics};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// What a commit needs.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) store: Arc<Store>,
+    pub(crate) health: Health,
+    pub(crate) stop: CancellationToken,
+    pub(crate) algorithm: Arc<dyn Algorithm>,
+    pub(crate) accumulators: Vec<Accumulator>,
+    pub(crate) facts: RoundFacts,
+    /// The record after the round, but for the new digests.
+    pub(crate) record: RunRecord,
+    pub(crate) events: Vec<StoredEvent>,
+    pub(crate) metrics: Metrics,
+}
+
+/// A committed round.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) round: u64,
+    pub(crate) record: RunRecord,
+    pub(crate) metrics: Metrics,
+    pub(crate) model: Vector,
+}
+
+impl Job {
+    /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
+    /// round is then done again from the last commit).
+    pub(crate) fn run(mut self) -> Option<Done> {
+        let mut mean = Vectors::new();
+        for accumulator in std::mem::take(&mut self.accumulators) {
+            let name = accumulator.fold().into.to_owned();
+            mean.insert(name, Arc::new(accumulator.mean()?));
+        }
+        let mut server = self.retry(|job| load(&job.store, &job.record.vectors))?;
+        self.algorithm.apply(&mut server, &mean, &self.facts);
+        drop(mean);
+        let digests = self.retry(|job| {
+            server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
+        })?;
+        self.record.vectors = digests;
+        let model = server.remove(algorithms::MODEL).expect("a run has a model");
+        self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
+        self.retry(|job| job.store.save(&job.record, &job.events, Some(&job.metrics)))?;
+        let round = self.metrics.round;
+        Some(Done { round, record: self.record, metrics: self.metrics, model })
+    }
+
+    fn retry<T>(&self, mut step: impl FnMut(&Self) -> Result<T, StoreError>) -> Option<T> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match step(self) {
+                Ok(value) => {
+                    self.health.store_works();
+                    return Some(value);
+                }
+                Err(error) => {
+                    tracing::error!(run = self.record.id, %error, "the store failed; trying again in {pause:?}");
+                    self.health.store_failed(&error.to_string());
+                }
+            }
+            std::thread::sleep(pause);
+            if self.stop.is_cancelled() {
+                return None;
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+/// Reads the server's vectors.
+pub(crate) fn load(store: &Store, vectors: &BTreeMap<String, Digest>) -> Result<Vectors, StoreError> {
+    vectors.iter().map(|(name, digest)| Ok((name.clone(), store.blobs().get(*digest)?))).collect()
+}

@@ -1,0 +1,169 @@
+//! One run as a task: the actor that owns its machine, and the handle by which the services reach it.
+
+mod actor;
+pub(crate) mod aggregate;
+mod commit;
+mod metrics;
+
+pub(crate) use actor::{Actor, Parts};
+
+use crate::machine::{self, Decision, Event, Facts};
+use algorithms::fold::{Fold, UploadFacts};
+use proto::{
+    chunk::Assembler,
+    digest::Digest,
+    spec::RunSpec,
+    v1::{Progress, RunDetail, RunSummary},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+/// Commands that wait for one run's actor before senders have to.
+const QUEUE: usize = 1_024;
+
+/// What the services say to a run.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Something for the machine.
+    Machine(Event),
+    /// May this worker upload?
+    Offer { worker: String, round: u64, reply: oneshot::Sender<Decision> },
+    /// A vetted payload.
+    Deliver { upload: Box<Delivery>, reply: oneshot::Sender<Decision> },
+    /// A payload or header that failed vetting.
+    Refuse { event: Event, reply: oneshot::Sender<Decision> },
+    /// An operator's command.
+    Control { command: machine::Command, reply: oneshot::Sender<RunSummary> },
+    /// Everything about the run.
+    Show { reply: oneshot::Sender<RunDetail> },
+    /// How far a worker is.
+    Progress { worker: String, progress: Progress },
+    /// The central evaluation of a round is done.
+    Central { round: u64, result: Result<Option<crate::Evaluation>, String> },
+    /// The disk has the round.
+    Committed(Box<commit::Done>),
+}
+
+/// A vetted payload and its scalars.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) worker: String,
+    pub(crate) round: u64,
+    pub(crate) facts: Facts,
+    pub(crate) fold_facts: UploadFacts,
+    /// The vectors end to end.
+    pub(crate) values: Vec<f32>,
+}
+
+/// An upload whose stream broke; the rest may follow.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    round: u64,
+    assembler: Assembler,
+    permit: OwnedSemaphorePermit,
+}
+
+/// What the services may use of a run without asking its actor.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: String,
+    pub(crate) spec: RunSpec,
+    /// Names in an upload, in order.
+    pub(crate) upload: &'static [&'static str],
+    pub(crate) folds: Vec<Fold>,
+    /// Scalars in each vector.
+    pub(crate) length: usize,
+    pub(crate) bytes_up: AtomicU64,
+    pub(crate) bytes_down: AtomicU64,
+    slots: Arc<Semaphore>,
+    parked: Mutex<BTreeMap<String, Parked>>,
+}
+
+impl Shared {
+    /// Whether a worker with these data sets can train the run.
+    pub(crate) fn is_eligible(&self, datasets: &[String]) -> bool {
+        matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
+            || datasets.contains(&self.spec.data.name)
+    }
+
+    /// A place to receive a payload into: the parked part of a broken transfer, or an empty one once a
+    /// slot is free. Parked parts give way to live ones.
+    pub(crate) async fn place(
+        &self,
+        worker: &str,
+        round: u64,
+        digest: Digest,
+    ) -> (Assembler, OwnedSemaphorePermit) {
+        if let Some(parked) = self.parked().remove(worker)
+            && parked.round == round
+            && parked.assembler.announced() == digest
+        {
+            return (parked.assembler, parked.permit);
+        }
+        if self.slots.available_permits() == 0 {
+            let evicted = self.parked().pop_first();
+            drop(evicted);
+        }
+        let permit = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        (Assembler::new(self.length * self.upload.len(), digest), permit)
+    }
+
+    /// Keeps the received part of a broken transfer.
+    pub(crate) fn park(&self, worker: &str, round: u64, assembler: Assembler, permit: OwnedSemaphorePermit) {
+        if assembler.received() > 0 {
+            self.parked().insert(worker.to_owned(), Parked { round, assembler, permit });
+        }
+    }
+
+    /// Forgets every parked part.
+    pub(crate) fn drop_parked(&self) {
+        self.parked().clear();
+    }
+
+    fn parked(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Parked>> {
+        self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes moved since the last call, down and up.
+    pub(crate) fn take_bytes(&self) -> (u64, u64) {
+        (self.bytes_down.swap(0, Ordering::Relaxed), self.bytes_up.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// A run, for the services.
+#[derive(Debug, Clone)]
+pub(crate) struct RunHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) number: u64,
+    commands: mpsc::Sender<Command>,
+    pub(crate) summary: watch::Receiver<RunSummary>,
+    /// The sequence number after the newest event, and whether the run has ended.
+    pub(crate) log: watch::Receiver<(u64, bool)>,
+}
+
+impl RunHandle {
+    /// Sends a command; false when the run's task is gone (the coordinator is stopping).
+    pub(crate) async fn send(&self, command: Command) -> bool {
+        self.commands.send(command).await.is_ok()
+    }
+
+    /// Sends a command if there is room; for senders that must not wait.
+    pub(crate) fn try_send(&self, command: Command) {
+        if let Err(error) = self.commands.try_send(command) {
+            tracing::warn!(run = self.shared.id, %error, "a command was dropped");
+        }
+    }
+
+    /// Sends a command that wants an answer.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,143 @@
+//! The life of the coordinator: open the store, take up every unfinished run, serve, drain.
+
+use crate::{
+    Clock, Config, ModelHost,
+    fleet::Fleet,
+    health::{Health, SERVICES},
+    run::Parts,
+    service::Service,
+    store::{Store, StoreError},
+};
+use proto::{
+    DESCRIPTORS, limits,
+    v1::{fleet_server::FleetServer, operator_server::OperatorServer},
+};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// How long sessions and runs may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why the coordinator could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored run cannot be taken up.
+    #[error("run `{run}` cannot be taken up: {detail}")]
+    Run {
+        /// Which.
+        run: String,
+        /// Why.
+        detail: String,
+    },
+    /// The server.
+    #[error("the gRPC server failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection.
+    #[error("the descriptors for reflection are damaged: {0}")]
+    Reflection(String),
+}
+
+/// Serves until `shutdown`, then drains: new work is refused, sessions end, what is durable stays.
+///
+/// `listener` is already bound, so that the caller knows the address.
+pub async fn serve(
+    config: Config,
+    host: Arc<dyn ModelHost>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let store = Arc::new(Store::open(&config.data_dir)?);
+    let clock = Clock::new();
+    let stop = CancellationToken::new();
+    let fleet = Arc::new(Fleet::new(Arc::clone(&store), clock, store.quarantined()?));
+    let health = Health::new();
+    let parts = Parts {
+        store: Arc::clone(&store),
+        fleet,
+        host,
+        health: health.clone(),
+        clock,
+        stop: stop.clone(),
+        config: Arc::new(config),
+    };
+    let service = Service { parts, tasks: TaskTracker::new(), submission: Arc::default() };
+    for record in store.runs()? {
+        let run = record.id.clone();
+        service
+            .start_run(record, false)
+            .map_err(|status| ServeError::Run { run, detail: status.message().to_owned() })?;
+    }
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    report(&reporter, true).await;
+    service.tasks.spawn(follow_health(health, reporter.clone(), stop.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        .map_err(|error| ServeError::Reflection(error.to_string()))?;
+    let fleet = FleetServer::new(service.clone())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let operator = OperatorServer::new(service.clone())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let closing = stop.clone();
+    let serving = Server::builder()
+        .initial_stream_window_size(limits::WINDOW_BYTES)
+        .initial_connection_window_size(limits::WINDOW_BYTES)
+        .max_frame_size(limits::FRAME_BYTES)
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(limits::SILENCE))
+        .http2_keepalive_timeout(Some(limits::SILENCE))
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(fleet)
+        .add_service(operator)
+        .serve_with_incoming_shutdown(
+            TcpListenerStream::new(listener),
+            async move { closing.cancelled().await },
+        );
+    tokio::pin!(serving);
+    tokio::select! {
+        biased;
+        result = &mut serving => return result.map_err(Into::into),
+        () = shutdown => tracing::info!("draining"),
+    }
+    report(&reporter, false).await;
+    stop.cancel();
+    service.tasks.close();
+    let drained = tokio::time::timeout(GRACE, async { tokio::join!(serving, service.tasks.wait()) }).await;
+    match drained {
+        Ok((result, ())) => result.map_err(Into::into),
+        Err(_) => {
+            tracing::warn!("some connections did not end within {GRACE:?}");
+            Ok(())
+        }
+    }
+}
+
+async fn follow_health(health: Health, reporter: HealthReporter, stop: CancellationToken) {
+    let mut changes = health.watch();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let serving = *changes.borrow_and_update();
+        report(&reporter, serving).await;
+    }
+}
+
+async fn report(reporter: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in SERVICES {
+        reporter.set_service_status(service, status).await;
+    }
+}

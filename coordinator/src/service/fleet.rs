@@ -1,0 +1,237 @@
+//! `starling.v1.Fleet`: sessions and downloads. Uploads are in their own file.
+
+use super::{Service, draining, upload};
+use crate::{
+    fleet::Session,
+    machine::{Event, Federated},
+    run::Command,
+};
+use futures::Stream;
+use proto::{
+    CAPABILITIES, PROTOCOL_OLDEST, PROTOCOL_VERSION,
+    digest::Digest,
+    limits,
+    names::WorkerName,
+    v1::{
+        self, Chunk, CoordinatorMessage, ErrorCode, WorkerMessage, coordinator_message::Body,
+        fleet_server::Fleet as FleetService, worker_message::Body as Said,
+    },
+};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Chunks that wait for a slow reader: enough to keep the disk ahead of the network.
+const CHUNKS_AHEAD: usize = 4;
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FleetService for Service {
+    type SessionStream = Outgoing<CoordinatorMessage>;
+    type FetchStream = Outgoing<Chunk>;
+    type UploadStream = Outgoing<v1::UploadReply>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        if self.parts.stop.is_cancelled() {
+            return Err(draining());
+        }
+        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let (outbox, messages) = mpsc::channel(limits::SESSION_QUEUE);
+        let (service, inbound) = (self.clone(), request.into_inner());
+        self.tasks.spawn(async move { service.serve_session(address, inbound, outbox).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let request = request.into_inner();
+        let digest = Digest::from_bytes(&request.digest)
+            .map_err(|error| ErrorCode::Malformed.status(error.to_string()))?;
+        let reader = self
+            .parts
+            .store
+            .blobs()
+            .reader(digest)
+            .map_err(|error| ErrorCode::Store.status(error.to_string()))?
+            .ok_or_else(|| {
+                ErrorCode::NotFound.status(format!("no vector {digest}; a newer round may be open"))
+            })?;
+        let left = reader.length().saturating_sub(request.offset);
+        if let Some(run) = self.fleet().run(&request.run) {
+            run.shared.bytes_down.fetch_add(left, Ordering::Relaxed);
+        }
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let mut offset = request.offset;
+            loop {
+                let item = match reader.chunk(offset) {
+                    Ok(Some(chunk)) => Ok(chunk),
+                    Ok(None) => break,
+                    Err(error) => Err(ErrorCode::Store.status(format!("vector {digest}: {error}"))),
+                };
+                offset += item.as_ref().map_or(0, |chunk: &Chunk| chunk.data.len() as u64);
+                let failed = item.is_err();
+                // The reader is gone, or was told of the failure.
+                if sender.blocking_send(item).is_err() || failed {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+    }
+
+    async fn upload(
+        &self,
+        request: Request<Streaming<v1::UploadRequest>>,
+    ) -> Result<Response<Self::UploadStream>, Status> {
+        if self.parts.stop.is_cancelled() {
+            return Err(draining());
+        }
+        let (replies, stream) = mpsc::channel(2);
+        let (service, inbound) = (self.clone(), request.into_inner());
+        self.tasks.spawn(async move { upload::serve(&service, inbound, replies).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+impl Service {
+    async fn serve_session(
+        self,
+        address: String,
+        mut inbound: Streaming<WorkerMessage>,
+        outbox: crate::fleet::Outbox,
+    ) {
+        let say = |body: Body| CoordinatorMessage { body: Some(body) };
+        let hello = match tokio::time::timeout(limits::SILENCE, inbound.message()).await {
+            Ok(Ok(Some(WorkerMessage { body: Some(Said::Hello(hello)) }))) => hello,
+            Ok(Ok(_)) => {
+                let status = ErrorCode::Malformed.status("the first message of a session must be Hello");
+                let _ = outbox.send(Err(status)).await;
+                return;
+            }
+            Ok(Err(_)) | Err(_) => return,
+        };
+        let (worker, session) = match self.greet(&hello, address, &outbox) {
+            Ok(greeted) => greeted,
+            Err((code, detail)) => {
+                tracing::warn!(worker = hello.worker, code = code.label(), detail, "a worker was refused");
+                let refusal = v1::Refusal { code: code.into(), detail };
+                let _ = outbox.send(Ok(say(Body::Refusal(refusal)))).await;
+                return;
+            }
+        };
+        let welcome = v1::Welcome {
+            protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
+            capabilities: CAPABILITIES.iter().map(|name| (*name).to_owned()).collect(),
+            heartbeat_ms: limits::HEARTBEAT.as_millis() as u32,
+            silence_ms: limits::SILENCE.as_millis() as u32,
+        };
+        let _ = outbox.send(Ok(say(Body::Welcome(welcome)))).await;
+        tracing::info!(worker, address = session.address, program = session.program, "connected");
+        self.fleet().tell_runs(&worker, &session.datasets, true).await;
+        let why = self.listen(&worker, &session, &mut inbound).await;
+        if self.fleet().leave(&worker, session.number) {
+            tracing::info!(worker, why, "disconnected");
+            self.fleet().tell_runs(&worker, &session.datasets, false).await;
+        }
+    }
+
+    fn greet(
+        &self,
+        hello: &v1::Hello,
+        address: String,
+        outbox: &crate::fleet::Outbox,
+    ) -> Result<(String, Session), (ErrorCode, String)> {
+        if hello.protocol_version < PROTOCOL_OLDEST {
+            let detail = format!(
+                "protocol version {}, this coordinator speaks {PROTOCOL_OLDEST} to {PROTOCOL_VERSION}",
+                hello.protocol_version
+            );
+            return Err((ErrorCode::Incompatible, detail));
+        }
+        let worker: WorkerName =
+            hello.worker.parse().map_err(|e: proto::names::NameError| (ErrorCode::Name, e.to_string()))?;
+        if hello.datasets.len() > limits::DATASETS_MAX {
+            let detail =
+                format!("{} data sets, at most {} are kept", hello.datasets.len(), limits::DATASETS_MAX);
+            return Err((ErrorCode::Limit, detail));
+        }
+        let session = Session {
+            number: self.fleet().next_session(),
+            outbox: outbox.clone(),
+            datasets: hello.datasets.clone(),
+            program: hello.program.chars().take(64).collect(),
+            address,
+            last_seen: Arc::new(self.parts.clock.now().into()),
+            cancel: self.parts.stop.child_token(),
+        };
+        self.fleet().enter(worker.as_str(), session.clone(), self.parts.config.workers_max)?;
+        Ok((worker.into(), session))
+    }
+
+    /// Takes messages until the session ends; says why.
+    async fn listen(
+        &self,
+        worker: &str,
+        session: &Session,
+        inbound: &mut Streaming<WorkerMessage>,
+    ) -> &'static str {
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = session.cancel.cancelled() => return "ended by the coordinator",
+                message = tokio::time::timeout(limits::SILENCE, inbound.message()) => message,
+            };
+            let said = match message {
+                Err(_) => return "no sign of life",
+                Ok(Err(_)) => return "the connection broke",
+                Ok(Ok(None)) => return "the worker closed the session",
+                Ok(Ok(Some(message))) => message.body,
+            };
+            session.last_seen.store(self.parts.clock.now(), Ordering::Relaxed);
+            match said {
+                Some(Said::Heartbeat(beat)) => {
+                    let echo = CoordinatorMessage { body: Some(Body::Heartbeat(beat)) };
+                    // A full queue holds signs of life of its own.
+                    let _ = session.outbox.try_send(Ok(echo));
+                }
+                Some(said) => self.forward(worker, said).await,
+                // A newer worker may say what this version does not know.
+                None => {}
+            }
+        }
+    }
+
+    async fn forward(&self, worker: &str, said: Said) {
+        let worker = worker.to_owned();
+        let (run, command) = match said {
+            Said::Progress(progress) => (progress.run.clone(), Command::Progress { worker, progress }),
+            Said::Decline(decline) => {
+                let reason = decline.reason();
+                let detail = decline.detail.chars().take(512).collect();
+                let event = Event::Declined { worker, round: decline.round, reason, detail };
+                (decline.run, Command::Machine(event))
+            }
+            Said::Evaluation(report) => {
+                let sums = Federated {
+                    predictions: report.predictions,
+                    correct: report.correct,
+                    loss_sum: report.loss_sum,
+                };
+                let event = Event::Evaluated { worker, round: report.round, report: sums };
+                (report.run, Command::Machine(event))
+            }
+            Said::Hello(_) | Said::Heartbeat(_) => return,
+        };
+        if let Some(run) = self.fleet().run(&run) {
+            run.send(command).await;
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! `starling.v1.Operator`: submitting, watching and steering runs.
+
+use super::{Service, draining};
+use crate::{
+    machine,
+    run::{Actor, Command, RunHandle},
+    store::{RunRecord, Stored},
+};
+use futures::Stream;
+use proto::{
+    spec::RunSpec,
+    v1::{
+        self, ErrorCode, Event, ExportHeader, ExportMessage, RunState, RunSummary, export_message::Body,
+        operator_server::Operator,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Events read from the store at a time.
+const PAGE: usize = 256;
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Operator for Service {
+    type WatchRunStream = Outgoing<Event>;
+    type ExportRunStream = Outgoing<ExportMessage>;
+
+    async fn submit_run(
+        &self,
+        request: Request<v1::SubmitRunRequest>,
+    ) -> Result<Response<RunSummary>, Status> {
+        if self.parts.stop.is_cancelled() {
+            return Err(draining());
+        }
+        let spec = RunSpec::from_toml(&request.into_inner().spec)
+            .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
+        let _one_at_a_time = self.submission.lock().await;
+        let active = self.fleet().runs().iter().filter(|run| !run.log.borrow().1).count();
+        if active >= self.parts.config.runs_max {
+            let detail =
+                format!("{active} runs are active, the operator's limit; cancel one or raise `runs_max`");
+            return Err(ErrorCode::Limit.status(detail));
+        }
+        let service = self.clone();
+        let record = tokio::task::spawn_blocking(move || service.prepare(spec))
+            .await
+            .map_err(|error| ErrorCode::Store.status(error.to_string()))??;
+        let summary = self.start_run(record, true)?;
+        Ok(Response::new(summary))
+    }
+
+    async fn list_runs(&self, _: Request<v1::ListRunsRequest>) -> Result<Response<v1::RunList>, Status> {
+        let runs = self.fleet().runs().iter().map(|run| run.summary.borrow().clone()).collect();
+        Ok(Response::new(v1::RunList { runs }))
+    }
+
+    async fn show_run(&self, request: Request<v1::RunRequest>) -> Result<Response<v1::RunDetail>, Status> {
+        let run = self.run(&request.into_inner().run)?;
+        let detail = run.ask(|reply| Command::Show { reply }).await.ok_or_else(draining)?;
+        Ok(Response::new(detail))
+    }
+
+    async fn watch_run(
+        &self,
+        request: Request<v1::WatchRunRequest>,
+    ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let request = request.into_inner();
+        let run = self.run(&request.run)?;
+        let (sender, events) = mpsc::channel(PAGE);
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let stop = service.parts.stop.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => drop(sender.try_send(Err(draining()))),
+                () = service.follow(run, request.from, &sender) => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+
+    async fn control_run(
+        &self,
+        request: Request<v1::ControlRunRequest>,
+    ) -> Result<Response<RunSummary>, Status> {
+        let request = request.into_inner();
+        let run = self.run(&request.run)?;
+        let command = match request.command() {
+            v1::RunCommand::Pause => machine::Command::Pause,
+            v1::RunCommand::Resume => machine::Command::Resume,
+            v1::RunCommand::Cancel => machine::Command::Cancel,
+            v1::RunCommand::Unspecified => {
+                return Err(ErrorCode::Malformed.status("expected pause, resume or cancel"));
+            }
+        };
+        let state = run.summary.borrow().state();
+        if matches!(state, RunState::Finished | RunState::Cancelled | RunState::Failed) {
+            let label = state.as_str_name().trim_start_matches("RUN_STATE_").to_lowercase();
+            return Err(ErrorCode::State.status(format!("run `{}` is {label}", run.shared.id)));
+        }
+        let summary = run.ask(|reply| Command::Control { command, reply }).await.ok_or_else(draining)?;
+        Ok(Response::new(summary))
+    }
+
+    async fn export_run(
+        &self,
+        request: Request<v1::RunRequest>,
+    ) -> Result<Response<Self::ExportRunStream>, Status> {
+        let run = self.run(&request.into_inner().run)?;
+        let store = Arc::clone(&self.parts.store);
+        let id = run.shared.id.clone();
+        let record = tokio::task::spawn_blocking(move || {
+            store.runs().map(|runs| runs.into_iter().find(|record| record.id == id))
+        })
+        .await
+        .map_err(|error| ErrorCode::Store.status(error.to_string()))?
+        .map_err(|error| ErrorCode::Store.status(error.to_string()))?
+        .ok_or_else(|| ErrorCode::NotFound.status("the run is not in the store"))?;
+        let digest = record.vectors[algorithms::MODEL];
+        let reader = self
+            .parts
+            .store
+            .blobs()
+            .reader(digest)
+            .map_err(|error| ErrorCode::Store.status(error.to_string()))?
+            .ok_or_else(|| ErrorCode::NotFound.status("a newer model was committed just now; ask again"))?;
+        let (sender, messages) = mpsc::channel(4);
+        let header = export_header(&record);
+        tokio::task::spawn_blocking(move || {
+            let mut offset = 0;
+            let mut next = Some(Ok(ExportMessage { body: Some(Body::Header(header)) }));
+            while let Some(item) = next {
+                let failed = item.is_err();
+                if sender.blocking_send(item).is_err() || failed {
+                    break;
+                }
+                next = match reader.chunk(offset) {
+                    Ok(chunk) => chunk.map(|chunk| {
+                        offset += chunk.data.len() as u64;
+                        Ok(ExportMessage { body: Some(Body::Chunk(chunk)) })
+                    }),
+                    Err(error) => Some(Err(ErrorCode::Store.status(error.to_string()))),
+                };
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::WorkerList>, Status> {
+        Ok(Response::new(v1::WorkerList { workers: self.fleet().workers() }))
+    }
+
+    async fn release_worker(
+        &self,
+        request: Request<v1::ReleaseWorkerRequest>,
+    ) -> Result<Response<v1::WorkerSummary>, Status> {
+        let worker = request.into_inner().worker;
+        self.fleet().set_quarantine(&worker, false).await;
+        let known = self.fleet().workers().into_iter().find(|known| known.name == worker);
+        known.map(Response::new).ok_or_else(|| {
+            let short: String = worker.chars().take(80).collect();
+            ErrorCode::NotFound
+                .status(format!("no worker `{short}` has connected since the coordinator started"))
+        })
+    }
+}
+
+impl Service {
+    /// Builds the model and writes the run's first record. On a blocking thread.
+    fn prepare(&self, spec: RunSpec) -> Result<RunRecord, Status> {
+        let model = self.parts.host.open(&spec).map_err(|error| ErrorCode::Spec.status(error))?;
+        let store_error = |error: crate::StoreError| ErrorCode::Store.status(error.to_string());
+        let algorithm = spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
+        let length = model.initial.len();
+        let blobs = self.parts.store.blobs();
+        let mut vectors = BTreeMap::from([(
+            algorithms::MODEL.to_owned(),
+            blobs.put(&Arc::new(model.initial)).map_err(store_error)?,
+        )]);
+        if !algorithm.server_vectors().is_empty() {
+            let zero = blobs.put(&Arc::new(vec![0.0; length])).map_err(store_error)?;
+            vectors.extend(algorithm.server_vectors().iter().map(|name| ((*name).to_owned(), zero)));
+        }
+        let number = self.parts.store.next_number().map_err(store_error)?;
+        Ok(RunRecord {
+            id: format!("{}-{number}", spec.name),
+            number,
+            spec,
+            state: Stored::Active {},
+            tensors: model.tensors,
+            vectors,
+            length: length as u64,
+            round: 0,
+            opening: None,
+            members: BTreeSet::new(),
+            population_before: 0,
+            committed: BTreeMap::new(),
+        })
+    }
+
+    /// Sets a run's task going; a new run's record is written first.
+    pub(crate) fn start_run(&self, record: RunRecord, new: bool) -> Result<RunSummary, Status> {
+        let vectors = record.vectors.values().copied().collect();
+        let name = record.spec.name.clone();
+        if new {
+            let event = proto::event::RunEvent::Submitted { name };
+            let time_ms = self.parts.clock.unix_ms();
+            let stored = crate::store::StoredEvent { sequence: 0, time_ms, event };
+            let saved = self.parts.store.save(&record, &[stored], None);
+            saved.map_err(|error| ErrorCode::Store.status(error.to_string()))?;
+        }
+        let id = record.id.clone();
+        let (actor, handle) =
+            Actor::new(self.parts.clone(), record).map_err(|error| ErrorCode::Spec.status(error))?;
+        let summary = handle.summary.borrow().clone();
+        self.fleet().add_run(handle);
+        self.fleet().keep_vectors(&id, vectors);
+        self.tasks.spawn(actor.run());
+        Ok(summary)
+    }
+
+    /// Sends a run's log from a sequence number on, then live, until the run has ended.
+    async fn follow(&self, run: RunHandle, mut from: u64, sender: &mpsc::Sender<Result<Event, Status>>) {
+        let mut log = run.log.clone();
+        loop {
+            let (next, ended) = *log.borrow_and_update();
+            while from < next {
+                let (store, id) = (Arc::clone(&self.parts.store), run.shared.id.clone());
+                let page = tokio::task::spawn_blocking(move || store.events(&id, from, PAGE)).await;
+                let events = match page {
+                    Ok(Ok(events)) if !events.is_empty() => events,
+                    Ok(Ok(_)) => break,
+                    Ok(Err(error)) => {
+                        return drop(sender.send(Err(ErrorCode::Store.status(error.to_string()))).await);
+                    }
+                    Err(error) => {
+                        return drop(sender.send(Err(ErrorCode::Store.status(error.to_string()))).await);
+                    }
+                };
+                for event in events {
+                    from = event.sequence + 1;
+                    let body = serde_json::to_string(&event.event).unwrap_or_default();
+                    let event = Event { sequence: event.sequence, time_ms: event.time_ms, body };
+                    if sender.send(Ok(event)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            if ended || log.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn export_header(record: &RunRecord) -> ExportHeader {
+    let tensors = record.tensors.iter().map(|(name, shape)| v1::Tensor {
+        name: name.clone(),
+        shape: shape.iter().map(|size| *size as u64).collect(),
+    });
+    ExportHeader {
+        run: record.id.clone(),
+        name: record.spec.name.clone(),
+        round: record.round.checked_sub(1),
+        model: Some(v1::VectorRef {
+            name: algorithms::MODEL.to_owned(),
+            digest: record.vectors[algorithms::MODEL].0.to_vec(),
+            length: record.length,
+        }),
+        tensors: tensors.collect(),
+    }
+}

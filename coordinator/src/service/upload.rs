@@ -1,0 +1,195 @@
+//! Receiving an update: offer, place, chunks, vetting, fold, verdict. One function per step, each of
+//! which can end in a named reason.
+
+use super::Service;
+use crate::{
+    machine::{Decision, Event, Facts},
+    run::{
+        Command, Delivery, RunHandle,
+        aggregate::{Form, Refusal, vet_header, vet_values},
+    },
+};
+use algorithms::fold::UploadFacts;
+use proto::{
+    chunk::{Assembler, ChunkError},
+    digest::Digest,
+    limits,
+    v1::{
+        ErrorCode, Outcome, RejectReason, UploadHeader, UploadReady, UploadReply, UploadRequest,
+        UploadVerdict, upload_reply::Body as Reply, upload_request::Body as Sent,
+    },
+};
+use std::sync::{Arc, atomic::Ordering};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tonic::{Status, Streaming};
+
+type Replies = mpsc::Sender<Result<UploadReply, Status>>;
+
+/// How receiving ended.
+enum Received {
+    Whole(Vec<f32>, OwnedSemaphorePermit),
+    Refused(Refusal),
+    /// The stream broke; what was received is parked.
+    Broken,
+}
+
+/// Serves one upload stream to its verdict.
+pub(super) async fn serve(service: &Service, mut inbound: Streaming<UploadRequest>, replies: Replies) {
+    let header = match tokio::time::timeout(limits::STALL, inbound.message()).await {
+        Ok(Ok(Some(UploadRequest { body: Some(Sent::Header(header)) }))) => header,
+        Ok(Ok(_)) => {
+            let status = ErrorCode::Malformed.status("the first message of an upload must be its header");
+            let _ = replies.send(Err(status)).await;
+            return;
+        }
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let decision = match service.fleet().run(&header.run) {
+        None => Some(Decision::reject(RejectReason::UnknownRun, "no such run on this coordinator")),
+        Some(run) => {
+            let stop = service.parts.stop.clone();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                decision = take(&run, &header, &mut inbound, &replies) => decision,
+            }
+        }
+    };
+    if let Some(decision) = decision {
+        let verdict = verdict(decision);
+        let _ = replies.send(Ok(UploadReply { body: Some(Reply::Verdict(verdict)) })).await;
+    }
+}
+
+/// From a known run and a header to a decision; `None` when the stream broke before one was due.
+async fn take(
+    run: &RunHandle,
+    header: &UploadHeader,
+    inbound: &mut Streaming<UploadRequest>,
+    replies: &Replies,
+) -> Option<Decision> {
+    let (worker, round) = (header.worker.clone(), header.round);
+    let offer = run.ask(|reply| Command::Offer { worker: worker.clone(), round, reply }).await?;
+    if offer != Decision::Accept {
+        if let Decision::Reject { reason, detail } = offer {
+            return refuse(run, header, (reason, detail)).await;
+        }
+        return Some(offer);
+    }
+    let shared = &run.shared;
+    let form = Form {
+        names: shared.upload,
+        length: shared.length,
+        folds: &shared.folds,
+        max_norm: shared.spec.vetting.max_norm,
+        lr: shared.spec.lr(round),
+    };
+    let facts = match vet_header(header, &form) {
+        Ok(facts) => facts,
+        Err(refusal) => return refuse(run, header, refusal).await,
+    };
+    let digest = match Digest::from_bytes(&header.digest) {
+        Ok(digest) => digest,
+        Err(error) => return refuse(run, header, (RejectReason::Digest, error.to_string())).await,
+    };
+    let (assembler, permit) = shared.place(&worker, round, digest).await;
+    let ready = UploadReady { offset: assembler.received() };
+    replies.send(Ok(UploadReply { body: Some(Reply::Ready(ready)) })).await.ok()?;
+    match receive(run, header, inbound, (assembler, permit)).await {
+        Received::Broken => None,
+        Received::Refused(refusal) => refuse(run, header, refusal).await,
+        Received::Whole(values, permit) => deliver(run, header, facts, (values, permit)).await,
+    }
+}
+
+async fn receive(
+    run: &RunHandle,
+    header: &UploadHeader,
+    inbound: &mut Streaming<UploadRequest>,
+    (mut assembler, permit): (Assembler, OwnedSemaphorePermit),
+) -> Received {
+    while !assembler.is_complete() {
+        let message = tokio::time::timeout(limits::STALL, inbound.message()).await;
+        let chunk = match message {
+            Ok(Ok(Some(UploadRequest { body: Some(Sent::Chunk(chunk)) }))) => chunk,
+            Ok(Ok(Some(_))) => {
+                return Received::Refused((RejectReason::Chunk, "expected a chunk".to_owned()));
+            }
+            Ok(Ok(None)) => break,
+            Ok(Err(_)) | Err(_) => {
+                run.shared.park(&header.worker, header.round, assembler, permit);
+                return Received::Broken;
+            }
+        };
+        run.shared.bytes_up.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
+        if let Err(error) = assembler.push(&chunk) {
+            return Received::Refused((reason_of(&error), error.to_string()));
+        }
+    }
+    match assembler.finish() {
+        Ok(values) => Received::Whole(values, permit),
+        Err(error) => Received::Refused((reason_of(&error), error.to_string())),
+    }
+}
+
+fn reason_of(error: &ChunkError) -> RejectReason {
+    match error {
+        ChunkError::Offset { .. } | ChunkError::Crc { .. } => RejectReason::Chunk,
+        ChunkError::TooLong { .. } | ChunkError::TooShort { .. } => RejectReason::Length,
+        ChunkError::Digest { .. } => RejectReason::Digest,
+    }
+}
+
+async fn deliver(
+    run: &RunHandle,
+    header: &UploadHeader,
+    fold_facts: UploadFacts,
+    (values, permit): (Vec<f32>, OwnedSemaphorePermit),
+) -> Option<Decision> {
+    let shared = Arc::clone(&run.shared);
+    let lr = header.lr;
+    let vetted = tokio::task::spawn_blocking(move || {
+        let form = Form {
+            names: shared.upload,
+            length: shared.length,
+            folds: &shared.folds,
+            max_norm: shared.spec.vetting.max_norm,
+            lr,
+        };
+        vet_values(&values, &form, &fold_facts).map(|()| values)
+    })
+    .await
+    .ok()?;
+    let values = match vetted {
+        Ok(values) => values,
+        Err(refusal) => return refuse(run, header, refusal).await,
+    };
+    let facts = Facts {
+        examples: header.examples,
+        train_loss: Some(header.train_loss).filter(|loss| loss.is_finite()),
+        seconds: header.seconds,
+    };
+    let (worker, round) = (header.worker.clone(), header.round);
+    let upload = Box::new(Delivery { worker, round, facts, fold_facts, values });
+    let decision = run.ask(|reply| Command::Deliver { upload, reply }).await;
+    // The payload was in memory until it was folded: only now may the next one come.
+    drop(permit);
+    decision
+}
+
+async fn refuse(run: &RunHandle, header: &UploadHeader, (reason, detail): Refusal) -> Option<Decision> {
+    let event = Event::Rejected { worker: header.worker.clone(), round: header.round, reason, detail };
+    run.ask(|reply| Command::Refuse { event, reply }).await
+}
+
+fn verdict(decision: Decision) -> UploadVerdict {
+    match decision {
+        Decision::Accept => UploadVerdict { outcome: Outcome::Applied.into(), ..UploadVerdict::default() },
+        Decision::Duplicate => {
+            UploadVerdict { outcome: Outcome::Duplicate.into(), ..UploadVerdict::default() }
+        }
+        Decision::Reject { reason, detail } => {
+            UploadVerdict { outcome: Outcome::Rejected.into(), reason: reason.into(), detail }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Vectors as files named by their digest: written once, synced, renamed, never changed. What a name
+//! says is what the file holds, so a resumed download can never mix two models.
+
+use super::StoreError;
+use proto::{
+    chunk::{bytes_of, chunk},
+    digest::Digest,
+    limits::CHUNK_BYTES,
+    v1::Chunk,
+};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Vectors up to this size are kept in memory while they are the newest: reading a file for each of
+/// a thousand workers costs more than a few MiB.
+const CACHED_BYTES: usize = 8 * 1024 * 1024;
+const CACHED_VECTORS: usize = 8;
+
+/// A directory of vectors.
+#[derive(Debug)]
+pub struct Blobs {
+    dir: PathBuf,
+    recent: Mutex<Vec<(Digest, Arc<Vec<f32>>)>>,
+}
+
+/// A vector that is being sent.
+#[derive(Debug)]
+pub struct Reader {
+    source: Source,
+    length: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(bytes::Bytes),
+    File(File),
+}
+
+impl Blobs {
+    /// Opens or creates the directory; removes what a crash left half written.
+    pub fn open(dir: PathBuf) -> Result<Self, StoreError> {
+        let fail =
+            |error: std::io::Error| StoreError::Directory { path: dir.clone(), detail: error.to_string() };
+        fs::create_dir_all(&dir).map_err(fail)?;
+        for entry in fs::read_dir(&dir).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path.extension().is_some_and(|extension| extension == "partial") {
+                fs::remove_file(path).map_err(fail)?;
+            }
+        }
+        Ok(Self { dir, recent: Mutex::new(Vec::new()) })
+    }
+
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.to_string())
+    }
+
+    /// Writes a vector durably and gives its name.
+    pub fn put(&self, vector: &Arc<Vec<f32>>) -> Result<Digest, StoreError> {
+        let bytes: &[u8] = bytemuck::cast_slice(vector);
+        let digest = hash(bytes);
+        let path = self.path(digest);
+        if !path.exists() {
+            let partial = path.with_extension("partial");
+            let write = || -> std::io::Result<()> {
+                let mut file = File::create(&partial)?;
+                file.write_all(bytes)?;
+                file.sync_data()?;
+                fs::rename(&partial, &path)?;
+                File::open(&self.dir)?.sync_all()
+            };
+            write().map_err(|error| {
+                // Best effort: the next start removes it too.
+                let _ = fs::remove_file(&partial);
+                StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
+            })?;
+        }
+        if bytes.len() <= CACHED_BYTES {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.retain(|(held, _)| *held != digest);
+            recent.push((digest, Arc::clone(vector)));
+            if recent.len() > CACHED_VECTORS {
+                recent.remove(0);
+            }
+        }
+        Ok(digest)
+    }
+
+    fn cached(&self, digest: Digest) -> Option<Arc<Vec<f32>>> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|(held, _)| *held == digest).map(|(_, vector)| Arc::clone(vector))
+    }
+
+    /// Reads a whole vector and checks it against its name.
+    pub fn get(&self, digest: Digest) -> Result<Arc<Vec<f32>>, StoreError> {
+        if let Some(vector) = self.cached(digest) {
+            return Ok(vector);
+        }
+        let fail = |detail: String| StoreError::Blob { digest, detail };
+        let mut file = File::open(self.path(digest)).map_err(|e| fail(format!("cannot be opened: {e}")))?;
+        let length = file.metadata().map_err(|e| fail(e.to_string()))?.len();
+        if length % 4 != 0 {
+            return Err(fail(format!("{length} bytes are no f32 vector")));
+        }
+        let mut vector = vec![0.0_f32; length as usize / 4];
+        file.read_exact(bytemuck::cast_slice_mut(&mut vector))
+            .map_err(|e| fail(format!("cannot be read: {e}")))?;
+        let got = hash(bytemuck::cast_slice(&vector));
+        if got != digest {
+            return Err(fail(format!("the file is damaged: its digest is {got}")));
+        }
+        Ok(Arc::new(vector))
+    }
+
+    /// Opens a vector for sending; `None` if it is not here.
+    pub fn reader(&self, digest: Digest) -> Result<Option<Reader>, StoreError> {
+        if let Some(vector) = self.cached(digest) {
+            let bytes = bytes_of(&vector);
+            return Ok(Some(Reader { length: bytes.len() as u64, source: Source::Memory(bytes) }));
+        }
+        let fail = |error: std::io::Error| StoreError::Blob { digest, detail: error.to_string() };
+        match File::open(self.path(digest)) {
+            Ok(file) => {
+                let length = file.metadata().map_err(fail)?.len();
+                Ok(Some(Reader { source: Source::File(file), length }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
+    /// Removes every vector that is not in `keep`.
+    pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
+        let fail = |error: std::io::Error| StoreError::Directory {
+            path: self.dir.clone(),
+            detail: error.to_string(),
+        };
+        for entry in fs::read_dir(&self.dir).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
+            if digest.is_some_and(|digest| !keep.contains(&digest)) {
+                fs::remove_file(entry.path()).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// Bytes in the vector.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The chunk at an offset; `None` at the end.
+    pub fn chunk(&self, offset: u64) -> std::io::Result<Option<Chunk>> {
+        if offset >= self.length {
+            return Ok(None);
+        }
+        let size = (self.length - offset).min(CHUNK_BYTES as u64) as usize;
+        let data = match &self.source {
+            Source::Memory(bytes) => bytes.slice(offset as usize..offset as usize + size),
+            Source::File(file) => {
+                let mut data = vec![0_u8; size];
+                file.read_exact_at(&mut data, offset)?;
+                data.into()
+            }
+        };
+        Ok(Some(chunk(offset, data)))
+    }
+}
+
+fn hash(bytes: &[u8]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    if bytes.len() >= 1024 * 1024 {
+        hasher.update_rayon(bytes);
+    } else {
+        hasher.update(bytes);
+    }
+    Digest(*hasher.finalize().as_bytes())
+}

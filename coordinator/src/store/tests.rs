@@ -1,0 +1,100 @@
+//! The store against a real directory.
+
+use super::*;
+use std::{fs, sync::Arc};
+
+fn record(id: &str, number: u64) -> RunRecord {
+    let spec = RunSpec::from_toml(
+        "name = \"x\"\nrounds = 3\n[model]\nkind = \"flat\"\nparameters = 4\n[data]\nname = \"none\"\n",
+    )
+    .unwrap();
+    RunRecord {
+        id: id.to_owned(),
+        number,
+        spec,
+        state: Stored::Active {},
+        tensors: vec![("flat".into(), vec![4])],
+        vectors: BTreeMap::new(),
+        length: 4,
+        round: 1,
+        opening: Some(Opening { round: 1, cohort: vec!["a".into()] }),
+        members: BTreeSet::from(["a".to_owned()]),
+        population_before: 1,
+        committed: BTreeMap::from([("a".to_owned(), 0)]),
+    }
+}
+
+fn event(sequence: u64) -> StoredEvent {
+    StoredEvent { sequence, time_ms: 5, event: RunEvent::Paused {} }
+}
+
+#[test]
+fn what_was_saved_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.next_number().unwrap(), 1);
+    store.save(&record("x-2", 2), &[event(0)], None).unwrap();
+    store.save(&record("x-1", 1), &[event(0), event(1)], None).unwrap();
+    store.append("x-1", &[event(2)], None).unwrap();
+    store.set_quarantine("bad", true).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.next_number().unwrap(), 2);
+    assert_eq!(store.runs().unwrap(), [record("x-1", 1), record("x-2", 2)]);
+    assert_eq!(store.events("x-1", 1, 10).unwrap(), [event(1), event(2)]);
+    assert_eq!(store.next_sequence("x-1").unwrap(), 3);
+    assert_eq!(store.next_sequence("unknown").unwrap(), 0);
+    assert_eq!(store.quarantined().unwrap(), BTreeSet::from(["bad".to_owned()]));
+}
+
+#[test]
+fn one_process_at_a_time_and_no_foreign_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _held = Store::open(dir.path()).unwrap();
+    assert!(Store::open(dir.path()).unwrap_err().to_string().contains("in use"));
+    let foreign = tempfile::tempdir().unwrap();
+    fs::write(foreign.path().join("holiday.jpg"), b"x").unwrap();
+    assert!(Store::open(foreign.path()).unwrap_err().to_string().contains("not empty"));
+    let garbage = tempfile::tempdir().unwrap();
+    fs::write(garbage.path().join("starling.redb"), b"this is no database").unwrap();
+    assert!(Store::open(garbage.path()).unwrap_err().to_string().contains("cannot be opened"));
+}
+
+#[test]
+fn vectors_are_named_by_what_they_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().join("v")).unwrap();
+    let small = Arc::new(vec![1.0_f32, 2.0]);
+    let large = Arc::new((0..3_000_000).map(|i| i as f32).collect::<Vec<_>>());
+    for vector in [&small, &large] {
+        let digest = blobs.put(vector).unwrap();
+        assert_eq!(digest, Digest::of_vector(vector));
+        assert_eq!(blobs.get(digest).unwrap(), *vector);
+        let reader = blobs.reader(digest).unwrap().unwrap();
+        let mut assembler = proto::chunk::Assembler::new(vector.len(), digest);
+        while let Some(chunk) = reader.chunk(assembler.received()).unwrap() {
+            assembler.push(&chunk).unwrap();
+        }
+        assert_eq!(assembler.finish().unwrap(), **vector);
+    }
+    assert!(blobs.reader(Digest([0; 32])).unwrap().is_none());
+    blobs.retain(&BTreeSet::from([Digest::of_vector(&large)])).unwrap();
+    assert!(blobs.get(Digest::of_vector(&large)).is_ok());
+    assert_eq!(fs::read_dir(dir.path().join("v")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_vector_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().to_owned()).unwrap();
+    let digest = blobs.put(&Arc::new(vec![1.0_f32; 100])).unwrap();
+    let path = dir.path().join(digest.to_string());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[17] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let fresh = Blobs::open(dir.path().to_owned()).unwrap();
+    assert!(fresh.get(digest).unwrap_err().to_string().contains("damaged"));
+    fs::write(dir.path().join("x.partial"), b"half").unwrap();
+    Blobs::open(dir.path().to_owned()).unwrap();
+    assert!(!dir.path().join("x.partial").exists());
+}

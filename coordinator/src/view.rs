@@ -1,0 +1,117 @@
+//! How runs look to people and programs: summaries, details, log lines.
+
+use crate::{
+    machine::{End, Machine, Member, Phase},
+    store::{RunRecord, Stored},
+};
+use proto::{
+    event::{Metrics, RunEvent},
+    v1::{self, RejectReason, RunState},
+};
+use std::collections::BTreeMap;
+
+/// A run in a list.
+pub(crate) fn summary(record: &RunRecord, machine: &Machine) -> v1::RunSummary {
+    let (state, reason) = match &record.state {
+        Stored::Finished {} => (RunState::Finished, String::new()),
+        Stored::Cancelled {} => (RunState::Cancelled, String::new()),
+        Stored::Failed { reason } => (RunState::Failed, reason.clone()),
+        Stored::Paused {} => (RunState::Paused, "paused by an operator".to_owned()),
+        Stored::Active {} => match machine.phase() {
+            Phase::Waiting => (RunState::Waiting, "not enough eligible workers are connected".to_owned()),
+            Phase::Ended(_) => (RunState::Running, "the last round is being evaluated".to_owned()),
+            _ => (RunState::Running, String::new()),
+        },
+    };
+    v1::RunSummary {
+        id: record.id.clone(),
+        name: record.spec.name.clone(),
+        state: state.into(),
+        committed: record.round,
+        rounds: record.spec.rounds,
+        algorithm: record.spec.algorithm.kind.clone(),
+        model: model_name(record),
+        data: record.spec.data.name.clone(),
+        reason,
+        model_digest: record.vectors.get(algorithms::MODEL).map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn model_name(record: &RunRecord) -> String {
+    let value = serde_json::to_value(&record.spec.model).unwrap_or_default();
+    value["kind"].as_str().unwrap_or("unknown").to_owned()
+}
+
+/// How a stored run ended.
+pub(crate) fn end_of(state: &Stored) -> End {
+    match state {
+        Stored::Cancelled {} => End::Cancelled,
+        Stored::Failed { reason } => End::Failed(reason.clone()),
+        Stored::Active {} | Stored::Paused {} | Stored::Finished {} => End::Finished,
+    }
+}
+
+/// Everything about a run; `seen` is the workers' progress and the rejections by reason.
+pub(crate) fn detail(
+    summary: v1::RunSummary,
+    record: &RunRecord,
+    machine: &Machine,
+    metrics: &[Metrics],
+    seen: (&BTreeMap<String, String>, &BTreeMap<String, u64>),
+) -> v1::RunDetail {
+    let (progress, rejections) = seen;
+    let cohort = machine.cohort().iter().map(|(worker, member)| v1::CohortMember {
+        worker: worker.clone(),
+        state: member_label(*member, machine.is_connected(worker)).to_owned(),
+        progress: progress.get(worker).cloned().unwrap_or_default(),
+    });
+    let all = (1..).map_while(|code| RejectReason::try_from(code).ok());
+    let counts = all.filter_map(|reason| {
+        let count = *rejections.get(reason.label())?;
+        Some(v1::ReasonCount { reason: reason.into(), count })
+    });
+    v1::RunDetail {
+        summary: Some(summary),
+        spec: record.spec.to_json(),
+        metrics: metrics.iter().filter_map(|line| serde_json::to_string(line).ok()).collect(),
+        cohort: cohort.collect(),
+        rejections: counts.collect(),
+    }
+}
+
+fn member_label(member: Member, connected: bool) -> &'static str {
+    match member {
+        Member::Training if connected => "training",
+        Member::Training | Member::Lost => "lost",
+        Member::Counted(_) => "applied",
+        Member::Declined => "declined",
+        Member::Rejected(_) => "rejected",
+    }
+}
+
+/// A worker's progress in words.
+pub(crate) fn progress(progress: &v1::Progress) -> String {
+    let phase = match progress.phase() {
+        v1::Phase::Fetching => "fetching",
+        v1::Phase::Training => "training",
+        v1::Phase::Uploading => "uploading",
+        v1::Phase::Unspecified => "working",
+    };
+    format!("{phase} {} of {}", progress.done, progress.due)
+}
+
+/// One log line for an event: what an operator must act on is a warning.
+pub(crate) fn log_event(run: &str, event: &RunEvent) {
+    let body = serde_json::to_string(event).unwrap_or_default();
+    match event {
+        RunEvent::UpdateRejected { .. }
+        | RunEvent::WorkerDeclined { .. }
+        | RunEvent::WorkerLost { .. }
+        | RunEvent::Late { .. }
+        | RunEvent::RoundShort { .. }
+        | RunEvent::Quarantined { .. }
+        | RunEvent::Failed { .. } => tracing::warn!(run, "{body}"),
+        RunEvent::UpdateApplied { .. } => tracing::debug!(run, "{body}"),
+        _ => tracing::info!(run, "{body}"),
+    }
+}
