@@ -3,6 +3,7 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::Path};
 
+#[allow(clippy::disallowed_methods, reason = "the ban on files is on the crate, not on its build script")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/topologies");
     let root = env::var("CARGO_MANIFEST_DIR")?;

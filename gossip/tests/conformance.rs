@@ -15,7 +15,10 @@ fn variants(row: &Row) -> Vec<Box<dyn Topology>> {
             variants.push(turned);
         }
     }
-    variants.iter().map(|params| (row.make)(params).unwrap()).collect()
+    variants
+        .iter()
+        .map(|params| (row.make)(params).expect("defaults and their opposites are valid"))
+        .collect()
 }
 
 fn each(mut check: impl FnMut(&dyn Topology, &View)) {

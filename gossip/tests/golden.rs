@@ -14,13 +14,14 @@ struct Golden {
 
 /// The product of one period, as columns: what becomes of each unit vector.
 fn period_product(kind: &str, params: &Params, weights: Weights, nodes: usize) -> (Matrix, u64) {
-    let topology = make(kind, params).unwrap();
-    let period = topology.period(nodes).unwrap();
+    let topology = make(kind, params).expect("valid keys");
+    let period = topology.period(nodes).expect("these schedules repeat");
     let columns = (0..nodes).map(|node| {
         let mut x = vec![0.0; nodes];
         x[node] = 1.0;
         for round in 0..period {
-            x = Mixing::new(topology.as_ref(), weights, &View { nodes, round, seed: 0 }).unwrap().apply(&x);
+            let mixing = Mixing::new(topology.as_ref(), weights, &View { nodes, round, seed: 0 });
+            x = mixing.expect("weights that fit the graph").apply(&x);
         }
         x
     });
@@ -59,7 +60,7 @@ fn spectral_radius(mut m: Matrix) -> f64 {
 }
 
 fn rate(name: &str) -> f64 {
-    let (family, nodes) = name.rsplit_once('_').unwrap();
+    let (family, nodes) = name.rsplit_once('_').expect("names end in the number of nodes");
     let directed = Params::from_iter([("directed".to_owned(), true.into())]);
     let (kind, params, weights) = match family {
         "ring_mh" => ("ring", Params::new(), Weights::Metropolis),
@@ -68,7 +69,7 @@ fn rate(name: &str) -> f64 {
         "one_peer_exponential" => ("one-peer-exponential", Params::new(), Weights::Push),
         other => panic!("{other}"),
     };
-    let (product, period) = period_product(kind, &params, weights, nodes.parse().unwrap());
+    let (product, period) = period_product(kind, &params, weights, nodes.parse().expect("a number"));
     spectral_radius(deviation_from_mean(product)).powf(1.0 / period as f64)
 }
 

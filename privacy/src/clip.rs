@@ -33,7 +33,9 @@ pub fn clip(x: &mut [f32], bound: ClipNorm) -> Result<f64, NotFinite> {
         return Ok(1.0);
     }
     let factor = target / norm;
-    x.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
+    for x in x {
+        *x = (f64::from(*x) * factor) as f32;
+    }
     Ok(factor)
 }
 
