@@ -4,7 +4,7 @@
 //! There is no mechanism and no accountant here yet, so nothing in this crate makes a run private,
 //! and no program may say so on its account. Pure: no randomness, clock, file or thread.
 //!
-//! Reading order: [`parameters`] (the types), [`clip`] (the bound).
+//! Reading order: [`parameters`] (the types), [`mod@clip`] (the bound).
 
 pub mod clip;
 pub mod parameters;
