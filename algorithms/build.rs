@@ -3,6 +3,7 @@
 
 use std::{env, error::Error, fmt::Write, fs, path::Path};
 
+#[allow(clippy::disallowed_methods, reason = "a build script is a driver")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=src/rules");
     let root = env::var("CARGO_MANIFEST_DIR")?;

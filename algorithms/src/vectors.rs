@@ -17,12 +17,16 @@ pub const MODEL: &str = "w";
 /// If the lengths differ: vectors of one run always have the model's length.
 pub fn axpy(y: &mut [f32], a: f32, x: &[f32]) {
     assert_eq!(y.len(), x.len(), "axpy: lengths differ");
-    y.iter_mut().zip(x).for_each(|(y, x)| *y += a * x);
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
 }
 
 /// `y *= a`.
 pub fn scale(y: &mut [f32], a: f32) {
-    y.iter_mut().for_each(|y| *y *= a);
+    for y in y {
+        *y *= a;
+    }
 }
 
 /// The named vector, or `d` zeros: an absent vector of client state is a zero one.

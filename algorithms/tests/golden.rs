@@ -1,5 +1,6 @@
 //! Trajectories of the four-client quadratic problem against an independent float64 implementation
 //! (numpy), and the exact degenerate cases between algorithms.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use algorithms::{
     Algorithm, LocalRun, MODEL, Params, RoundFacts, Vectors,
@@ -239,7 +240,7 @@ fn feddyn_keeps_the_mean_of_its_memories() {
 #[test]
 fn corrected_methods_reach_the_optimum_where_fedavg_is_biased() {
     let problem = golden().problem;
-    let everyone = vec![vec![0, 1, 2, 3]];
+    let everyone = [vec![0, 1, 2, 3]];
     let error = |kind: &str| {
         let mut federation = Federation::new(&problem, kind, &serde_json::json!({}));
         (federation.steps, federation.weight_decay, federation.clip) = (5, 0.0, None);

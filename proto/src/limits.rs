@@ -15,9 +15,9 @@ pub const SPEC_BYTES: usize = 256 * 1024;
 /// Largest model that a run may name, in scalars (64 GiB as f32).
 pub const PARAMETERS_MAX: u64 = 1 << 34;
 /// A heartbeat is sent so often.
-pub const HEARTBEAT: Duration = Duration::from_millis(1_000);
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A peer that was silent for so long is dead: four heartbeats, so that it is noticed within 5 s.
-pub const SILENCE: Duration = Duration::from_millis(4_000);
+pub const SILENCE: Duration = Duration::from_secs(4);
 /// A transfer without a byte for so long has failed. Progress, not total time, is what is bounded.
 pub const STALL: Duration = Duration::from_secs(20);
 /// A unary call is answered within this time or fails.

@@ -107,9 +107,7 @@ impl Machine {
             Event::Declined { worker, round, reason, detail } => {
                 self.decline(&worker, round, reason, detail, &mut out);
             }
-            Event::Evaluated { worker, round, report } => {
-                self.evaluated(&worker, round, report, &mut out)
-            }
+            Event::Evaluated { worker, round, report } => self.evaluated(&worker, round, report, &mut out),
             Event::Timer(token) => self.timer(token, &mut out),
             Event::Committed { round, digest } => self.confirm(round, digest, &mut out),
             Event::Failed { reason } => self.end(End::Failed(reason), &mut out),

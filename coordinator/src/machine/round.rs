@@ -1,8 +1,7 @@
 //! The open round: counting, closing, committing, evaluating.
 
 use super::{
-    Action, Counted, Decision, End, Facts, Federated, Machine, Member, Phase, Token,
-    membership::Presence,
+    Action, Counted, Decision, End, Facts, Federated, Machine, Member, Phase, Token, membership::Presence,
 };
 use proto::{
     digest::Digest,
