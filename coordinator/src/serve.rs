@@ -113,13 +113,11 @@ pub async fn serve(
     stop.cancel();
     service.tasks.close();
     let drained = tokio::time::timeout(GRACE, async { tokio::join!(serving, service.tasks.wait()) }).await;
-    match drained {
-        Ok((result, ())) => result.map_err(Into::into),
-        Err(_) => {
-            tracing::warn!("some connections did not end within {GRACE:?}");
-            Ok(())
-        }
+    if let Ok((result, ())) = drained {
+        return result.map_err(Into::into);
     }
+    tracing::warn!("some connections did not end within {GRACE:?}");
+    Ok(())
 }
 
 async fn follow_health(health: Health, reporter: HealthReporter, stop: CancellationToken) {

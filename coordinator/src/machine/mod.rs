@@ -102,10 +102,10 @@ impl Machine {
             Event::Left { worker } => self.left(&worker, &mut out),
             Event::Update { worker, round, facts } => self.update(&worker, round, facts, &mut out),
             Event::Rejected { worker, round, reason, detail } => {
-                self.reject(&worker, round, reason, detail, &mut out);
+                self.reject(&worker, round, (reason, detail), &mut out);
             }
             Event::Declined { worker, round, reason, detail } => {
-                self.decline(&worker, round, reason, detail, &mut out);
+                self.decline(&worker, round, (reason, detail), &mut out);
             }
             Event::Evaluated { worker, round, report } => self.evaluated(&worker, round, report, &mut out),
             Event::Timer(token) => self.timer(token, &mut out),

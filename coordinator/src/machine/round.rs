@@ -17,7 +17,7 @@ impl Machine {
         let decision = self.offer(worker, round);
         let accepted = decision == Decision::Accept;
         if let Decision::Reject { reason, detail } = &decision {
-            self.note_rejection(worker, round, *reason, detail, out);
+            self.note_rejection(worker, round, (*reason, detail), out);
         }
         out.push(Action::Verdict { worker: worker.to_owned(), decision });
         if accepted {
@@ -38,11 +38,10 @@ impl Machine {
         &mut self,
         worker: &str,
         round: u64,
-        reason: RejectReason,
-        detail: String,
+        (reason, detail): (RejectReason, String),
         out: &mut Vec<Action>,
     ) {
-        self.note_rejection(worker, round, reason, &detail, out);
+        self.note_rejection(worker, round, (reason, &detail), out);
         out.push(Action::Verdict {
             worker: worker.to_owned(),
             decision: Decision::Reject { reason, detail },
@@ -69,8 +68,7 @@ impl Machine {
         &mut self,
         worker: &str,
         round: u64,
-        reason: RejectReason,
-        detail: &str,
+        (reason, detail): (RejectReason, &str),
         out: &mut Vec<Action>,
     ) {
         self.rejected += 1;
@@ -86,8 +84,7 @@ impl Machine {
         &mut self,
         worker: &str,
         round: u64,
-        reason: DeclineReason,
-        detail: String,
+        (reason, detail): (DeclineReason, String),
         out: &mut Vec<Action>,
     ) {
         let open = round == self.round && self.phase == Phase::Training;

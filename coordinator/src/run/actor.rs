@@ -315,7 +315,7 @@ impl Actor {
         let mut record = self.record.clone();
         record.round = round + 1;
         record.opening = None;
-        record.members = self.machine.members().clone();
+        record.members.clone_from(self.machine.members());
         record.population_before = population;
         record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
         let (bytes_down, bytes_up) = self.shared.take_bytes();
@@ -427,7 +427,7 @@ impl Actor {
 
     /// Writes the record with the events so far; waits until the disk takes it.
     async fn persist(&mut self) {
-        self.record.members = self.machine.members().clone();
+        self.record.members.clone_from(self.machine.members());
         if let Stored::Active {} | Stored::Paused {} = self.record.state {
             self.record.state = if self.machine.is_paused() { Stored::Paused {} } else { Stored::Active {} };
         }
