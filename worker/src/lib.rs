@@ -4,12 +4,18 @@
 //! [`trainer`] (one local run), [`transfer`] (vectors over the wire), [`driver`] (sockets, clocks and
 //! threads around them).
 
+pub mod client_state;
 pub mod config;
 pub mod data;
 pub mod driver;
 pub mod engine;
 mod error;
+pub mod message;
+pub mod session;
+pub mod trainer;
+pub mod transfer;
 
 pub use config::{Config, ConfigError, Share};
-pub use driver::run_with_engine;
+pub use driver::{run, run_with_engine};
 pub use error::WorkerError;
+pub use trainer::Train;
