@@ -12,6 +12,8 @@ pub mod engine;
 mod error;
 pub mod message;
 pub mod session;
+#[cfg(test)]
+mod testing;
 pub mod trainer;
 pub mod transfer;
 

@@ -350,12 +350,12 @@ fn a_closed_round_stops_its_training_and_settles() {
 fn abandoned_work_stops_and_a_finished_run_is_forgotten() {
     let mut bed = Bed::connected();
     bed.command(assign("a", 4));
-    assert_eq!(acts(bed.command(abandon("b", 9, "paused"))), []);
+    assert_eq!(acts(bed.command(abandon("b", 9, "the run is paused"))), []);
     assert_eq!(acts(bed.command(abandon("a", 4, "paused"))), [Action::Cancel(JobId(1))]);
     // Resumed before the job has noticed.
     assert_eq!(bed.command(assign("a", 4)), []);
     assert_eq!(bed.event(Event::Ended(JobId(1))), [begins(2, trains("a", 4))]);
-    assert_eq!(acts(bed.command(abandon("a", 0, "cancelled by the operator"))), [Action::Cancel(JobId(2))]);
+    assert_eq!(acts(bed.command(abandon("a", 0, "the run is cancelled"))), [Action::Cancel(JobId(2))]);
     let forget = Work::Forget { run: run("a") };
     assert_eq!(bed.event(Event::Ended(JobId(2))), [begins(3, forget)]);
 }
@@ -368,7 +368,7 @@ fn a_finished_run_may_still_be_evaluated() {
     let command = Command::Evaluate(Box::new(evaluation.clone()));
     assert_eq!(bed.command(command.clone()), [begins(1, Work::Evaluate(evaluation))]);
     assert_eq!(bed.command(command), [], "already on it");
-    assert_eq!(acts(bed.command(abandon("a", 8, "finished"))), []);
+    assert_eq!(acts(bed.command(abandon("a", 8, "the run is finished"))), []);
     assert_eq!(bed.event(Event::Ended(JobId(1))), [begins(2, Work::Forget { run: run("a") })]);
 }
 

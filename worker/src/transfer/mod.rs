@@ -112,3 +112,6 @@ impl Patience {
         pause
     }
 }
+
+#[cfg(test)]
+mod tests;

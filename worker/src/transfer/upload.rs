@@ -28,6 +28,10 @@ use tokio::{
 };
 use tonic::Streaming;
 
+/// The coordinator may let an offer wait for so long before it wants bytes: it takes a bounded number
+/// of uploads at a time. That it lives is the session's business.
+const QUEUE: Duration = Duration::from_secs(600);
+
 /// What is offered.
 #[derive(Debug, Clone)]
 pub struct Offer {
@@ -104,11 +108,12 @@ async fn attempt(
         });
     let header = UploadRequest { body: Some(Body::Header(offer.header.clone())) };
     let requests = stream::iter([header]).chain(payload);
-    let call = timeout(STALL, live.fleet.upload(requests)).await.map_err(|_| stalled())?;
+    let call = timeout(QUEUE, live.fleet.upload(requests)).await.map_err(|_| stalled(QUEUE))?;
     let mut replies = call?.into_inner();
     let mut start = Some(start);
     loop {
-        match reply(&mut replies, sent, report).await?.body {
+        let patience = if start.is_some() { QUEUE } else { STALL };
+        match reply(&mut replies, patience, sent, report).await?.body {
             Some(Reply::Ready(ready)) => {
                 let start = start.take().ok_or_else(|| Broken::Again("asked twice to start".into()))?;
                 start.send(ready.offset).map_err(|_| Broken::Again("the connection closed".into()))?;
@@ -131,6 +136,7 @@ async fn attempt(
 /// The next reply, for as long as bytes are moving.
 async fn reply(
     replies: &mut Streaming<UploadReply>,
+    patience: Duration,
     sent: &AtomicU64,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<UploadReply, Broken> {
@@ -145,14 +151,14 @@ async fn reply(
                 still = if now == seen { still + LOOK } else { Duration::ZERO };
                 seen = now;
                 report(now);
-                if still >= STALL {
-                    return Err(stalled());
+                if still >= patience {
+                    return Err(stalled(patience));
                 }
             }
         }
     }
 }
 
-fn stalled() -> Broken {
-    Broken::Again(format!("no byte for {} s", STALL.as_secs()))
+fn stalled(after: Duration) -> Broken {
+    Broken::Again(format!("nothing moved for {} s", after.as_secs()))
 }
