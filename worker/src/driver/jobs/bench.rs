@@ -1,0 +1,214 @@
+//! Where a job blocks: trainer and client state, lent to a thread that may, and given back.
+//!
+//! A panic in there is a bug of the engine or of a data format. It is caught and declined: one run
+//! that trips over it must not take the worker from the others.
+
+use super::{Ended, Reporter};
+use crate::{
+    client_state::{Durable, Facts, Pending, StateError, States, Verdict},
+    message::Assignment,
+    trainer::{EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+};
+use algorithms::{Algorithm, LocalRun, MODEL, Vector, Vectors};
+use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
+use std::{
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+use tokio::{task::spawn_blocking, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// What an assignment asks for.
+pub(super) enum Next {
+    /// Train from this client state.
+    Train(Vectors),
+    /// Offer what was made before.
+    Offer(Pending),
+    /// Nothing.
+    Counted,
+}
+
+/// One local run with all that it needs.
+pub(super) struct Task {
+    pub(super) order: Assignment,
+    pub(super) algorithm: Arc<dyn Algorithm>,
+    pub(super) down: Vectors,
+    pub(super) state: Vectors,
+}
+
+struct Tools {
+    trainer: Box<dyn Train>,
+    states: States,
+}
+
+/// Trainer and client state.
+pub(super) struct Bench(Option<Tools>);
+
+impl From<TrainError> for Ended {
+    fn from(error: TrainError) -> Self {
+        error.decline().map_or(Self::Cancelled, |reason| Self::Declined(reason, error.to_string()))
+    }
+}
+
+impl From<StateError> for Ended {
+    fn from(error: StateError) -> Self {
+        Self::Declined(DeclineReason::State, error.to_string())
+    }
+}
+
+impl Bench {
+    pub(super) fn new(trainer: Box<dyn Train>, states: States) -> Self {
+        Self(Some(Tools { trainer, states }))
+    }
+
+    async fn lend<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Tools) -> Result<T, Ended> + Send + 'static,
+    ) -> Result<T, Ended> {
+        let mut tools = self.0.take().ok_or(Ended::Cancelled)?;
+        let lent = spawn_blocking(move || {
+            let done = catch_unwind(AssertUnwindSafe(|| work(&mut tools)));
+            (tools, done)
+        });
+        // Only a runtime that is shutting down does not run it.
+        let (tools, done) = lent.await.map_err(|_| Ended::Cancelled)?;
+        self.0 = Some(tools);
+        done.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(Ended::Declined(DeclineReason::Training, format!("internal error of the worker: {text}")))
+        })
+    }
+
+    /// Settles client state by what the coordinator has counted, and says what is to be done.
+    pub(super) async fn next(&mut self, order: &Assignment, stateful: bool) -> Result<Next, Ended> {
+        let (order, basis) = (order.clone(), order.basis());
+        self.lend(move |tools| {
+            let Assignment { run, round, committed, .. } = &order;
+            let durable = tools.states.get(run, &order.spec.algorithm.kind, stateful)?;
+            match durable.assigned(*round, basis, *committed, stateful) {
+                Verdict::Counted => Ok(Next::Counted),
+                Verdict::Offer => Ok(durable.pending.clone().map_or(Next::Counted, Next::Offer)),
+                Verdict::Train => Ok(Next::Train(durable.state.clone())),
+                Verdict::Lost { ours } => Err(Ended::Declined(DeclineReason::State, lost(ours, *committed))),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn prepare(&mut self, spec: Arc<RunSpec>) -> Result<usize, Ended> {
+        self.lend(move |tools| Ok(tools.trainer.prepare(&spec)?)).await
+    }
+
+    /// Trains, and keeps the upload as pending before anything leaves the machine.
+    pub(super) async fn train(
+        &mut self,
+        task: Task,
+        mut reporter: Reporter,
+        cancel: CancellationToken,
+    ) -> Result<Pending, Ended> {
+        self.lend(move |tools| {
+            let (run, round) = (task.order.run.clone(), task.order.round);
+            let mut report = |progress: Progress| {
+                reporter.report(progress.done, progress.due);
+                flow(&cancel)
+            };
+            let kind = task.order.spec.algorithm.kind.clone();
+            let stateful = task.algorithm.has_client_state();
+            let pending = local_run(tools.trainer.as_mut(), task, &mut report)?;
+            let Facts { steps, train_loss, seconds, .. } = pending.facts;
+            tracing::info!(%run, round, steps, train_loss, seconds, "trained");
+            let durable: &mut Durable = tools.states.get(&run, &kind, stateful)?;
+            durable.pending = Some(pending.clone());
+            tools.states.save(&run)?;
+            Ok(pending)
+        })
+        .await
+    }
+
+    pub(super) async fn evaluate(
+        &mut self,
+        spec: Arc<RunSpec>,
+        model: Vector,
+        cancel: CancellationToken,
+    ) -> Result<Scores, Ended> {
+        let job = EvaluateJob { spec, model };
+        self.lend(move |tools| Ok(tools.trainer.evaluate(&job, &mut |_| flow(&cancel))?)).await
+    }
+
+    pub(super) async fn settle(&mut self, run: RunId, round: u64, included: bool) {
+        let settled = self
+            .lend(move |tools| {
+                let known = tools.states.closed(&run, round, included)?;
+                if known || included {
+                    tracing::info!(%run, round, included, "round closed");
+                }
+                Ok(())
+            })
+            .await;
+        note(settled);
+    }
+
+    pub(super) async fn forget(&mut self, run: RunId) {
+        note(self.lend(move |tools| Ok(tools.states.forget(&run)?)).await);
+    }
+}
+
+/// A failure to settle is not lost: the file still holds what the next assignment settles by.
+fn note(settled: Result<(), Ended>) {
+    if let Err(Ended::Declined(_, detail)) = settled {
+        tracing::warn!(detail, "client state was not brought up to date on disk");
+    }
+}
+
+fn flow(cancel: &CancellationToken) -> ControlFlow<()> {
+    if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
+    let round =
+        |round: Option<u64>| round.map_or_else(|| "no round".into(), |round| format!("round {round}"));
+    format!(
+        "client state is lost: the coordinator has counted {} of this worker last, its own state contains {}; \
+         restore the state directory, or start a new run (training on would bias this one for ever)",
+        round(counted),
+        round(ours)
+    )
+}
+
+fn local_run(
+    trainer: &mut dyn Train,
+    task: Task,
+    report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Pending, Ended> {
+    let Task { order, algorithm, down, state } = task;
+    let plan = algorithm.plan(&down, &state);
+    let start = Arc::clone(&down[MODEL]);
+    let basis = order.basis();
+    let Assignment { round, lr, spec, .. } = order;
+    let began = Instant::now();
+    let job = TrainJob { spec, round, lr, start: Arc::clone(&start), plan };
+    let LocalResult { end, steps, examples, loss } = trainer.train(&job, report)?;
+    // The plan's vector goes before the next state comes.
+    drop(job);
+    let facts = Facts { examples, steps, lr, train_loss: loss, seconds: began.elapsed().as_secs_f64() };
+    let finished = algorithm.finish(LocalRun { start, end, steps, lr }, &down, &state);
+    for (name, vector) in finished.upload.iter().chain(&finished.next) {
+        if !vector.iter().all(|value| value.is_finite()) {
+            let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
+            return Err(Ended::Declined(DeclineReason::Training, text));
+        }
+    }
+    let digest = payload_digest(&finished.upload);
+    Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
+}
+
+/// BLAKE3 of the vectors' bytes, end to end in name order.
+fn payload_digest(vectors: &Vectors) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for vector in vectors.values() {
+        hasher.update(bytemuck::cast_slice(vector));
+    }
+    Digest(*hasher.finalize().as_bytes())
+}

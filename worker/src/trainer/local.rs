@@ -1,0 +1,196 @@
+//! The local run with the engine: epochs over the worker's examples, one generic step a batch.
+//!
+//! What is drawn (order, augmentation) is a function of run seed, round, worker and epoch, so that a
+//! worker that restarts in the middle of a round uploads the bytes that it would have uploaded.
+
+use super::{
+    EvaluateJob, LocalResult, Progress, Report, Scores, Train, TrainError, TrainJob, examples::Examples,
+};
+use crate::{
+    Config,
+    data::{DataInfo, Dataset, Rng, epoch_order, stream},
+    engine::Model,
+};
+use algorithms::{
+    local::{self, StepSize},
+    seed,
+};
+use proto::spec::{ClipMode, LocalSpec, ModelSpec, RunSpec};
+
+/// Examples in a batch of an evaluation: results do not depend on it, memory does.
+const EVALUATION_BATCH: usize = 128;
+/// Scalars that share one change of a `flat` model.
+const FLAT_BLOCK: usize = 4_096;
+/// Largest change of a `flat` model in a round.
+const FLAT_CHANGE: f64 = 1e-3;
+
+/// Trains with the engine on the configured data.
+#[derive(Debug)]
+pub struct EngineTrainer {
+    worker: u64,
+    threads: usize,
+    examples: Examples,
+    /// The last model that was built, for the next round of the same run.
+    model: Option<(ModelSpec, DataInfo, Model)>,
+}
+
+impl EngineTrainer {
+    /// For a worker's data, on its threads.
+    pub fn new(config: &Config) -> Self {
+        let worker = seed::word(config.name.as_str());
+        Self { worker, threads: config.training_threads(), examples: Examples::new(config), model: None }
+    }
+
+    fn model(&mut self, spec: &ModelSpec, info: &DataInfo) -> Result<&Model, TrainError> {
+        let known = self.model.as_ref().is_some_and(|(built, of, _)| built == spec && of == info);
+        if !known {
+            let model = Model::new(spec, info).map_err(|error| TrainError::Model(error.to_string()))?;
+            self.model = Some((spec.clone(), info.clone(), model.with_threads(self.threads)));
+        }
+        let (_, _, model) = self.model.as_ref().expect("was just built");
+        Ok(model)
+    }
+
+    /// `flat`: no data and no gradient. Each block of the vector moves by one seeded amount, so that a
+    /// round costs what moving and folding vectors costs, and no round's model equals another's, which
+    /// a worker would then not have to fetch.
+    fn flat(&self, job: &TrainJob) -> LocalResult {
+        let mut end = job.start.as_ref().clone();
+        let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
+        for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
+            let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
+            values.iter_mut().for_each(|value| *value += change);
+        }
+        LocalResult { end, steps: 1, examples: 1, loss: 0.0 }
+    }
+}
+
+impl Train for EngineTrainer {
+    fn prepare(&mut self, spec: &RunSpec) -> Result<usize, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(parameters);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.parameters())
+    }
+
+    fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
+        if let ModelSpec::Flat { .. } = job.spec.model {
+            return Ok(self.flat(job));
+        }
+        let examples = self.examples.training(&job.spec)?;
+        let worker = self.worker;
+        let model = self.model(&job.spec.model, examples.info())?;
+        Loop { model, examples: &examples, job, worker }.run(report)
+    }
+
+    fn evaluate(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Scores, TrainError> {
+        if let ModelSpec::Flat { .. } = job.spec.model {
+            return Ok(Scores::default());
+        }
+        let examples = self.examples.held_out(&job.spec)?;
+        let model = self.model(&job.spec.model, examples.info())?;
+        let mut scores = Scores::default();
+        let indices: Vec<usize> = (0..examples.len()).collect();
+        for batch in indices.chunks(EVALUATION_BATCH) {
+            let outcome = model.evaluate(&job.model, &examples.batch(batch, None)).map_err(training)?;
+            scores.predictions += outcome.predictions;
+            scores.correct += outcome.correct;
+            scores.loss_sum += outcome.loss * outcome.predictions as f64;
+            let done = batch.last().map_or(0, |last| *last as u64 + 1);
+            if report(Progress { done, due: examples.len() as u64 }).is_break() {
+                return Err(TrainError::Cancelled);
+            }
+        }
+        Ok(scores)
+    }
+}
+
+/// One local run.
+struct Loop<'a> {
+    model: &'a Model,
+    examples: &'a Dataset,
+    job: &'a TrainJob,
+    worker: u64,
+}
+
+impl Loop<'_> {
+    fn run(&self, report: Report<'_>) -> Result<LocalResult, TrainError> {
+        if self.examples.is_empty() {
+            return Err(TrainError::Data("this worker's share of the data is empty".into()));
+        }
+        let local = &self.job.spec.local;
+        let due = steps_due(local, self.examples.len());
+        let size = StepSize {
+            lr: self.job.lr,
+            weight_decay: local.weight_decay,
+            clip: local.clip,
+            compat: local.clip_mode == ClipMode::Compat,
+        };
+        let mut end = self.job.start.as_ref().clone();
+        let mut grad = vec![0.0; end.len()];
+        let (mut done, mut loss) = (0, 0.0);
+        for epoch in 0.. {
+            let mut augment = self.augment(epoch);
+            for batch in self.order(epoch).chunks(local.batch.max(1)) {
+                let batch = self.examples.batch(batch, augment.as_mut());
+                let outcome = self.model.gradient(&end, &batch, &mut grad).map_err(training)?;
+                done += 1;
+                if !outcome.loss.is_finite() {
+                    return Err(self.diverged("the loss", done));
+                }
+                loss += outcome.loss;
+                local::step(&mut end, &mut grad, &self.job.start, &self.job.plan, &size);
+                if report(Progress { done: done.into(), due: due.into() }).is_break() {
+                    return Err(TrainError::Cancelled);
+                }
+                if done == due {
+                    return self.finished(end, done, loss / f64::from(due));
+                }
+            }
+        }
+        Err(TrainError::Training("more epochs than can be counted".into()))
+    }
+
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let parts = [self.job.round, self.worker, epoch];
+        epoch_order(self.examples.len(), &[seed::derive(self.job.spec.seed, "batches", &parts)])
+    }
+
+    fn augment(&self, epoch: u64) -> Option<Rng> {
+        let parts = [self.job.spec.seed, self.job.round, self.worker, epoch];
+        self.job.spec.data.augment.then(|| stream("augment", &parts))
+    }
+
+    fn finished(&self, end: Vec<f32>, steps: u32, loss: f64) -> Result<LocalResult, TrainError> {
+        if !end.iter().all(|value| value.is_finite()) {
+            return Err(self.diverged("a weight", steps));
+        }
+        Ok(LocalResult { end, steps, examples: self.examples.len() as u64, loss })
+    }
+
+    fn diverged(&self, what: &str, step: u32) -> TrainError {
+        let TrainJob { round, lr, .. } = self.job;
+        TrainError::Training(format!(
+            "{what} became infinite or not a number in step {step} of round {round} (learning rate {lr}); a \
+             smaller `local.lr` or a `local.clip` may help"
+        ))
+    }
+}
+
+/// `steps`, or whole epochs: the last batch of an epoch may be smaller, no example is left out.
+fn steps_due(local: &LocalSpec, examples: usize) -> u32 {
+    let epoch = examples.div_ceil(local.batch.max(1)).max(1);
+    local
+        .steps
+        .unwrap_or_else(|| u32::try_from(epoch).unwrap_or(u32::MAX).saturating_mul(local.epochs))
+        .max(1)
+}
+
+fn training(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Training(error.to_string())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

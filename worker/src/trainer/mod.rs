@@ -1,0 +1,124 @@
+//! One local run: what a worker does with a model, its data and a plan.
+//!
+//! The trait stands between the job and the engine, so that the simulator and the tests can train toy
+//! objectives under the same sessions, states and transfers.
+
+mod examples;
+mod local;
+
+pub use local::EngineTrainer;
+
+use algorithms::{Vector, local::LocalPlan};
+use proto::{spec::RunSpec, v1::DeclineReason};
+use std::{ops::ControlFlow, sync::Arc};
+
+/// A local run to be done.
+#[derive(Debug, Clone)]
+pub struct TrainJob {
+    /// Model, data and local training.
+    pub spec: Arc<RunSpec>,
+    /// The round: seeds derive from it.
+    pub round: u64,
+    /// Learning rate of this round.
+    pub lr: f32,
+    /// The model at the round's start, of `prepare`'s length.
+    pub start: Vector,
+    /// How a local step differs from plain SGD.
+    pub plan: LocalPlan,
+}
+
+/// A local run that was done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalResult {
+    /// The model after the last step.
+    pub end: Vec<f32>,
+    /// Local steps taken, at least 1.
+    pub steps: u32,
+    /// Training examples that the worker holds: its weight.
+    pub examples: u64,
+    /// Mean loss over the steps; finite.
+    pub loss: f64,
+}
+
+/// An evaluation to be done.
+#[derive(Debug, Clone)]
+pub struct EvaluateJob {
+    /// Model and data.
+    pub spec: Arc<RunSpec>,
+    /// The model, of `prepare`'s length.
+    pub model: Vector,
+}
+
+/// What an evaluation measured: counts and a sum, never data.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Scores {
+    /// Predictions made.
+    pub predictions: u64,
+    /// How many were right.
+    pub correct: u64,
+    /// Sum of the losses over the predictions.
+    pub loss_sum: f64,
+}
+
+/// Steps done and due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Done.
+    pub done: u64,
+    /// Due.
+    pub due: u64,
+}
+
+/// Called after each step; `Break` cancels before the next.
+pub type Report<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// Why a local run did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrainError {
+    /// No such data set here, or it cannot be read or divided.
+    #[error("{0}")]
+    Data(String),
+    /// The model cannot be built for the data.
+    #[error("{0}")]
+    Model(String),
+    /// Training failed.
+    #[error("{0}")]
+    Training(String),
+    /// The report said so.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl TrainError {
+    /// What the coordinator is told; `None`: nothing, it is the one who cancelled.
+    pub fn decline(&self) -> Option<DeclineReason> {
+        match self {
+            Self::Data(_) => Some(DeclineReason::Data),
+            Self::Model(_) => Some(DeclineReason::Model),
+            Self::Training(_) => Some(DeclineReason::Training),
+            Self::Cancelled => None,
+        }
+    }
+}
+
+/// Trains and evaluates; a function of its arguments and of the worker's data: the same job gives the
+/// same bytes. Runs on a thread that may block.
+pub trait Train: Send {
+    /// Loads what the run needs and says how many scalars its model has, before anything is fetched.
+    ///
+    /// # Errors
+    /// If the data set or the model is not possible here.
+    fn prepare(&mut self, spec: &RunSpec) -> Result<usize, TrainError>;
+
+    /// Does one local run.
+    ///
+    /// # Errors
+    /// If the loss or the weights become infinite, or `report` cancels.
+    fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError>;
+
+    /// Evaluates on the worker's held-out data.
+    ///
+    /// # Errors
+    /// If there is none, or `report` cancels.
+    fn evaluate(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Scores, TrainError>;
+}

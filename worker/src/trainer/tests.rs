@@ -1,0 +1,125 @@
+//! Local runs on drawn digits and bare vectors: determinism, cancellation, refusals.
+
+use super::super::*;
+use super::*;
+use crate::{Share, data::Source};
+use algorithms::local::LocalPlan;
+use std::{ops::ControlFlow, sync::Arc};
+
+fn spec(extra: &str) -> RunSpec {
+    let text = format!("name='r'\nrounds=2\nseed=3\n[data]\nname='digits'\n{extra}");
+    RunSpec::from_toml(&text).unwrap()
+}
+
+const LINEAR: &str = "augment=true\n[model]\nkind='linear'\n[local]\nbatch=16\nepochs=2\nlr=0.1\n";
+const DIVIDED: &str = "partition={kind='iid'}\n[model]\nkind='linear'\n[local]\nbatch=16\nsteps=3\n";
+
+fn trainer(share: Option<Share>) -> EngineTrainer {
+    let mut config = Config::new("w1".parse().unwrap());
+    config.threads = 1;
+    config.share = share;
+    config.datasets.insert("digits".into(), Source::Digits { train: 100, test: 40, seed: 1 });
+    EngineTrainer::new(&config)
+}
+
+fn job(trainer: &mut EngineTrainer, spec: RunSpec, round: u64) -> TrainJob {
+    let length = trainer.prepare(&spec).unwrap();
+    let lr = spec.lr(round);
+    TrainJob {
+        spec: Arc::new(spec),
+        round,
+        lr,
+        start: Arc::new(vec![0.0; length]),
+        plan: LocalPlan::default(),
+    }
+}
+
+fn go(_: Progress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn a_local_run_learns_and_repeats_to_the_bit() {
+    let mut trainer = trainer(None);
+    let job = job(&mut trainer, spec(LINEAR), 0);
+    let mut reports = Vec::new();
+    let first = trainer
+        .train(&job, &mut |progress| {
+            reports.push(progress);
+            go(progress)
+        })
+        .unwrap();
+    // Two epochs of 100 examples in batches of 16, the last of which holds 4.
+    assert_eq!((first.steps, first.examples, reports.len()), (14, 100, 14));
+    assert_eq!(reports[13], Progress { done: 14, due: 14 });
+    assert!(first.loss > 0.0 && first.loss < 10.0_f64.ln(), "{}", first.loss);
+    assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
+    let later = TrainJob { round: 1, ..job.clone() };
+    assert_ne!(trainer.train(&later, &mut go).unwrap().end, first.end);
+    let scored = EvaluateJob { spec: Arc::clone(&job.spec), model: Arc::new(first.end) };
+    let scores = trainer.evaluate(&scored, &mut go).unwrap();
+    assert_eq!(scores.predictions, 40);
+    let before = EvaluateJob { model: Arc::clone(&job.start), ..scored };
+    assert!(scores.loss_sum < trainer.evaluate(&before, &mut go).unwrap().loss_sum);
+}
+
+#[test]
+fn a_cancelled_run_stops_at_the_next_step() {
+    let mut trainer = trainer(None);
+    let job = job(&mut trainer, spec(LINEAR), 0);
+    let mut steps = 0;
+    let result = trainer.train(&job, &mut |_| {
+        steps += 1;
+        if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!((result, steps), (Err(TrainError::Cancelled), 3));
+}
+
+#[test]
+fn shares_divide_the_data_and_need_a_share() {
+    let mut sum = 0;
+    for index in 0..3 {
+        let mut trainer = trainer(Some(Share { index, of: 3 }));
+        let job = job(&mut trainer, spec(DIVIDED), 0);
+        let result = trainer.train(&job, &mut go).unwrap();
+        assert_eq!(result.steps, 3);
+        sum += result.examples;
+    }
+    assert_eq!(sum, 100);
+    let error = trainer(None).prepare(&spec(DIVIDED)).unwrap_err();
+    assert_eq!(error.decline(), Some(DeclineReason::Data));
+    assert!(error.to_string().contains("no `share`"), "{error}");
+}
+
+#[test]
+fn what_is_not_here_is_named() {
+    let mut unknown = spec(LINEAR);
+    unknown.data.name = "digit".into();
+    let error = trainer(None).prepare(&unknown).unwrap_err().to_string();
+    assert!(error.contains("`digit`") && error.contains("did you mean `digits`"), "{error}");
+    let text = spec("[model]\nkind='char-lstm'\n");
+    assert_eq!(trainer(None).prepare(&text).unwrap_err().decline(), Some(DeclineReason::Model));
+}
+
+#[test]
+fn a_diverging_run_is_declined() {
+    let mut trainer = trainer(None);
+    let mut job = job(&mut trainer, spec(LINEAR), 0);
+    job.lr = f32::MAX;
+    let error = trainer.train(&job, &mut go).unwrap_err();
+    assert_eq!(error.decline(), Some(DeclineReason::Training));
+    assert!(error.to_string().contains("learning rate"), "{error}");
+}
+
+#[test]
+fn a_flat_model_needs_no_data_and_moves_every_round() {
+    let mut flat = spec("[model]\nkind='flat'\nparameters=10000\n");
+    flat.data.name = "nowhere".into();
+    let mut trainer = trainer(None);
+    let job = job(&mut trainer, flat, 0);
+    let first = trainer.train(&job, &mut go).unwrap();
+    assert_eq!((first.end.len(), first.examples), (10_000, 1));
+    assert!(first.end.iter().all(|value| (0.0..=1e-3).contains(value)));
+    assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
+    assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().end, first.end);
+}
