@@ -124,8 +124,9 @@ mod tests {
             let (classes, row) = if hundred { (100, 3074) } else { (10, 3073) };
             let mut long = bytes.repeat(row);
             long.truncate(row * rows + bytes.len() % 2);
-            let outcome = parse_bytes(&long, classes);
-            prop_assert!(outcome.is_err() || outcome.unwrap().labels.len() == rows);
+            if let Ok(raw) = parse_bytes(&long, classes) {
+                prop_assert_eq!(raw.labels.len() * row, long.len());
+            }
         }
     }
 }

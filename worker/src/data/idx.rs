@@ -34,7 +34,9 @@ impl Reader for Idx<'_> {
         let shape = shape_of(&path, &array.dims)?;
         let labels = self.labels(split)?;
         if labels.len() != array.dims[0] {
-            let problem = format!("{} images for {} labels", array.dims[0], labels.len());
+            let other = first_existing(self.folder, &names(split, "labels", 1))?;
+            let problem =
+                format!("{} images, but {} labels in {}", array.dims[0], labels.len(), other.display());
             return Err(DataError::malformed(&path, problem, "one label per image"));
         }
         Ok(RawImages { shape, pixels: array.values, labels, keys: None })

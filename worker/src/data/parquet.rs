@@ -9,6 +9,7 @@ use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::augment::Pixels;
@@ -120,6 +121,11 @@ pub(crate) fn files(folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataErr
     Ok(folder::entries(folder)?.into_iter().filter(belongs).collect())
 }
 
+/// What a panic of the decoder is reported as.
+fn gave_up<T>() -> Result<T, ParquetError> {
+    Err(ParquetError::General("the Parquet decoder broke down".into()))
+}
+
 /// One open file.
 struct Table {
     path: PathBuf,
@@ -129,13 +135,47 @@ struct Table {
 impl Table {
     fn open(path: &Path) -> Result<Self, DataError> {
         let file = File::open(path).map_err(DataError::read(path))?;
-        let reader = SerializedFileReader::new(file);
-        let reader = reader.map_err(|e| DataError::malformed(path, e.to_string(), "a Parquet file"))?;
-        Ok(Self { path: path.to_owned(), reader })
+        let length = file.metadata().map_err(DataError::read(path))?.len();
+        let opened = picture::guarded(|| SerializedFileReader::new(file)).unwrap_or_else(gave_up);
+        let reader = opened.map_err(|e| DataError::malformed(path, e.to_string(), "a Parquet file"))?;
+        let table = Self { path: path.to_owned(), reader };
+        table.check_extents(length)?;
+        Ok(table)
+    }
+
+    /// The decoder trusts the footer's offsets and sizes, so they are compared with the file first.
+    fn check_extents(&self, length: u64) -> Result<(), DataError> {
+        for chunk in self.reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
+            let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+            let end = start.checked_add(chunk.compressed_size());
+            let inside = |at: i64| u64::try_from(at).is_ok_and(|at| at <= length);
+            if !(inside(start) && end.is_some_and(|end| end >= start && inside(end))) {
+                let problem = format!("column {} lies outside the file", chunk.column_path().string());
+                return Err(DataError::malformed(
+                    &self.path,
+                    problem,
+                    format!("offsets within {length} bytes"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn broken(&self, error: &ParquetError) -> DataError {
         DataError::malformed(&self.path, error.to_string(), "a sound Parquet file")
+    }
+
+    /// A complete column has as many values as the footer says.
+    fn check_count(&self, found: usize) -> Result<(), DataError> {
+        let declared = self.reader.metadata().file_metadata().num_rows();
+        if i64::try_from(found) == Ok(declared) {
+            return Ok(());
+        }
+        Err(DataError::malformed(
+            &self.path,
+            format!("a column of {found} values"),
+            format!("{declared} rows"),
+        ))
     }
 
     /// Index of the leaf column with one of the `paths` and `types`.
@@ -166,6 +206,9 @@ impl Table {
                 self.drain(reader, most, &mut values)?;
             }
         }
+        if most == usize::MAX {
+            self.check_count(values.len())?;
+        }
         Ok(values)
     }
 
@@ -182,6 +225,7 @@ impl Table {
                 _ => {}
             }
         }
+        self.check_count(labels.len())?;
         let check = |(row, label): (usize, i64)| {
             let valid = u32::try_from(label).ok().filter(|&l| (l as usize) < MAX_CLASSES);
             valid.ok_or_else(|| {
@@ -193,8 +237,8 @@ impl Table {
     }
 
     fn chunk(&self, group: usize, column: usize) -> Result<ColumnReader, DataError> {
-        let group = self.reader.get_row_group(group);
-        group.and_then(|g| g.get_column_reader(column)).map_err(|e| self.broken(&e))
+        let open = || self.reader.get_row_group(group)?.get_column_reader(column);
+        picture::guarded(open).unwrap_or_else(gave_up).map_err(|e| self.broken(&e))
     }
 
     /// Appends the values of one column chunk until there are `most`; a null is an error.
@@ -207,7 +251,8 @@ impl Table {
         while values.len() < most {
             let wanted = CHUNK.min(most - values.len());
             let mut levels = Vec::new();
-            let outcome = reader.read_records(wanted, Some(&mut levels), None, values);
+            let read = || reader.read_records(wanted, Some(&mut levels), None, values);
+            let outcome = picture::guarded(read).unwrap_or_else(gave_up);
             let (records, present, _) = outcome.map_err(|e| self.broken(&e))?;
             if records == 0 {
                 break;

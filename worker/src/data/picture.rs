@@ -17,8 +17,20 @@ const MOST: usize = 1 << 33;
 /// Makes an error out of the number of an image, what is wrong with it and what was expected.
 pub(crate) type Blame<'a> = &'a (dyn Fn(usize, String, String) -> DataError + Sync);
 
+/// Runs a third-party decoder; `None` if it panicked.
+///
+/// Decoders of large formats panic on some damaged files (parquet 60 does on a negative offset), and a
+/// worker that serves several runs must survive one bad file.
+pub(crate) fn guarded<T>(decoder: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decoder)).ok()
+}
+
 /// Shape and planes of one encoded image: one channel for greyscale, else three; alpha is dropped.
 pub(crate) fn decode(encoded: &[u8]) -> Result<(Pixels, Vec<u8>), String> {
+    guarded(|| decode_trusting(encoded)).unwrap_or_else(|| Err("the image decoder broke down".into()))
+}
+
+fn decode_trusting(encoded: &[u8]) -> Result<(Pixels, Vec<u8>), String> {
     let mut reader =
         ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|e| e.to_string())?;
     let mut limits = Limits::default();
@@ -72,5 +84,48 @@ pub(crate) fn decode_all<T: AsRef<[u8]> + Sync>(
     match fault.find_first(|_| true) {
         Some(fault) => Err(fault),
         None => Ok((shape, pixels)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{DynamicImage, ImageFormat, RgbImage};
+    use proptest::prelude::*;
+
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let image = RgbImage::from_fn(9, 7, |x, y| image::Rgb([x as u8 * 20, y as u8 * 30, 77]));
+        let mut bytes = Cursor::new(Vec::new());
+        DynamicImage::from(image).write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn planes_are_separated() {
+        let (shape, planes) = decode(&encoded(ImageFormat::Png)).unwrap();
+        assert_eq!(shape, Pixels { channels: 3, height: 7, width: 9 });
+        assert_eq!((planes[8], planes[63 + 62], planes[126]), (160, 180, 77));
+    }
+
+    #[test]
+    fn huge_declared_sizes_are_refused() {
+        let mut png = encoded(ImageFormat::Png);
+        png[16] = 0x7f;
+        assert!(decode(&png).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_pictures_never_panic(
+            hits in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..5),
+            jpeg: bool,
+        ) {
+            let mut bytes = encoded(if jpeg { ImageFormat::Jpeg } else { ImageFormat::Png });
+            for (at, value) in hits {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            let _ = decode(&bytes);
+        }
     }
 }

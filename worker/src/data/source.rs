@@ -15,6 +15,10 @@ use super::{cifar, csv, digits, folder, idx, parquet, text};
 /// workers: in a federation set them alike everywhere, unless the data set's constants are published
 /// ones that Starling knows (MNIST's for IDX; CIFAR's for 32×32 colour images with 10 or 100 classes).
 /// Otherwise mean and deviation are measured on the local training split, per channel or feature.
+///
+/// Augmentation follows the source too: colour images are flipped and cropped, greyscale images (IDX,
+/// digits, greyscale Parquet and folders) only cropped, since a mirrored digit or letter is another
+/// one; features and text are never augmented.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
@@ -93,7 +97,8 @@ pub enum Source {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         std: Option<Vec<f32>>,
     },
-    /// A text whose characters are predicted one by one.
+    /// A text whose characters are predicted one by one, over a fixed alphabet of 97: line feed,
+    /// printable ASCII, and one symbol for all else (bytes that are no UTF-8 included).
     Text {
         /// The file.
         path: PathBuf,

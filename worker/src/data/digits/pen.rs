@@ -52,8 +52,8 @@ impl Hand {
         let scale = HALF_HEIGHT * between(rng, 0.72, 1.12);
         let aspect = between(rng, 0.75, 1.25);
         let shear = between(rng, -0.3, 0.3);
-        // A rotation by 2·atan(t), from its rational form: up to 23 degrees.
-        let t = between(rng, -0.2, 0.2);
+        // A rotation by 2·atan(t), from its rational form: up to 20 degrees.
+        let t = between(rng, -0.175, 0.175);
         let (cos, sin) = ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t));
         let wide = scale * aspect;
         let middle = SIDE as f64 / 2.0;
@@ -63,7 +63,7 @@ impl Hand {
         Self {
             x: (wide * cos, wide * sin),
             y: (scale * (-shear * cos - sin), scale * (cos - shear * sin)),
-            origin: (middle + between(rng, -3.0, 3.0), middle + between(rng, -3.0, 3.0)),
+            origin: (middle + between(rng, -2.0, 2.0), middle + between(rng, -2.0, 2.0)),
             tremble,
         }
     }
