@@ -1,0 +1,44 @@
+//! Milliseconds per training step; run by hand: `cargo test -p worker timing -- --ignored --nocapture`.
+
+use super::{batch, gradient};
+use crate::data::DataInfo;
+use crate::engine::Model;
+use proto::spec::{ModelSpec, Stem};
+use std::time::Instant;
+
+#[test]
+#[ignore = "measures, checks nothing but finiteness"]
+fn step_at_batch_fifty() {
+    let digits = DataInfo::Images { channels: 1, height: 28, width: 28, classes: 10 };
+    let colours = DataInfo::Images { channels: 3, height: 32, width: 32, classes: 10 };
+    let text = DataInfo::Text { vocabulary: 90, sequence: 80 };
+    let only = std::env::var("MODEL").unwrap_or_default();
+    for (name, spec, info, steps) in [
+        ("mlp", ModelSpec::Mlp { hidden: vec![200, 200] }, &digits, 200),
+        ("lenet", ModelSpec::Lenet {}, &digits, 60),
+        ("cnn 28", ModelSpec::Cnn {}, &digits, 15),
+        ("cnn 32", ModelSpec::Cnn {}, &colours, 11),
+        ("char-lstm", ModelSpec::CharLstm { embedding: 8, hidden: 256, layers: 2 }, &text, 11),
+        ("char-gpt", ModelSpec::CharGpt { width: 128, heads: 4, layers: 4 }, &text, 9),
+        ("resnet18-gn", ModelSpec::Resnet18Gn { stem: Stem::Cifar }, &colours, 3),
+    ] {
+        if !name.contains(&only) {
+            continue;
+        }
+        for threads in [1, 2] {
+            let model = Model::new(&spec, info).unwrap().with_threads(threads);
+            let (w, batch) = (model.initial(1), batch(info, 50));
+            gradient(&model, &w, &batch);
+            let mut times: Vec<f64> = (0..steps)
+                .map(|_| {
+                    let start = Instant::now();
+                    let (outcome, _) = gradient(&model, &w, &batch);
+                    assert!(outcome.loss.is_finite());
+                    start.elapsed().as_secs_f64() * 1e3
+                })
+                .collect();
+            times.sort_by(f64::total_cmp);
+            println!("{name:12} {threads} threads: median {:.2} ms, best {:.2}", times[steps / 2], times[0]);
+        }
+    }
+}
