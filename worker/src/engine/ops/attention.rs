@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, Target, product};
 use super::{like, math, operand, output, values};
+use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -15,7 +16,7 @@ struct Attention {
 /// `packed` is `[b, t, 3 · width]` (queries, keys, values; each `heads` runs of `width / heads`); the
 /// result is `[b, t, width]`. Position `i` attends to positions up to `i`.
 pub(in crate::engine) fn causal_attention(packed: &Tensor, heads: usize) -> Result<Tensor> {
-    packed.apply_op1(Attention { heads, weights: OnceLock::new() })
+    apply1(packed, Attention { heads, weights: OnceLock::new() })
 }
 
 /// One sequence's sizes.
@@ -47,7 +48,7 @@ fn causal_softmax(scores: &mut [f32], length: usize, scale: f32) {
         let (seen, unseen) = row.split_at_mut(i + 1);
         let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         seen.iter_mut().for_each(|v| *v = math::exp((*v - largest) * scale));
-        let inverse = 1.0 / math::sum(seen.iter().copied());
+        let inverse = 1.0 / math::sum(seen);
         seen.iter_mut().for_each(|v| *v *= inverse);
         unseen.fill(0.0);
     }
@@ -97,7 +98,7 @@ impl CustomOp1 for Attention {
                 let target = Target::replace(&mut scores, t);
                 product([t, t, head], target, Matrix::rows(dy, width), Matrix::columns(&x[v..], row));
                 for (d, p) in scores.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-                    let mean = math::sum(d.iter().zip(p).map(|(d, p)| d * p));
+                    let mean = math::sum_pairs(d, p, |d, p| d * p);
                     for (d, p) in d.iter_mut().zip(p) {
                         *d = p * (*d - mean) * s.scale();
                     }

@@ -6,6 +6,7 @@
 
 use super::gemm::{Matrix, Target, product};
 use super::{add_rows, like, operand, output, rectified, values};
+use crate::engine::tape::{apply2, apply3};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::borrow::Cow;
 
@@ -43,8 +44,8 @@ pub(in crate::engine) fn conv(
 ) -> Result<Tensor> {
     let op = Conv { window, relu };
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, op),
-        None => x.apply_op2(weight, op),
+        Some(bias) => apply3(x, weight, bias, op),
+        None => apply2(x, weight, op),
     }
 }
 

@@ -7,6 +7,7 @@
 use super::gemm::{Matrix, Target, product};
 use super::math::{sigmoid, tanh};
 use super::{add_rows, like, operand, output, values};
+use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -27,7 +28,7 @@ struct Memory {
 /// `projected` is `[b, t, 4h]` (input weights and their bias applied), `weight` `[4h, h]`, `bias`
 /// `[4h]`; the result is the hidden states `[b, t, h]`. Starts from zero states.
 pub(in crate::engine) fn recurrence(projected: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    projected.apply_op3(weight, bias, Recurrence { memory: OnceLock::new() })
+    apply3(projected, weight, bias, Recurrence { memory: OnceLock::new() })
 }
 
 fn sizes(projected: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {

@@ -32,13 +32,13 @@ fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// The scalars of a tensor in a backward pass, read in place.
-struct Values<S> {
+/// The scalars of a tensor, read in place.
+pub(super) struct Values<S> {
     storage: S,
     range: Range<usize>,
 }
 
-fn values(tensor: &Tensor) -> Result<Values<impl Deref<Target = Storage> + '_>> {
+pub(super) fn values(tensor: &Tensor) -> Result<Values<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("tensor is not contiguous") };
     match &*storage {
@@ -69,8 +69,14 @@ pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Re
     Ok(f(&values(&tensor.contiguous()?)?))
 }
 
+/// A tensor of the shape of another.
+pub(super) fn shaped(values: Vec<f32>, tensor: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, tensor.shape(), &Device::Cpu)
+}
+
+/// The gradient of `tensor`, as candle wants it.
 fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Option<Tensor>> {
-    Tensor::from_vec(values, tensor.shape(), &Device::Cpu).map(Some)
+    shaped(values, tensor).map(Some)
 }
 
 fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {

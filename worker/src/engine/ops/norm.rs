@@ -3,6 +3,7 @@
 //! Both subtract the mean before squaring, because a one-pass variance cancels when the mean is large.
 
 use super::{add_rows, like, math, operand, output, rectified, values};
+use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::borrow::Cow;
 
@@ -23,12 +24,12 @@ pub(in crate::engine) fn group_norm(
     groups: usize,
     relu: bool,
 ) -> Result<Tensor> {
-    x.apply_op3(weight, bias, GroupNorm { groups, relu })
+    apply3(x, weight, bias, GroupNorm { groups, relu })
 }
 
 /// `x` is `[.., c]`, `weight` and `bias` are `[c]`.
 pub(in crate::engine) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.apply_op3(weight, bias, LayerNorm)
+    apply3(x, weight, bias, LayerNorm)
 }
 
 impl GroupNorm {
@@ -52,7 +53,7 @@ impl GroupNorm {
     fn spread(self, sums: &mut [f32], image: usize) {
         let scale = self.groups as f32 / image as f32;
         for group in sums.chunks_exact_mut(sums.len() / self.groups) {
-            let mean = math::sum(group.iter().copied()) * scale;
+            let mean = math::sum(group) * scale;
             group.fill(mean);
         }
     }
@@ -163,8 +164,8 @@ struct LayerNorm;
 
 fn row_statistics(row: &[f32]) -> (f32, f32) {
     let scale = 1.0 / row.len() as f32;
-    let mean = math::sum(row.iter().copied()) * scale;
-    let variance = math::sum(row.iter().map(|x| (x - mean) * (x - mean))) * scale;
+    let mean = math::sum(row) * scale;
+    let variance = math::sum_pairs(row, row, |x, _| (x - mean) * (x - mean)) * scale;
     (mean, 1.0 / (variance + EPSILON).sqrt())
 }
 
@@ -217,8 +218,8 @@ impl CustomOp3 for LayerNorm {
                 scaled[i] = dy[i] * weight[i];
             }
             let scale = 1.0 / c as f32;
-            let first = math::sum(scaled.iter().copied()) * scale;
-            let second = math::sum(scaled.iter().zip(&hat).map(|(s, h)| s * h)) * scale;
+            let first = math::sum(&scaled) * scale;
+            let second = math::sum_pairs(&scaled, &hat, |s, h| s * h) * scale;
             for i in 0..c {
                 dx[i] = inverse * (scaled[i] - first - hat[i] * second);
             }

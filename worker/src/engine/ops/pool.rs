@@ -5,6 +5,7 @@
 
 use super::conv::Window;
 use super::{like, operand, output, values};
+use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -17,17 +18,17 @@ struct MaxPool {
 
 /// `[b, h, w, c]` to `[b, h', w', c]`; padding never wins.
 pub(in crate::engine) fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
-    x.apply_op1(MaxPool { window, chosen: OnceLock::new() })
+    apply1(x, MaxPool { window, chosen: OnceLock::new() })
 }
 
 /// `[b, h, w, c]` to `[b, c]`.
 pub(in crate::engine) fn global_mean(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(GlobalMean)
+    apply1(x, GlobalMean)
 }
 
 /// `[b, h, w, c]` to `[b, c · h · w]`, the order in which PyTorch flattens an image.
 pub(in crate::engine) fn flatten(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Flatten)
+    apply1(x, Flatten)
 }
 
 impl MaxPool {
