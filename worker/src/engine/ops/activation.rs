@@ -13,6 +13,7 @@ pub(in crate::engine) fn gelu(x: &Tensor) -> Result<Tensor> {
     apply1(x, Gelu)
 }
 
+#[inline(always)]
 fn distribution(x: f32) -> f32 {
     0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
@@ -23,15 +24,23 @@ impl CustomOp1 for Gelu {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        output(operand(x, layout)?.iter().map(|&x| x * distribution(x)).collect(), layout.shape().clone())
+        let x = operand(x, layout)?;
+        let mut y = x.to_vec();
+        math::vectorised(|| y.iter_mut().for_each(|y| *y *= distribution(*y)));
+        output(y, layout.shape().clone())
     }
 
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         const DENSITY: f32 = 0.398_942_3;
         let grad = grad.contiguous()?;
         let (xs, g) = (values(x)?, values(&grad)?);
-        let slope = |x: f32| distribution(x) + x * DENSITY * math::exp(-0.5 * x * x);
-        like(xs.iter().zip(g.iter()).map(|(&x, &g)| g * slope(x)).collect(), x)
+        let mut dx = g.to_vec();
+        math::vectorised(|| {
+            for (d, &x) in dx.iter_mut().zip(xs.iter()) {
+                *d *= distribution(x) + x * DENSITY * math::exp(-0.5 * x * x);
+            }
+        });
+        like(dx, x)
     }
 }
 

@@ -5,7 +5,7 @@
 //! cell, output.
 
 use super::gemm::{Matrix, Target, product};
-use super::math::{sigmoid, tanh};
+use super::math::{sigmoid, tanh, vectorised};
 use super::{add_rows, like, operand, output, values};
 use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -41,12 +41,14 @@ fn sizes(projected: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
 }
 
 /// Four equal parts of a row of gates.
+#[inline(always)]
 fn quarters(row: &[f32]) -> [&[f32]; 4] {
     let (low, high) = row.split_at(row.len() / 2);
     let ((i, f), (g, o)) = (low.split_at(low.len() / 2), high.split_at(high.len() / 2));
     [i, f, g, o]
 }
 
+#[inline(always)]
 fn quarters_mut(row: &mut [f32]) -> [&mut [f32]; 4] {
     let (low, high) = row.split_at_mut(row.len() / 2);
     let (i, f) = low.split_at_mut(low.len() / 2);
@@ -55,6 +57,7 @@ fn quarters_mut(row: &mut [f32]) -> [&mut [f32]; 4] {
 }
 
 /// One step of one sequence: activates `gates` in place, updates `cell`, writes the hidden state.
+#[inline(always)]
 fn activate(gates: &mut [f32], before: &[f32], cell: &mut [f32], hidden: &mut [f32]) {
     let [i, f, g, o] = quarters_mut(gates);
     let n = cell.len();
@@ -84,6 +87,7 @@ struct Step<'a> {
 impl Step<'_> {
     /// Writes the gradient of the gates before activation, and turns the cell's gradient after this
     /// step into the one before it.
+    #[inline(always)]
     fn back(&self, carried: &mut [f32], gradient: &mut [f32]) {
         let [i, f, g, o] = quarters(self.gates);
         let [di, df, dg, dout] = quarters_mut(gradient);
@@ -115,12 +119,13 @@ fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Vec<f32
             let target = Target::add(&mut gates[step * 4 * h..], t * 4 * h);
             product([b, 4 * h, h], target, last, Matrix::columns(weight, h));
         }
-        for j in 0..b {
+        let one = |j: usize| {
             let at = (j * t + step) * h;
             let (past, now) = cells.split_at_mut(at);
             let before = if step > 0 { &past[at - h..] } else { &zero[..] };
             activate(&mut gates[4 * at..4 * (at + h)], before, &mut now[..h], &mut hidden[at..at + h]);
-        }
+        };
+        vectorised(|| (0..b).for_each(one));
     }
     (cells, hidden)
 }
@@ -130,7 +135,7 @@ fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3
     let mut gradient = vec![0.0; b * t * 4 * h];
     let (mut next, mut carried) = (vec![0.0; b * h], vec![0.0; b * h]);
     for step in (0..t).rev() {
-        for j in 0..b {
+        let one = |j: usize| {
             let at = (j * t + step) * h;
             let parts = Step {
                 gates: &memory.gates[4 * at..4 * (at + h)],
@@ -140,7 +145,8 @@ fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3
                 next: &next[j * h..(j + 1) * h],
             };
             parts.back(&mut carried[j * h..(j + 1) * h], &mut gradient[4 * at..4 * (at + h)]);
-        }
+        };
+        vectorised(|| (0..b).for_each(one));
         if step > 0 {
             let gates = Matrix::rows(&gradient[step * 4 * h..], t * 4 * h);
             product([b, h, 4 * h], Target::replace(&mut next, h), gates, Matrix::rows(weight, h));

@@ -6,6 +6,11 @@
 //! inputs give equal bytes; parallelism lives one level up, in `shards.rs`. Images are stored
 //! channels-last: rows of pixels are then contiguous for the matrix product, whatever the batch.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code gains wide vectors only where it is inlined into `vectorised`"
+)]
+
 pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod conv;
@@ -85,14 +90,18 @@ fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shap
 
 /// A gradient with the places zeroed at which the rectifier let nothing through.
 fn rectified(gradient: &[f32], result: &[f32]) -> Vec<f32> {
-    gradient.iter().zip(result).map(|(&g, &r)| if r > 0.0 { g } else { 0.0 }).collect()
+    let mut out = gradient.to_vec();
+    math::vectorised(|| out.iter_mut().zip(result).for_each(|(g, &r)| *g = if r > 0.0 { *g } else { 0.0 }));
+    out
 }
 
 /// Adds to `sums` the rows of `matrix`, top to bottom.
 fn add_rows(sums: &mut [f32], matrix: &[f32]) {
-    for row in matrix.chunks_exact(sums.len()) {
-        for (sum, &value) in sums.iter_mut().zip(row) {
-            *sum += value;
+    math::vectorised(|| {
+        for row in matrix.chunks_exact(sums.len()) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
         }
-    }
+    });
 }

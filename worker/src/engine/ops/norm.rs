@@ -34,6 +34,7 @@ pub(in crate::engine) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) 
 
 impl GroupNorm {
     /// Mean and inverse deviation of each channel's group, repeated for each channel.
+    #[inline(always)]
     fn statistics(self, image: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
         let mut mean = vec![0.0; channels];
         add_rows(&mut mean, image);
@@ -50,6 +51,7 @@ impl GroupNorm {
     }
 
     /// Replaces sums per channel by the mean over the channel's group.
+    #[inline(always)]
     fn spread(self, sums: &mut [f32], image: usize) {
         let scale = self.groups as f32 / image as f32;
         for group in sums.chunks_exact_mut(sums.len() / self.groups) {
@@ -59,6 +61,7 @@ impl GroupNorm {
     }
 
     /// Gradient of one image; adds to those of weight and bias.
+    #[inline(always)]
     fn image_gradient(self, image: Image<'_>, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
         let Image { x, dy, weight } = image;
         let c = weight.len();
@@ -120,7 +123,8 @@ impl CustomOp3 for GroupNorm {
         let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
         let mut y = vec![0.0; x.len()];
         let image = height * width * c;
-        for (x, y) in x.chunks_exact(image).zip(y.chunks_exact_mut(image)) {
+        let images = x.chunks_exact(image).zip(y.chunks_exact_mut(image));
+        let normalise = |(x, y): (&[f32], &mut [f32])| {
             let (mean, inverse) = self.statistics(x, c);
             let scale: Vec<f32> = weight.iter().zip(&inverse).map(|(w, i)| w * i).collect();
             for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
@@ -129,10 +133,11 @@ impl CustomOp3 for GroupNorm {
                     *y = (x - m) * s + b;
                 }
             }
-        }
-        if self.relu {
-            y.iter_mut().for_each(|v| *v = v.max(0.0));
-        }
+            if self.relu {
+                y.iter_mut().for_each(|v| *v = v.max(0.0));
+            }
+        };
+        math::vectorised(|| images.for_each(normalise));
         output(y, xl.shape().clone())
     }
 
@@ -153,7 +158,8 @@ impl CustomOp3 for GroupNorm {
         let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
         let size = height * width * c;
         for ((x, dy), dx) in xs.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size)) {
-            self.image_gradient(Image { x, dy, weight: &weight }, dx, &mut dw, &mut db);
+            let image = Image { x, dy, weight: &weight };
+            math::vectorised(|| self.image_gradient(image, dx, &mut dw, &mut db));
         }
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
@@ -162,6 +168,7 @@ impl CustomOp3 for GroupNorm {
 #[derive(Debug)]
 struct LayerNorm;
 
+#[inline(always)]
 fn row_statistics(row: &[f32]) -> (f32, f32) {
     let scale = 1.0 / row.len() as f32;
     let mean = math::sum(row) * scale;
@@ -186,12 +193,13 @@ impl CustomOp3 for LayerNorm {
         let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
         let mut y = vec![0.0; x.len()];
         let c = weight.len();
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+        let normalise = |(x, y): (&[f32], &mut [f32])| {
             let (mean, inverse) = row_statistics(x);
             for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
                 *y = (x - mean) * inverse * w + b;
             }
-        }
+        };
+        math::vectorised(|| x.chunks_exact(c).zip(y.chunks_exact_mut(c)).for_each(normalise));
         output(y, xl.shape().clone())
     }
 
@@ -209,8 +217,11 @@ impl CustomOp3 for LayerNorm {
         let mut dx = vec![0.0; xs.len()];
         let (mut dw, mut db) = (vec![0.0f32; c], vec![0.0f32; c]);
         let (mut hat, mut scaled) = (vec![0.0f32; c], vec![0.0f32; c]);
-        for ((x, dy), dx) in xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
+        let rows = xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
+        let one = |((x, dy), dx): ((&[f32], &[f32]), &mut [f32])| {
             let (mean, inverse) = row_statistics(x);
+            let (dw, db, hat, scaled) = (&mut dw[..c], &mut db[..c], &mut hat[..c], &mut scaled[..c]);
+            let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weight[..c]);
             for i in 0..c {
                 hat[i] = (x[i] - mean) * inverse;
                 dw[i] += dy[i] * hat[i];
@@ -218,12 +229,13 @@ impl CustomOp3 for LayerNorm {
                 scaled[i] = dy[i] * weight[i];
             }
             let scale = 1.0 / c as f32;
-            let first = math::sum(&scaled) * scale;
-            let second = math::sum_pairs(&scaled, &hat, |s, h| s * h) * scale;
+            let first = math::sum(scaled) * scale;
+            let second = math::sum_pairs(scaled, hat, |s, h| s * h) * scale;
             for i in 0..c {
                 dx[i] = inverse * (scaled[i] - first - hat[i] * second);
             }
-        }
+        };
+        math::vectorised(|| rows.for_each(one));
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
 }

@@ -4,7 +4,7 @@
 //! the whole gradient goes to the first maximum, as in PyTorch.
 
 use super::conv::Window;
-use super::{like, operand, output, values};
+use super::{like, math, operand, output, values};
 use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
@@ -33,6 +33,7 @@ pub(in crate::engine) fn flatten(x: &Tensor) -> Result<Tensor> {
 
 impl MaxPool {
     /// Calls `f` with (offset of an output pixel, place in the window, offset of that input pixel).
+    #[inline(always)]
     fn visit(&self, shape: &Shape, mut f: impl FnMut(usize, u8, usize)) -> Result<(usize, usize)> {
         let (batch, height, width, c) = shape.dims4()?;
         let Window { side, stride, padding } = self.window;
@@ -67,14 +68,16 @@ impl CustomOp1 for MaxPool {
         let x = operand(x, layout)?;
         let mut y = vec![f32::NEG_INFINITY; batch * rows * columns * c];
         let mut chosen = vec![u8::MAX; y.len()];
-        self.visit(layout.shape(), |to, place, from| {
-            let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
-            for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
-                // The first place wins unless a later one is larger; NaN always wins.
-                let better = v > *best || v.is_nan() || *which == u8::MAX;
-                *best = if better { v } else { *best };
-                *which = if better { place } else { *which };
-            }
+        math::vectorised(|| {
+            self.visit(layout.shape(), |to, place, from| {
+                let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
+                for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
+                    // The first place wins unless a later one is larger; NaN always wins.
+                    let better = v > *best || v.is_nan() || *which == u8::MAX;
+                    *best = if better { v } else { *best };
+                    *which = if better { place } else { *which };
+                }
+            })
         })?;
         // A second forward pass of the same node does not happen; if it did, it would store the same.
         let _ = self.chosen.set(chosen);
@@ -87,11 +90,13 @@ impl CustomOp1 for MaxPool {
         let g = values(&grad)?;
         let c = x.dim(3)?;
         let mut dx = vec![0.0; x.elem_count()];
-        self.visit(x.shape(), |from, place, to| {
-            let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
-            for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
-                *d += if which == place { g } else { 0.0 };
-            }
+        math::vectorised(|| {
+            self.visit(x.shape(), |from, place, to| {
+                let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
+                for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
+                    *d += if which == place { g } else { 0.0 };
+                }
+            })
         })?;
         like(dx, x)
     }

@@ -163,7 +163,7 @@ fn training_reduces_the_loss() {
         let (rate, steps) = match name {
             "lstm" => (2.0, 200),
             "gpt" => (0.3, 100),
-            "resnet cifar" => (0.02, 8),
+            "resnet cifar" => (0.003, 12),
             "mlp" => (0.5, 100),
             _ => (0.1, 60),
         };
