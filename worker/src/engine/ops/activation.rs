@@ -26,7 +26,14 @@ impl CustomOp1 for Gelu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = operand(x, layout)?;
         let mut y = x.to_vec();
-        math::vectorised(|| y.iter_mut().for_each(|y| *y *= distribution(*y)));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for y in &mut y {
+                    *y *= distribution(*y);
+                }
+            },
+        );
         output(y, layout.shape().clone())
     }
 
@@ -35,11 +42,14 @@ impl CustomOp1 for Gelu {
         let grad = grad.contiguous()?;
         let (xs, g) = (values(x)?, values(&grad)?);
         let mut dx = g.to_vec();
-        math::vectorised(|| {
-            for (d, &x) in dx.iter_mut().zip(xs.iter()) {
-                *d *= distribution(x) + x * DENSITY * math::exp(-0.5 * x * x);
-            }
-        });
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (d, &x) in dx.iter_mut().zip(xs.iter()) {
+                    *d *= distribution(x) + x * DENSITY * math::exp(-0.5 * x * x);
+                }
+            },
+        );
         like(dx, x)
     }
 }

@@ -48,7 +48,9 @@ fn causal_softmax(scores: &mut [f32], length: usize, scale: f32) {
     for (i, row) in scores.chunks_exact_mut(length).enumerate() {
         let (seen, unseen) = row.split_at_mut(i + 1);
         let largest = seen.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-        seen.iter_mut().for_each(|v| *v = math::exp((*v - largest) * scale));
+        for v in seen.iter_mut() {
+            *v = math::exp((*v - largest) * scale);
+        }
         let inverse = 1.0 / math::sum(seen);
         seen.iter_mut().for_each(|v| *v *= inverse);
         unseen.fill(0.0);
@@ -82,7 +84,10 @@ impl CustomOp1 for Attention {
                 let (q, k, v) = (&x[h * head..], &x[width + h * head..], &x[2 * width + h * head..]);
                 let scores = Target::replace(p, t);
                 product([t, t, head], scores, Matrix::rows(q, row), Matrix::columns(k, row));
-                math::vectorised(|| causal_softmax(p, t, s.scale()));
+                math::vectorised(
+                    #[inline(always)]
+                    || causal_softmax(p, t, s.scale()),
+                );
                 let mixed = Target::replace(&mut y[h * head..], width);
                 product([t, head, t], mixed, Matrix::rows(p, t), Matrix::rows(v, row));
             }
@@ -109,7 +114,10 @@ impl CustomOp1 for Attention {
                 product([t, head, t], target, Matrix::columns(p, t), Matrix::rows(dy, width));
                 let target = Target::replace(&mut scores, t);
                 product([t, t, head], target, Matrix::rows(dy, width), Matrix::columns(&x[v..], row));
-                math::vectorised(|| softmax_gradient(&mut scores, p, t, s.scale()));
+                math::vectorised(
+                    #[inline(always)]
+                    || softmax_gradient(&mut scores, p, t, s.scale()),
+                );
                 let target = Target::replace(&mut dx[q..], row);
                 product([t, head, t], target, Matrix::rows(&scores, t), Matrix::rows(&x[k..], row));
                 let target = Target::replace(&mut dx[k..], row);

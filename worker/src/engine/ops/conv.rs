@@ -132,24 +132,33 @@ impl Geometry {
         if self.window.padding > 0 {
             patches.fill(0.0);
         }
-        self.runs(|from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]));
+        self.runs(
+            #[inline(always)]
+            |from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]),
+        );
     }
 
     /// Adds the rows of `patches` to where they came from in `image`.
     #[inline(always)]
     fn scatter(&self, patches: &[f32], image: &mut [f32]) {
-        self.runs(|to, from, length| {
-            for (a, &b) in image[to..to + length].iter_mut().zip(&patches[from..from + length]) {
-                *a += b;
-            }
-        });
+        self.runs(
+            #[inline(always)]
+            |to, from, length| {
+                for (a, &b) in image[to..to + length].iter_mut().zip(&patches[from..from + length]) {
+                    *a += b;
+                }
+            },
+        );
     }
 
     /// The patch matrix of several images.
     fn gather_all(&self, images: &[f32], patches: &mut [f32]) {
         let step = self.places() * self.patch();
         for (image, patches) in images.chunks_exact(self.image()).zip(patches.chunks_exact_mut(step)) {
-            math::vectorised(|| self.gather(image, patches));
+            math::vectorised(
+                #[inline(always)]
+                || self.gather(image, patches),
+            );
         }
     }
 }
@@ -185,12 +194,25 @@ impl Conv {
             g.gather_all(x, &mut patches);
             let (left, right) = (Matrix::rows(&patches, patch), Matrix::columns(weight, patch));
             product([rows, filters, patch], Target::replace(y, filters), left, right);
-            math::vectorised(|| match (bias, relu) {
-                (Some(bias), true) => add_bias(y, bias, |v| v.max(0.0)),
-                (Some(bias), false) => add_bias(y, bias, |v| v),
-                (None, true) => y.iter_mut().for_each(|v| *v = v.max(0.0)),
-                (None, false) => {}
-            });
+            math::vectorised(
+                #[inline(always)]
+                || match (bias, relu) {
+                    (Some(bias), true) => add_bias(
+                        y,
+                        bias,
+                        #[inline(always)]
+                        |v| v.max(0.0),
+                    ),
+                    (Some(bias), false) => add_bias(
+                        y,
+                        bias,
+                        #[inline(always)]
+                        |v| v,
+                    ),
+                    (None, true) => y.iter_mut().for_each(|v| *v = v.max(0.0)),
+                    (None, false) => {}
+                },
+            );
         }
         y
     }
@@ -220,7 +242,10 @@ impl Conv {
                 product([rows, patch, filters], Target::replace(&mut patches, patch), left, right);
                 let images = dx[images].chunks_exact_mut(g.image());
                 for (image, patches) in images.zip(patches.chunks_exact(g.places() * patch)) {
-                    math::vectorised(|| g.scatter(patches, image));
+                    math::vectorised(
+                        #[inline(always)]
+                        || g.scatter(patches, image),
+                    );
                 }
             }
         }

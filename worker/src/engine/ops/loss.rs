@@ -34,10 +34,15 @@ pub(in crate::engine) fn cross_entropy(
             }
         }
         let largest = logits[best];
-        let sum = math::vectorised(|| {
-            row.iter_mut().zip(logits).for_each(|(e, v)| *e = math::exp(v - largest));
-            math::sum(&row)
-        });
+        let sum = math::vectorised(
+            #[inline(always)]
+            || {
+                for (e, v) in row.iter_mut().zip(logits) {
+                    *e = math::exp(v - largest);
+                }
+                math::sum(&row)
+            },
+        );
         tally.loss += libm::log(f64::from(sum)) + f64::from(largest) - f64::from(logits[label]);
         tally.correct += u64::from(best == label && !largest.is_nan());
         if let Some(out) = out.as_deref_mut() {

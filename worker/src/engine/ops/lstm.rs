@@ -119,13 +119,22 @@ fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Vec<f32
             let target = Target::add(&mut gates[step * 4 * h..], t * 4 * h);
             product([b, 4 * h, h], target, last, Matrix::columns(weight, h));
         }
-        let one = |j: usize| {
-            let at = (j * t + step) * h;
-            let (past, now) = cells.split_at_mut(at);
-            let before = if step > 0 { &past[at - h..] } else { &zero[..] };
-            activate(&mut gates[4 * at..4 * (at + h)], before, &mut now[..h], &mut hidden[at..at + h]);
-        };
-        vectorised(|| (0..b).for_each(one));
+        vectorised(
+            #[inline(always)]
+            || {
+                for j in 0..b {
+                    let at = (j * t + step) * h;
+                    let (past, now) = cells.split_at_mut(at);
+                    let before = if step > 0 { &past[at - h..] } else { &zero[..] };
+                    activate(
+                        &mut gates[4 * at..4 * (at + h)],
+                        before,
+                        &mut now[..h],
+                        &mut hidden[at..at + h],
+                    );
+                }
+            },
+        );
     }
     (cells, hidden)
 }
@@ -135,18 +144,22 @@ fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3
     let mut gradient = vec![0.0; b * t * 4 * h];
     let (mut next, mut carried) = (vec![0.0; b * h], vec![0.0; b * h]);
     for step in (0..t).rev() {
-        let one = |j: usize| {
-            let at = (j * t + step) * h;
-            let parts = Step {
-                gates: &memory.gates[4 * at..4 * (at + h)],
-                before: if step > 0 { &memory.cells[at - h..at] } else { &zero },
-                cell: &memory.cells[at..at + h],
-                above: &above[at..at + h],
-                next: &next[j * h..(j + 1) * h],
-            };
-            parts.back(&mut carried[j * h..(j + 1) * h], &mut gradient[4 * at..4 * (at + h)]);
-        };
-        vectorised(|| (0..b).for_each(one));
+        vectorised(
+            #[inline(always)]
+            || {
+                for j in 0..b {
+                    let at = (j * t + step) * h;
+                    let parts = Step {
+                        gates: &memory.gates[4 * at..4 * (at + h)],
+                        before: if step > 0 { &memory.cells[at - h..at] } else { &zero },
+                        cell: &memory.cells[at..at + h],
+                        above: &above[at..at + h],
+                        next: &next[j * h..(j + 1) * h],
+                    };
+                    parts.back(&mut carried[j * h..(j + 1) * h], &mut gradient[4 * at..4 * (at + h)]);
+                }
+            },
+        );
         if step > 0 {
             let gates = Matrix::rows(&gradient[step * 4 * h..], t * 4 * h);
             product([b, h, 4 * h], Target::replace(&mut next, h), gates, Matrix::rows(weight, h));

@@ -91,17 +91,27 @@ fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shap
 /// A gradient with the places zeroed at which the rectifier let nothing through.
 fn rectified(gradient: &[f32], result: &[f32]) -> Vec<f32> {
     let mut out = gradient.to_vec();
-    math::vectorised(|| out.iter_mut().zip(result).for_each(|(g, &r)| *g = if r > 0.0 { *g } else { 0.0 }));
+    math::vectorised(
+        #[inline(always)]
+        || {
+            for (g, &r) in out.iter_mut().zip(result) {
+                *g = if r > 0.0 { *g } else { 0.0 };
+            }
+        },
+    );
     out
 }
 
 /// Adds to `sums` the rows of `matrix`, top to bottom.
 fn add_rows(sums: &mut [f32], matrix: &[f32]) {
-    math::vectorised(|| {
-        for row in matrix.chunks_exact(sums.len()) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += value;
+    math::vectorised(
+        #[inline(always)]
+        || {
+            for row in matrix.chunks_exact(sums.len()) {
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += value;
+                }
             }
-        }
-    });
+        },
+    );
 }

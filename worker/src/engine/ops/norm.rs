@@ -124,20 +124,24 @@ impl CustomOp3 for GroupNorm {
         let mut y = vec![0.0; x.len()];
         let image = height * width * c;
         let images = x.chunks_exact(image).zip(y.chunks_exact_mut(image));
-        let normalise = |(x, y): (&[f32], &mut [f32])| {
-            let (mean, inverse) = self.statistics(x, c);
-            let scale: Vec<f32> = weight.iter().zip(&inverse).map(|(w, i)| w * i).collect();
-            for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-                let factors = scale.iter().zip(bias).zip(&mean);
-                for ((y, &x), ((&s, &b), &m)) in y.iter_mut().zip(x).zip(factors) {
-                    *y = (x - m) * s + b;
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in images {
+                    let (mean, inverse) = self.statistics(x, c);
+                    let scale: Vec<f32> = weight.iter().zip(&inverse).map(|(w, i)| w * i).collect();
+                    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                        let factors = scale.iter().zip(bias).zip(&mean);
+                        for ((y, &x), ((&s, &b), &m)) in y.iter_mut().zip(x).zip(factors) {
+                            *y = (x - m) * s + b;
+                        }
+                    }
+                    if self.relu {
+                        y.iter_mut().for_each(|v| *v = v.max(0.0));
+                    }
                 }
-            }
-            if self.relu {
-                y.iter_mut().for_each(|v| *v = v.max(0.0));
-            }
-        };
-        math::vectorised(|| images.for_each(normalise));
+            },
+        );
         output(y, xl.shape().clone())
     }
 
@@ -159,7 +163,10 @@ impl CustomOp3 for GroupNorm {
         let size = height * width * c;
         for ((x, dy), dx) in xs.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size)) {
             let image = Image { x, dy, weight: &weight };
-            math::vectorised(|| self.image_gradient(image, dx, &mut dw, &mut db));
+            math::vectorised(
+                #[inline(always)]
+                || self.image_gradient(image, dx, &mut dw, &mut db),
+            );
         }
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
@@ -193,13 +200,18 @@ impl CustomOp3 for LayerNorm {
         let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
         let mut y = vec![0.0; x.len()];
         let c = weight.len();
-        let normalise = |(x, y): (&[f32], &mut [f32])| {
-            let (mean, inverse) = row_statistics(x);
-            for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                *y = (x - mean) * inverse * w + b;
-            }
-        };
-        math::vectorised(|| x.chunks_exact(c).zip(y.chunks_exact_mut(c)).for_each(normalise));
+        let rows = x.chunks_exact(c).zip(y.chunks_exact_mut(c));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in rows {
+                    let (mean, inverse) = row_statistics(x);
+                    for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                        *y = (x - mean) * inverse * w + b;
+                    }
+                }
+            },
+        );
         output(y, xl.shape().clone())
     }
 
@@ -218,24 +230,28 @@ impl CustomOp3 for LayerNorm {
         let (mut dw, mut db) = (vec![0.0f32; c], vec![0.0f32; c]);
         let (mut hat, mut scaled) = (vec![0.0f32; c], vec![0.0f32; c]);
         let rows = xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
-        let one = |((x, dy), dx): ((&[f32], &[f32]), &mut [f32])| {
-            let (mean, inverse) = row_statistics(x);
-            let (dw, db, hat, scaled) = (&mut dw[..c], &mut db[..c], &mut hat[..c], &mut scaled[..c]);
-            let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weight[..c]);
-            for i in 0..c {
-                hat[i] = (x[i] - mean) * inverse;
-                dw[i] += dy[i] * hat[i];
-                db[i] += dy[i];
-                scaled[i] = dy[i] * weight[i];
-            }
-            let scale = 1.0 / c as f32;
-            let first = math::sum(scaled) * scale;
-            let second = math::sum_pairs(scaled, hat, |s, h| s * h) * scale;
-            for i in 0..c {
-                dx[i] = inverse * (scaled[i] - first - hat[i] * second);
-            }
-        };
-        math::vectorised(|| rows.for_each(one));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for ((x, dy), dx) in rows {
+                    let (mean, inverse) = row_statistics(x);
+                    let (dw, db, hat, scaled) = (&mut dw[..c], &mut db[..c], &mut hat[..c], &mut scaled[..c]);
+                    let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weight[..c]);
+                    for i in 0..c {
+                        hat[i] = (x[i] - mean) * inverse;
+                        dw[i] += dy[i] * hat[i];
+                        db[i] += dy[i];
+                        scaled[i] = dy[i] * weight[i];
+                    }
+                    let scale = 1.0 / c as f32;
+                    let first = math::sum(scaled) * scale;
+                    let second = math::sum_pairs(scaled, hat, |s, h| s * h) * scale;
+                    for i in 0..c {
+                        dx[i] = inverse * (scaled[i] - first - hat[i] * second);
+                    }
+                }
+            },
+        );
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
 }

@@ -68,17 +68,24 @@ impl CustomOp1 for MaxPool {
         let x = operand(x, layout)?;
         let mut y = vec![f32::NEG_INFINITY; batch * rows * columns * c];
         let mut chosen = vec![u8::MAX; y.len()];
-        math::vectorised(|| {
-            self.visit(layout.shape(), |to, place, from| {
-                let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
-                for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
-                    // The first place wins unless a later one is larger; NaN always wins.
-                    let better = v > *best || v.is_nan() || *which == u8::MAX;
-                    *best = if better { v } else { *best };
-                    *which = if better { place } else { *which };
-                }
-            })
-        })?;
+        math::vectorised(
+            #[inline(always)]
+            || {
+                self.visit(
+                    layout.shape(),
+                    #[inline(always)]
+                    |to, place, from| {
+                        let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
+                        for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
+                            // The first place wins unless a later one is larger; NaN always wins.
+                            let better = v > *best || v.is_nan() || *which == u8::MAX;
+                            *best = if better { v } else { *best };
+                            *which = if better { place } else { *which };
+                        }
+                    },
+                )
+            },
+        )?;
         // A second forward pass of the same node does not happen; if it did, it would store the same.
         let _ = self.chosen.set(chosen);
         output(y, (batch, rows, columns, c))
@@ -90,14 +97,21 @@ impl CustomOp1 for MaxPool {
         let g = values(&grad)?;
         let c = x.dim(3)?;
         let mut dx = vec![0.0; x.elem_count()];
-        math::vectorised(|| {
-            self.visit(x.shape(), |from, place, to| {
-                let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
-                for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
-                    *d += if which == place { g } else { 0.0 };
-                }
-            })
-        })?;
+        math::vectorised(
+            #[inline(always)]
+            || {
+                self.visit(
+                    x.shape(),
+                    #[inline(always)]
+                    |from, place, to| {
+                        let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
+                        for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
+                            *d += if which == place { g } else { 0.0 };
+                        }
+                    },
+                )
+            },
+        )?;
         like(dx, x)
     }
 }
