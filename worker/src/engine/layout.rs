@@ -2,7 +2,7 @@
 
 use super::EngineError;
 use super::ops::{self, pool::transpose};
-use candle_core::backprop::GradStore;
+use super::tape::Gradients;
 use candle_core::{Device, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -175,7 +175,7 @@ impl Params {
     pub(super) fn accumulate(
         &self,
         layout: &Layout,
-        grads: &GradStore,
+        grads: &Gradients,
         flat: &mut [f32],
     ) -> Result<(), EngineError> {
         for (tensor, entry) in self.0.iter().zip(&layout.entries) {

@@ -12,6 +12,7 @@ mod layout;
 mod models;
 mod ops;
 mod shards;
+mod tape;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +21,12 @@ pub use export::{load_safetensors, save_safetensors};
 pub use layout::TensorSpec;
 
 use crate::data::{Batch, DataInfo};
-use candle_core::Tensor;
 use layout::{Layout, Params};
 use models::{Network, Task};
 use ops::loss::{Tally, cross_entropy};
 use proto::spec::ModelSpec;
 use shards::{Runner, Shard};
+use tape::Tape;
 
 /// What a mini-batch measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,14 +96,13 @@ impl Model {
         let scale = (1.0 / predictions as f64) as f32;
         let mut total = Tally::default();
         let step = |shard: Shard<'_>| {
-            let logits = network.forward(&params, &shard)?;
+            let (logits, tape) = Tape::record(|| network.forward(&params, &shard));
+            let logits = logits?;
             let mut slope = vec![0.0; logits.elem_count()];
             let tally = ops::with_values(&logits, |logits| {
                 cross_entropy(logits, shard.labels, Some((&mut slope, scale)))
             })?;
-            // The derivative of Σ logits · slope is slope: backward starts from what is already known.
-            let slope = Tensor::from_vec(slope, logits.shape(), logits.device())?;
-            Ok((tally, logits.mul(&slope)?.sum_all()?.backward()?))
+            Ok((tally, tape.gradients(&logits, ops::shaped(slope, &logits)?)?))
         };
         self.runner.run(task.shards(batch), step, |(tally, grads)| {
             add(&mut total, tally);

@@ -48,7 +48,7 @@ use super::{Built, Network, positive, text, unfit};
 use crate::data::DataInfo;
 use crate::engine::layers::{Linear, Norm};
 use crate::engine::layout::{Init, Layout, Params, Slot};
-use crate::engine::ops::activation::gelu;
+use crate::engine::ops::activation::{gelu, sum};
 use crate::engine::ops::attention::causal_attention;
 use crate::engine::ops::embedding::embedding;
 use crate::engine::shards::Shard;
@@ -70,7 +70,6 @@ struct Block {
 #[derive(Debug)]
 struct CharGpt {
     sequence: usize,
-    width: usize,
     heads: usize,
     wte: Slot,
     wpe: Slot,
@@ -91,7 +90,7 @@ pub(super) fn build([width, heads, layers]: [usize; 3], info: &DataInfo, layout:
     let blocks = (0..layers).map(|i| Block::new(layout, &format!("h.{i}"), width)).collect();
     let ln_f = Norm::new(layout, "ln_f", width);
     let lm_head = Linear::without_bias(layout, "lm_head", width, vocabulary);
-    Ok(Box::new(CharGpt { sequence, width, heads, wte, wpe, blocks, ln_f, lm_head }))
+    Ok(Box::new(CharGpt { sequence, heads, wte, wpe, blocks, ln_f, lm_head }))
 }
 
 impl Block {
@@ -108,20 +107,19 @@ impl Block {
 
     fn forward(&self, p: &Params, x: &Tensor, heads: usize) -> Result<Tensor> {
         let y = self.c_attn.forward(p, &self.ln_1.layer(p, x)?)?;
-        let x = (x + self.attn_proj.forward(p, &causal_attention(&y, heads)?)?)?;
+        let x = sum(x, &self.attn_proj.forward(p, &causal_attention(&y, heads)?)?, false)?;
         let y = gelu(&self.c_fc.forward(p, &self.ln_2.layer(p, &x)?)?)?;
-        &x + self.mlp_proj.forward(p, &y)?
+        sum(&x, &self.mlp_proj.forward(p, &y)?, false)
     }
 }
 
 impl Network for CharGpt {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let shape = (shard.size, self.sequence, self.width);
-        let characters = embedding(params.get(self.wte), shard.tokens)?.reshape(shape)?;
-        let mut x = characters.broadcast_add(params.get(self.wpe))?;
+        let characters = embedding(params.get(self.wte), shard.tokens, self.sequence)?;
+        let mut x = sum(&characters, params.get(self.wpe), false)?;
         for block in &self.blocks {
             x = block.forward(params, &x, self.heads)?;
         }
-        self.lm_head.forward(params, &self.ln_f.layer(params, &x)?)?.flatten(0, 1)
+        self.lm_head.forward(params, &self.ln_f.layer(params, &x)?)
     }
 }

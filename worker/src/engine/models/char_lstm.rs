@@ -61,13 +61,11 @@ pub(super) fn build([embedding, hidden, layers]: [usize; 3], info: &DataInfo, la
 
 impl Network for CharLstm {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let x = embedding(params.get(self.embedding), shard.tokens)?;
-        let width = x.dim(1)?;
-        let mut x = x.reshape((shard.size, self.sequence, width))?;
+        let mut x = embedding(params.get(self.embedding), shard.tokens, self.sequence)?;
         for layer in &self.layers {
             let gates = linear(&x, params.get(layer.weight_ih), Some(params.get(layer.bias_ih)), false)?;
             x = recurrence(&gates, params.get(layer.weight_hh), params.get(layer.bias_hh))?;
         }
-        self.fc.forward(params, &x)?.flatten(0, 1)
+        self.fc.forward(params, &x)
     }
 }

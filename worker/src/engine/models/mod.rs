@@ -17,7 +17,7 @@ use proto::spec::ModelSpec;
 
 /// A network without its weights.
 pub(super) trait Network: Send + Sync + std::fmt::Debug {
-    /// Logits `[predictions, classes]` of one shard.
+    /// Logits of one shard: one row of `classes` per prediction, whatever the leading dimensions.
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> candle_core::Result<Tensor>;
 
     /// How many examples a shard may have. Fewer give more threads work, more make the matrix products

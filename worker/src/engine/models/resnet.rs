@@ -14,7 +14,7 @@ use super::{Built, Image, Network};
 use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear, Norm};
 use crate::engine::layout::{Layout, Params};
-use crate::engine::ops::activation::add_relu;
+use crate::engine::ops::activation::sum;
 use crate::engine::ops::conv::Window;
 use crate::engine::ops::pool::{global_mean, max_pool};
 use crate::engine::shards::Shard;
@@ -80,8 +80,8 @@ impl Block {
         let y = bn1.group(p, &conv1.forward(p, x)?, GROUPS, true)?;
         let y = bn2.group(p, &conv2.forward(p, &y)?, GROUPS, false)?;
         match &self.downsample {
-            Some((conv, bn)) => add_relu(&y, &bn.group(p, &conv.forward(p, x)?, GROUPS, false)?),
-            None => add_relu(&y, x),
+            Some((conv, bn)) => sum(&y, &bn.group(p, &conv.forward(p, x)?, GROUPS, false)?, true),
+            None => sum(&y, x, true),
         }
     }
 }

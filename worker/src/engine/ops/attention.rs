@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, Target, product};
 use super::{like, math, operand, output, values};
+use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -15,7 +16,7 @@ struct Attention {
 /// `packed` is `[b, t, 3 · width]` (queries, keys, values; each `heads` runs of `width / heads`); the
 /// result is `[b, t, width]`. Position `i` attends to positions up to `i`.
 pub(in crate::engine) fn causal_attention(packed: &Tensor, heads: usize) -> Result<Tensor> {
-    packed.apply_op1(Attention { heads, weights: OnceLock::new() })
+    apply1(packed, Attention { heads, weights: OnceLock::new() })
 }
 
 /// One sequence's sizes.
@@ -42,14 +43,28 @@ impl Sizes {
 }
 
 /// Turns each row's first `i + 1` scores into weights that sum to 1 and zeroes the rest.
+#[inline(always)]
 fn causal_softmax(scores: &mut [f32], length: usize, scale: f32) {
     for (i, row) in scores.chunks_exact_mut(length).enumerate() {
         let (seen, unseen) = row.split_at_mut(i + 1);
-        let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        seen.iter_mut().for_each(|v| *v = math::exp((*v - largest) * scale));
-        let inverse = 1.0 / math::sum(seen.iter().copied());
+        let largest = seen.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        for v in seen.iter_mut() {
+            *v = math::exp((*v - largest) * scale);
+        }
+        let inverse = 1.0 / math::sum(seen);
         seen.iter_mut().for_each(|v| *v *= inverse);
         unseen.fill(0.0);
+    }
+}
+
+/// Turns gradients of weights into gradients of scores, in place.
+#[inline(always)]
+fn softmax_gradient(gradient: &mut [f32], weights: &[f32], length: usize, scale: f32) {
+    for (d, p) in gradient.chunks_exact_mut(length).zip(weights.chunks_exact(length)) {
+        let mean = math::sum_pairs(d, p, |d, p| d * p);
+        for (d, p) in d.iter_mut().zip(p) {
+            *d = p * (*d - mean) * scale;
+        }
     }
 }
 
@@ -69,7 +84,10 @@ impl CustomOp1 for Attention {
                 let (q, k, v) = (&x[h * head..], &x[width + h * head..], &x[2 * width + h * head..]);
                 let scores = Target::replace(p, t);
                 product([t, t, head], scores, Matrix::rows(q, row), Matrix::columns(k, row));
-                causal_softmax(p, t, s.scale());
+                math::vectorised(
+                    #[inline(always)]
+                    || causal_softmax(p, t, s.scale()),
+                );
                 let mixed = Target::replace(&mut y[h * head..], width);
                 product([t, head, t], mixed, Matrix::rows(p, t), Matrix::rows(v, row));
             }
@@ -96,12 +114,10 @@ impl CustomOp1 for Attention {
                 product([t, head, t], target, Matrix::columns(p, t), Matrix::rows(dy, width));
                 let target = Target::replace(&mut scores, t);
                 product([t, t, head], target, Matrix::rows(dy, width), Matrix::columns(&x[v..], row));
-                for (d, p) in scores.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-                    let mean = math::sum(d.iter().zip(p).map(|(d, p)| d * p));
-                    for (d, p) in d.iter_mut().zip(p) {
-                        *d = p * (*d - mean) * s.scale();
-                    }
-                }
+                math::vectorised(
+                    #[inline(always)]
+                    || softmax_gradient(&mut scores, p, t, s.scale()),
+                );
                 let target = Target::replace(&mut dx[q..], row);
                 product([t, head, t], target, Matrix::rows(&scores, t), Matrix::rows(&x[k..], row));
                 let target = Target::replace(&mut dx[k..], row);

@@ -5,7 +5,8 @@
 //! so that a patch consists of `side` contiguous runs and the product's result needs no reordering.
 
 use super::gemm::{Matrix, Target, product};
-use super::{add_rows, like, operand, output, rectified, values};
+use super::{add_rows, like, math, operand, output, rectified, values};
+use crate::engine::tape::{apply2, apply3};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::borrow::Cow;
 
@@ -43,8 +44,8 @@ pub(in crate::engine) fn conv(
 ) -> Result<Tensor> {
     let op = Conv { window, relu };
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, op),
-        None => x.apply_op2(weight, op),
+        Some(bias) => apply3(x, weight, bias, op),
+        None => apply2(x, weight, op),
     }
 }
 
@@ -100,7 +101,7 @@ impl Geometry {
 
     /// Calls `f` with (offset in the image, offset in the patch matrix, length) of every run of a
     /// patch that lies inside the image.
-    #[inline]
+    #[inline(always)]
     fn runs(&self, mut f: impl FnMut(usize, usize, usize)) {
         let Window { side, stride, padding } = self.window;
         let c = self.channels;
@@ -126,33 +127,44 @@ impl Geometry {
     }
 
     /// Copies the patches of `image` to the rows of `patches`, zeros outside the image.
+    #[inline(always)]
     fn gather(&self, image: &[f32], patches: &mut [f32]) {
         if self.window.padding > 0 {
             patches.fill(0.0);
         }
-        self.runs(|from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]));
+        self.runs(
+            #[inline(always)]
+            |from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]),
+        );
     }
 
     /// Adds the rows of `patches` to where they came from in `image`.
+    #[inline(always)]
     fn scatter(&self, patches: &[f32], image: &mut [f32]) {
-        self.runs(|to, from, length| {
-            for (a, &b) in image[to..to + length].iter_mut().zip(&patches[from..from + length]) {
-                *a += b;
-            }
-        });
+        self.runs(
+            #[inline(always)]
+            |to, from, length| {
+                for (a, &b) in image[to..to + length].iter_mut().zip(&patches[from..from + length]) {
+                    *a += b;
+                }
+            },
+        );
     }
 
     /// The patch matrix of several images.
     fn gather_all(&self, images: &[f32], patches: &mut [f32]) {
         let step = self.places() * self.patch();
         for (image, patches) in images.chunks_exact(self.image()).zip(patches.chunks_exact_mut(step)) {
-            self.gather(image, patches);
+            math::vectorised(
+                #[inline(always)]
+                || self.gather(image, patches),
+            );
         }
     }
 }
 
 /// Short runs are frequent (a 5×5 window over one channel), and a call to `memcpy` costs more than they.
-#[inline]
+#[inline(always)]
 fn copy_run(from: &[f32], to: &mut [f32]) {
     match from.len() {
         3 => copy_fixed::<3>(from, to),
@@ -164,7 +176,7 @@ fn copy_run(from: &[f32], to: &mut [f32]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn copy_fixed<const N: usize>(from: &[f32], to: &mut [f32]) {
     if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
         *to = *from;
@@ -182,12 +194,25 @@ impl Conv {
             g.gather_all(x, &mut patches);
             let (left, right) = (Matrix::rows(&patches, patch), Matrix::columns(weight, patch));
             product([rows, filters, patch], Target::replace(y, filters), left, right);
-            match (bias, relu) {
-                (Some(bias), true) => add_bias(y, bias, |v| v.max(0.0)),
-                (Some(bias), false) => add_bias(y, bias, |v| v),
-                (None, true) => y.iter_mut().for_each(|v| *v = v.max(0.0)),
-                (None, false) => {}
-            }
+            math::vectorised(
+                #[inline(always)]
+                || match (bias, relu) {
+                    (Some(bias), true) => add_bias(
+                        y,
+                        bias,
+                        #[inline(always)]
+                        |v| v.max(0.0),
+                    ),
+                    (Some(bias), false) => add_bias(
+                        y,
+                        bias,
+                        #[inline(always)]
+                        |v| v,
+                    ),
+                    (None, true) => y.iter_mut().for_each(|v| *v = v.max(0.0)),
+                    (None, false) => {}
+                },
+            );
         }
         y
     }
@@ -217,7 +242,10 @@ impl Conv {
                 product([rows, patch, filters], Target::replace(&mut patches, patch), left, right);
                 let images = dx[images].chunks_exact_mut(g.image());
                 for (image, patches) in images.zip(patches.chunks_exact(g.places() * patch)) {
-                    g.scatter(patches, image);
+                    math::vectorised(
+                        #[inline(always)]
+                        || g.scatter(patches, image),
+                    );
                 }
             }
         }
@@ -226,7 +254,7 @@ impl Conv {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn add_bias(y: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
     for row in y.chunks_exact_mut(bias.len()) {
         for (v, &b) in row.iter_mut().zip(bias) {

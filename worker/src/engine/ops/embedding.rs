@@ -1,16 +1,18 @@
 //! Look-up of rows by index, with the gradient scattered back.
 
 use super::{like, operand, output, values};
+use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 #[derive(Debug)]
 struct Embedding {
     rows: Vec<u32>,
+    length: usize,
 }
 
-/// `table` is `[n, width]`; the result is `[rows.len(), width]`.
-pub(in crate::engine) fn embedding(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
-    table.apply_op1(Embedding { rows: rows.to_vec() })
+/// `table` is `[n, width]`, `rows` holds sequences of `length`; the result is `[sequences, length, width]`.
+pub(in crate::engine) fn embedding(table: &Tensor, rows: &[u32], length: usize) -> Result<Tensor> {
+    apply1(table, Embedding { rows: rows.to_vec(), length })
 }
 
 impl CustomOp1 for Embedding {
@@ -29,7 +31,7 @@ impl CustomOp1 for Embedding {
             }
             y.extend_from_slice(&table[row * width..(row + 1) * width]);
         }
-        output(y, (self.rows.len(), width))
+        output(y, (self.rows.len() / self.length, self.length, width))
     }
 
     fn bwd(&self, table: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -53,9 +55,9 @@ mod tests {
 
     #[test]
     fn matches_plain_loops_and_differences() {
-        let rows = [3, 0, 3, 3, 2];
+        let rows = [3, 0, 3, 3, 2, 1];
         let table = [tensor(&numbers(20, 1), &[5, 4]).unwrap()];
-        check_gradients(&table, &|t| embedding(&t[0], &rows), &|v| {
+        check_gradients(&table, &|t| embedding(&t[0], &rows, 3), &|v| {
             rows.iter().flat_map(|&r| v[0][r as usize * 4..(r as usize + 1) * 4].to_vec()).collect()
         });
     }
@@ -63,6 +65,6 @@ mod tests {
     #[test]
     fn a_row_outside_is_an_error() {
         let table = tensor(&[0.0; 4], &[2, 2]).unwrap();
-        assert!(embedding(&table, &[2]).is_err());
+        assert!(embedding(&table, &[2], 1).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, Target, product};
 use super::{add_rows, like, operand, output, rectified, values};
+use crate::engine::tape::{apply2, apply3};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use std::borrow::Cow;
 
@@ -18,8 +19,8 @@ pub(in crate::engine) fn linear(
     relu: bool,
 ) -> Result<Tensor> {
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, Linear { relu }),
-        None => x.apply_op2(weight, Linear { relu }),
+        Some(bias) => apply3(x, weight, bias, Linear { relu }),
+        None => apply2(x, weight, Linear { relu }),
     }
 }
 

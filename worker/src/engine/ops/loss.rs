@@ -34,10 +34,15 @@ pub(in crate::engine) fn cross_entropy(
             }
         }
         let largest = logits[best];
-        for (e, v) in row.iter_mut().zip(logits) {
-            *e = math::exp(v - largest);
-        }
-        let sum = math::sum(row.iter().copied());
+        let sum = math::vectorised(
+            #[inline(always)]
+            || {
+                for (e, v) in row.iter_mut().zip(logits) {
+                    *e = math::exp(v - largest);
+                }
+                math::sum(&row)
+            },
+        );
         tally.loss += libm::log(f64::from(sum)) + f64::from(largest) - f64::from(logits[label]);
         tally.correct += u64::from(best == label && !largest.is_nan());
         if let Some(out) = out.as_deref_mut() {

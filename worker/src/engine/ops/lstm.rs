@@ -5,8 +5,9 @@
 //! cell, output.
 
 use super::gemm::{Matrix, Target, product};
-use super::math::{sigmoid, tanh};
+use super::math::{sigmoid, tanh, vectorised};
 use super::{add_rows, like, operand, output, values};
+use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -27,7 +28,7 @@ struct Memory {
 /// `projected` is `[b, t, 4h]` (input weights and their bias applied), `weight` `[4h, h]`, `bias`
 /// `[4h]`; the result is the hidden states `[b, t, h]`. Starts from zero states.
 pub(in crate::engine) fn recurrence(projected: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    projected.apply_op3(weight, bias, Recurrence { memory: OnceLock::new() })
+    apply3(projected, weight, bias, Recurrence { memory: OnceLock::new() })
 }
 
 fn sizes(projected: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
@@ -40,12 +41,14 @@ fn sizes(projected: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
 }
 
 /// Four equal parts of a row of gates.
+#[inline(always)]
 fn quarters(row: &[f32]) -> [&[f32]; 4] {
     let (low, high) = row.split_at(row.len() / 2);
     let ((i, f), (g, o)) = (low.split_at(low.len() / 2), high.split_at(high.len() / 2));
     [i, f, g, o]
 }
 
+#[inline(always)]
 fn quarters_mut(row: &mut [f32]) -> [&mut [f32]; 4] {
     let (low, high) = row.split_at_mut(row.len() / 2);
     let (i, f) = low.split_at_mut(low.len() / 2);
@@ -54,6 +57,7 @@ fn quarters_mut(row: &mut [f32]) -> [&mut [f32]; 4] {
 }
 
 /// One step of one sequence: activates `gates` in place, updates `cell`, writes the hidden state.
+#[inline(always)]
 fn activate(gates: &mut [f32], before: &[f32], cell: &mut [f32], hidden: &mut [f32]) {
     let [i, f, g, o] = quarters_mut(gates);
     let n = cell.len();
@@ -83,6 +87,7 @@ struct Step<'a> {
 impl Step<'_> {
     /// Writes the gradient of the gates before activation, and turns the cell's gradient after this
     /// step into the one before it.
+    #[inline(always)]
     fn back(&self, carried: &mut [f32], gradient: &mut [f32]) {
         let [i, f, g, o] = quarters(self.gates);
         let [di, df, dg, dout] = quarters_mut(gradient);
@@ -114,12 +119,22 @@ fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Vec<f32
             let target = Target::add(&mut gates[step * 4 * h..], t * 4 * h);
             product([b, 4 * h, h], target, last, Matrix::columns(weight, h));
         }
-        for j in 0..b {
-            let at = (j * t + step) * h;
-            let (past, now) = cells.split_at_mut(at);
-            let before = if step > 0 { &past[at - h..] } else { &zero[..] };
-            activate(&mut gates[4 * at..4 * (at + h)], before, &mut now[..h], &mut hidden[at..at + h]);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for j in 0..b {
+                    let at = (j * t + step) * h;
+                    let (past, now) = cells.split_at_mut(at);
+                    let before = if step > 0 { &past[at - h..] } else { &zero[..] };
+                    activate(
+                        &mut gates[4 * at..4 * (at + h)],
+                        before,
+                        &mut now[..h],
+                        &mut hidden[at..at + h],
+                    );
+                }
+            },
+        );
     }
     (cells, hidden)
 }
@@ -129,17 +144,22 @@ fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3
     let mut gradient = vec![0.0; b * t * 4 * h];
     let (mut next, mut carried) = (vec![0.0; b * h], vec![0.0; b * h]);
     for step in (0..t).rev() {
-        for j in 0..b {
-            let at = (j * t + step) * h;
-            let parts = Step {
-                gates: &memory.gates[4 * at..4 * (at + h)],
-                before: if step > 0 { &memory.cells[at - h..at] } else { &zero },
-                cell: &memory.cells[at..at + h],
-                above: &above[at..at + h],
-                next: &next[j * h..(j + 1) * h],
-            };
-            parts.back(&mut carried[j * h..(j + 1) * h], &mut gradient[4 * at..4 * (at + h)]);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for j in 0..b {
+                    let at = (j * t + step) * h;
+                    let parts = Step {
+                        gates: &memory.gates[4 * at..4 * (at + h)],
+                        before: if step > 0 { &memory.cells[at - h..at] } else { &zero },
+                        cell: &memory.cells[at..at + h],
+                        above: &above[at..at + h],
+                        next: &next[j * h..(j + 1) * h],
+                    };
+                    parts.back(&mut carried[j * h..(j + 1) * h], &mut gradient[4 * at..4 * (at + h)]);
+                }
+            },
+        );
         if step > 0 {
             let gates = Matrix::rows(&gradient[step * 4 * h..], t * 4 * h);
             product([b, h, 4 * h], Target::replace(&mut next, h), gates, Matrix::rows(weight, h));

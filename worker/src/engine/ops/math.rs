@@ -4,13 +4,20 @@
 //! vectorise and give equal bytes wherever f32 arithmetic does. Each is good to a few units in the
 //! last place of 1.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code gains wide vectors only where it is inlined into `vectorised`"
+)]
+
+use std::sync::LazyLock;
+
 const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding and subtracting 1.5 · 2²³ rounds to an integer and leaves it in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0;
 
 /// eˣ by Cephes' polynomial after reduction by powers of two; saturates at |x| ≈ 87.
-#[inline]
+#[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -27,19 +34,19 @@ pub(super) fn exp(x: f32) -> f32 {
 }
 
 /// 1 / (1 + e⁻ˣ).
-#[inline]
+#[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// Hyperbolic tangent, absolute error below 2e-7.
-#[inline]
+#[inline(always)]
 pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (1.0 + exp(2.0 * x))
 }
 
 /// Gauss' error function, absolute error below 5e-7 (rational approximation of Eigen and XLA).
-#[inline]
+#[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let s = x * x;
@@ -58,15 +65,41 @@ pub(super) fn erf(x: f32) -> f32 {
     x * p / q
 }
 
-/// Sum in eight lanes, then pairwise: fixed order, vectorises, and rounds less than one running sum.
-#[inline]
-pub(super) fn sum(values: impl ExactSizeIterator<Item = f32>) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    for (i, value) in values.enumerate() {
-        lanes[i & 7] += value;
+/// Sum of `f` over pairs of elements: sixteen lanes, then pairwise. The order is fixed, the loop
+/// vectorises, and it rounds less than one running sum.
+#[inline(always)]
+pub(super) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += f(a, b);
+        }
     }
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((a + e) + (b + f)) + ((c + g) + (d + h))
+    for ((lane, &a), &b) in lanes.iter_mut().zip(rest_a).zip(rest_b) {
+        *lane += f(a, b);
+    }
+    for width in [8, 4, 2, 1] {
+        let (low, high) = lanes.split_at_mut(width);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low += *high;
+        }
+    }
+    lanes[0]
+}
+
+/// Sum of the elements, as [`sum_pairs`].
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    sum_pairs(values, values, |v, _| v)
+}
+
+/// Runs `f` compiled for the widest vectors that this processor has. Only what is inlined into `f`
+/// gains. Rust never fuses or reorders f32 operations, so the bytes stay those of plain code.
+#[inline]
+pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
+    ARCH.dispatch(f)
 }
 
 #[cfg(test)]

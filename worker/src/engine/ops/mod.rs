@@ -6,6 +6,11 @@
 //! inputs give equal bytes; parallelism lives one level up, in `shards.rs`. Images are stored
 //! channels-last: rows of pixels are then contiguous for the matrix product, whatever the batch.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code gains wide vectors only where it is inlined into `vectorised`"
+)]
+
 pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod conv;
@@ -32,13 +37,13 @@ fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// The scalars of a tensor in a backward pass, read in place.
-struct Values<S> {
+/// The scalars of a tensor, read in place.
+pub(super) struct Values<S> {
     storage: S,
     range: Range<usize>,
 }
 
-fn values(tensor: &Tensor) -> Result<Values<impl Deref<Target = Storage> + '_>> {
+pub(super) fn values(tensor: &Tensor) -> Result<Values<impl Deref<Target = Storage> + '_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("tensor is not contiguous") };
     match &*storage {
@@ -69,8 +74,14 @@ pub(super) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Re
     Ok(f(&values(&tensor.contiguous()?)?))
 }
 
+/// A tensor of the shape of another.
+pub(super) fn shaped(values: Vec<f32>, tensor: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, tensor.shape(), &Device::Cpu)
+}
+
+/// The gradient of `tensor`, as candle wants it.
 fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Option<Tensor>> {
-    Tensor::from_vec(values, tensor.shape(), &Device::Cpu).map(Some)
+    shaped(values, tensor).map(Some)
 }
 
 fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
@@ -79,14 +90,28 @@ fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shap
 
 /// A gradient with the places zeroed at which the rectifier let nothing through.
 fn rectified(gradient: &[f32], result: &[f32]) -> Vec<f32> {
-    gradient.iter().zip(result).map(|(&g, &r)| if r > 0.0 { g } else { 0.0 }).collect()
+    let mut out = gradient.to_vec();
+    math::vectorised(
+        #[inline(always)]
+        || {
+            for (g, &r) in out.iter_mut().zip(result) {
+                *g = if r > 0.0 { *g } else { 0.0 };
+            }
+        },
+    );
+    out
 }
 
 /// Adds to `sums` the rows of `matrix`, top to bottom.
 fn add_rows(sums: &mut [f32], matrix: &[f32]) {
-    for row in matrix.chunks_exact(sums.len()) {
-        for (sum, &value) in sums.iter_mut().zip(row) {
-            *sum += value;
-        }
-    }
+    math::vectorised(
+        #[inline(always)]
+        || {
+            for row in matrix.chunks_exact(sums.len()) {
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += value;
+                }
+            }
+        },
+    );
 }

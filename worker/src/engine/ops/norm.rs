@@ -3,6 +3,7 @@
 //! Both subtract the mean before squaring, because a one-pass variance cancels when the mean is large.
 
 use super::{add_rows, like, math, operand, output, rectified, values};
+use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::borrow::Cow;
 
@@ -23,16 +24,17 @@ pub(in crate::engine) fn group_norm(
     groups: usize,
     relu: bool,
 ) -> Result<Tensor> {
-    x.apply_op3(weight, bias, GroupNorm { groups, relu })
+    apply3(x, weight, bias, GroupNorm { groups, relu })
 }
 
 /// `x` is `[.., c]`, `weight` and `bias` are `[c]`.
 pub(in crate::engine) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.apply_op3(weight, bias, LayerNorm)
+    apply3(x, weight, bias, LayerNorm)
 }
 
 impl GroupNorm {
     /// Mean and inverse deviation of each channel's group, repeated for each channel.
+    #[inline(always)]
     fn statistics(self, image: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
         let mut mean = vec![0.0; channels];
         add_rows(&mut mean, image);
@@ -49,15 +51,17 @@ impl GroupNorm {
     }
 
     /// Replaces sums per channel by the mean over the channel's group.
+    #[inline(always)]
     fn spread(self, sums: &mut [f32], image: usize) {
         let scale = self.groups as f32 / image as f32;
         for group in sums.chunks_exact_mut(sums.len() / self.groups) {
-            let mean = math::sum(group.iter().copied()) * scale;
+            let mean = math::sum(group) * scale;
             group.fill(mean);
         }
     }
 
     /// Gradient of one image; adds to those of weight and bias.
+    #[inline(always)]
     fn image_gradient(self, image: Image<'_>, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
         let Image { x, dy, weight } = image;
         let c = weight.len();
@@ -119,19 +123,25 @@ impl CustomOp3 for GroupNorm {
         let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
         let mut y = vec![0.0; x.len()];
         let image = height * width * c;
-        for (x, y) in x.chunks_exact(image).zip(y.chunks_exact_mut(image)) {
-            let (mean, inverse) = self.statistics(x, c);
-            let scale: Vec<f32> = weight.iter().zip(&inverse).map(|(w, i)| w * i).collect();
-            for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-                let factors = scale.iter().zip(bias).zip(&mean);
-                for ((y, &x), ((&s, &b), &m)) in y.iter_mut().zip(x).zip(factors) {
-                    *y = (x - m) * s + b;
+        let images = x.chunks_exact(image).zip(y.chunks_exact_mut(image));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in images {
+                    let (mean, inverse) = self.statistics(x, c);
+                    let scale: Vec<f32> = weight.iter().zip(&inverse).map(|(w, i)| w * i).collect();
+                    for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
+                        let factors = scale.iter().zip(bias).zip(&mean);
+                        for ((y, &x), ((&s, &b), &m)) in y.iter_mut().zip(x).zip(factors) {
+                            *y = (x - m) * s + b;
+                        }
+                    }
+                    if self.relu {
+                        y.iter_mut().for_each(|v| *v = v.max(0.0));
+                    }
                 }
-            }
-        }
-        if self.relu {
-            y.iter_mut().for_each(|v| *v = v.max(0.0));
-        }
+            },
+        );
         output(y, xl.shape().clone())
     }
 
@@ -152,7 +162,11 @@ impl CustomOp3 for GroupNorm {
         let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
         let size = height * width * c;
         for ((x, dy), dx) in xs.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size)) {
-            self.image_gradient(Image { x, dy, weight: &weight }, dx, &mut dw, &mut db);
+            let image = Image { x, dy, weight: &weight };
+            math::vectorised(
+                #[inline(always)]
+                || self.image_gradient(image, dx, &mut dw, &mut db),
+            );
         }
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
@@ -161,10 +175,11 @@ impl CustomOp3 for GroupNorm {
 #[derive(Debug)]
 struct LayerNorm;
 
+#[inline(always)]
 fn row_statistics(row: &[f32]) -> (f32, f32) {
     let scale = 1.0 / row.len() as f32;
-    let mean = math::sum(row.iter().copied()) * scale;
-    let variance = math::sum(row.iter().map(|x| (x - mean) * (x - mean))) * scale;
+    let mean = math::sum(row) * scale;
+    let variance = math::sum_pairs(row, row, |x, _| (x - mean) * (x - mean)) * scale;
     (mean, 1.0 / (variance + EPSILON).sqrt())
 }
 
@@ -185,12 +200,18 @@ impl CustomOp3 for LayerNorm {
         let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
         let mut y = vec![0.0; x.len()];
         let c = weight.len();
-        for (x, y) in x.chunks_exact(c).zip(y.chunks_exact_mut(c)) {
-            let (mean, inverse) = row_statistics(x);
-            for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                *y = (x - mean) * inverse * w + b;
-            }
-        }
+        let rows = x.chunks_exact(c).zip(y.chunks_exact_mut(c));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for (x, y) in rows {
+                    let (mean, inverse) = row_statistics(x);
+                    for ((y, &x), (&w, &b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+                        *y = (x - mean) * inverse * w + b;
+                    }
+                }
+            },
+        );
         output(y, xl.shape().clone())
     }
 
@@ -208,21 +229,29 @@ impl CustomOp3 for LayerNorm {
         let mut dx = vec![0.0; xs.len()];
         let (mut dw, mut db) = (vec![0.0f32; c], vec![0.0f32; c]);
         let (mut hat, mut scaled) = (vec![0.0f32; c], vec![0.0f32; c]);
-        for ((x, dy), dx) in xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c)) {
-            let (mean, inverse) = row_statistics(x);
-            for i in 0..c {
-                hat[i] = (x[i] - mean) * inverse;
-                dw[i] += dy[i] * hat[i];
-                db[i] += dy[i];
-                scaled[i] = dy[i] * weight[i];
-            }
-            let scale = 1.0 / c as f32;
-            let first = math::sum(scaled.iter().copied()) * scale;
-            let second = math::sum(scaled.iter().zip(&hat).map(|(s, h)| s * h)) * scale;
-            for i in 0..c {
-                dx[i] = inverse * (scaled[i] - first - hat[i] * second);
-            }
-        }
+        let rows = xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
+        math::vectorised(
+            #[inline(always)]
+            || {
+                for ((x, dy), dx) in rows {
+                    let (mean, inverse) = row_statistics(x);
+                    let (dw, db, hat, scaled) = (&mut dw[..c], &mut db[..c], &mut hat[..c], &mut scaled[..c]);
+                    let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weight[..c]);
+                    for i in 0..c {
+                        hat[i] = (x[i] - mean) * inverse;
+                        dw[i] += dy[i] * hat[i];
+                        db[i] += dy[i];
+                        scaled[i] = dy[i] * weight[i];
+                    }
+                    let scale = 1.0 / c as f32;
+                    let first = math::sum(scaled) * scale;
+                    let second = math::sum_pairs(scaled, hat, |s, h| s * h) * scale;
+                    for i in 0..c {
+                        dx[i] = inverse * (scaled[i] - first - hat[i] * second);
+                    }
+                }
+            },
+        );
         Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
     }
 }

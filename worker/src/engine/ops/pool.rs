@@ -4,7 +4,8 @@
 //! the whole gradient goes to the first maximum, as in PyTorch.
 
 use super::conv::Window;
-use super::{like, operand, output, values};
+use super::{like, math, operand, output, values};
+use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -17,21 +18,22 @@ struct MaxPool {
 
 /// `[b, h, w, c]` to `[b, h', w', c]`; padding never wins.
 pub(in crate::engine) fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
-    x.apply_op1(MaxPool { window, chosen: OnceLock::new() })
+    apply1(x, MaxPool { window, chosen: OnceLock::new() })
 }
 
 /// `[b, h, w, c]` to `[b, c]`.
 pub(in crate::engine) fn global_mean(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(GlobalMean)
+    apply1(x, GlobalMean)
 }
 
 /// `[b, h, w, c]` to `[b, c · h · w]`, the order in which PyTorch flattens an image.
 pub(in crate::engine) fn flatten(x: &Tensor) -> Result<Tensor> {
-    x.apply_op1(Flatten)
+    apply1(x, Flatten)
 }
 
 impl MaxPool {
     /// Calls `f` with (offset of an output pixel, place in the window, offset of that input pixel).
+    #[inline(always)]
     fn visit(&self, shape: &Shape, mut f: impl FnMut(usize, u8, usize)) -> Result<(usize, usize)> {
         let (batch, height, width, c) = shape.dims4()?;
         let Window { side, stride, padding } = self.window;
@@ -66,15 +68,24 @@ impl CustomOp1 for MaxPool {
         let x = operand(x, layout)?;
         let mut y = vec![f32::NEG_INFINITY; batch * rows * columns * c];
         let mut chosen = vec![u8::MAX; y.len()];
-        self.visit(layout.shape(), |to, place, from| {
-            let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
-            for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
-                // The first place wins unless a later one is larger; NaN always wins.
-                let better = v > *best || v.is_nan() || *which == u8::MAX;
-                *best = if better { v } else { *best };
-                *which = if better { place } else { *which };
-            }
-        })?;
+        math::vectorised(
+            #[inline(always)]
+            || {
+                self.visit(
+                    layout.shape(),
+                    #[inline(always)]
+                    |to, place, from| {
+                        let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
+                        for ((best, which), &v) in best.iter_mut().zip(which).zip(&x[from..from + c]) {
+                            // The first place wins unless a later one is larger; NaN always wins.
+                            let better = v > *best || v.is_nan() || *which == u8::MAX;
+                            *best = if better { v } else { *best };
+                            *which = if better { place } else { *which };
+                        }
+                    },
+                )
+            },
+        )?;
         // A second forward pass of the same node does not happen; if it did, it would store the same.
         let _ = self.chosen.set(chosen);
         output(y, (batch, rows, columns, c))
@@ -86,12 +97,21 @@ impl CustomOp1 for MaxPool {
         let g = values(&grad)?;
         let c = x.dim(3)?;
         let mut dx = vec![0.0; x.elem_count()];
-        self.visit(x.shape(), |from, place, to| {
-            let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
-            for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
-                *d += if which == place { g } else { 0.0 };
-            }
-        })?;
+        math::vectorised(
+            #[inline(always)]
+            || {
+                self.visit(
+                    x.shape(),
+                    #[inline(always)]
+                    |from, place, to| {
+                        let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
+                        for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
+                            *d += if which == place { g } else { 0.0 };
+                        }
+                    },
+                )
+            },
+        )?;
         like(dx, x)
     }
 }
