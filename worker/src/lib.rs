@@ -1,3 +1,15 @@
 //! The worker: data loaders, the training engine, the session machine and durable client state.
+//!
+//! Reading order: [`session`] (pure: what to do when), [`client_state`] (what survives a round),
+//! [`trainer`] (one local run), [`transfer`] (vectors over the wire), [`driver`] (sockets, clocks and
+//! threads around them).
+
+pub mod config;
 pub mod data;
+pub mod driver;
 pub mod engine;
+mod error;
+
+pub use config::{Config, ConfigError, Share};
+pub use driver::run_with_engine;
+pub use error::WorkerError;

@@ -1,4 +1,40 @@
 //! Local data: loading, dividing, batching. Data never leaves this process.
+//!
+//! A `Source` is one entry of a configuration; it loads a `Split` as a `Dataset`, which hands out
+//! `Batch`es. `partition` divides a data set among the clients of a simulation.
+
+mod augment;
+mod cifar;
+mod csv;
+mod dataset;
+mod detect;
+mod digits;
+mod error;
+mod folder;
+mod idx;
+mod images;
+mod parquet;
+mod partition;
+mod picture;
+mod random;
+mod source;
+mod text;
+
+pub use dataset::{Dataset, Keys, Normalisation};
+pub use detect::detect;
+pub use error::DataError;
+pub use partition::partition;
+pub use random::{Rng, epoch_order, stream};
+pub use source::{Source, TextKey};
+
+/// Which half of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is held out.
+    Test,
+}
 
 /// What a model must know of a data set: the shape of one input and the number of classes.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

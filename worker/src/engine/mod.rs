@@ -1,1 +1,168 @@
-//! The only place that knows candle.
+//! The training engine: what does one mini-batch say about a vector of weights?
+//!
+//! The only place that knows candle. Everything outside sees flat `f32` vectors in which the model's
+//! tensors lie in the order of their sorted names, with PyTorch's names and layouts. Equal inputs give
+//! equal bytes on any number of threads: a batch is always cut into the same shards, a shard is
+//! computed by one thread, and shards are summed in order.
+
+mod error;
+mod export;
+mod layers;
+mod layout;
+mod models;
+mod ops;
+mod shards;
+#[cfg(test)]
+mod tests;
+
+pub use error::EngineError;
+pub use export::{load_safetensors, save_safetensors};
+pub use layout::TensorSpec;
+
+use crate::data::{Batch, DataInfo};
+use candle_core::Tensor;
+use layout::{Layout, Params};
+use models::{Network, Task};
+use ops::loss::{Tally, cross_entropy};
+use proto::spec::ModelSpec;
+use shards::{Runner, Shard};
+
+/// What a mini-batch measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Mean cross-entropy over the predictions, natural logarithm; 0 if there are none.
+    pub loss: f64,
+    /// Predictions whose most likely class was the label.
+    pub correct: u64,
+    /// Number of predictions: examples, or positions of text.
+    pub predictions: u64,
+}
+
+/// A network, the shapes of its tensors and the threads that it may use. Holds no weights.
+#[derive(Debug)]
+pub struct Model {
+    layout: Layout,
+    /// `None`: the bare vector that no step changes.
+    network: Option<(Box<dyn Network>, Task)>,
+    runner: Runner,
+}
+
+impl Model {
+    /// Fits `spec` to the data's shape; uses one thread.
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] if the model cannot take such inputs or its own keys contradict.
+    pub fn new(spec: &ModelSpec, info: &DataInfo) -> Result<Self, EngineError> {
+        let mut layout = Layout::default();
+        let network = models::build(spec, info, &mut layout)?;
+        layout.seal();
+        Ok(Self { layout, network, runner: Runner::new(1) })
+    }
+
+    /// The number of threads that a call may use, at least 1; results do not depend on it.
+    #[must_use]
+    pub fn with_threads(self, threads: usize) -> Self {
+        Self { runner: Runner::new(threads), ..self }
+    }
+
+    /// Names and shapes, in the order in which the tensors lie in the flat vector.
+    pub fn tensors(&self) -> &[TensorSpec] {
+        self.layout.specs()
+    }
+
+    /// Length of the flat vector.
+    pub fn parameters(&self) -> usize {
+        self.layout.parameters()
+    }
+
+    /// Fresh weights by PyTorch's default distributions. Each tensor's numbers depend on `seed` and its
+    /// name alone.
+    pub fn initial(&self, seed: u64) -> Vec<f32> {
+        self.layout.initial(seed)
+    }
+
+    /// Overwrites `grad` by the gradient of the mean loss at `w`.
+    ///
+    /// # Errors
+    /// If a length does not fit, or the batch does not suit the model (see [`EngineError`]).
+    pub fn gradient(&self, w: &[f32], batch: &Batch, grad: &mut [f32]) -> Result<Outcome, EngineError> {
+        self.check_length("weights", w.len())?;
+        self.check_length("gradient", grad.len())?;
+        grad.fill(0.0);
+        let Some((network, task)) = &self.network else { return Ok(NOTHING) };
+        let predictions = task.check(batch)?;
+        let params = Params::tracked(&self.layout, w)?;
+        let scale = (1.0 / predictions as f64) as f32;
+        let mut total = Tally::default();
+        let step = |shard: Shard<'_>| {
+            let logits = network.forward(&params, &shard)?;
+            let mut slope = vec![0.0; logits.elem_count()];
+            let tally = ops::with_values(&logits, |logits| {
+                cross_entropy(logits, shard.labels, Some((&mut slope, scale)))
+            })?;
+            // The derivative of Σ logits · slope is slope: backward starts from what is already known.
+            let slope = Tensor::from_vec(slope, logits.shape(), logits.device())?;
+            Ok((tally, logits.mul(&slope)?.sum_all()?.backward()?))
+        };
+        self.runner.run(task.shards(batch), step, |(tally, grads)| {
+            add(&mut total, tally);
+            params.accumulate(&self.layout, &grads, grad)
+        })?;
+        Ok(outcome(total, predictions))
+    }
+
+    /// Loss and hits at `w`, forward only.
+    ///
+    /// # Errors
+    /// As for [`Model::gradient`].
+    pub fn evaluate(&self, w: &[f32], batch: &Batch) -> Result<Outcome, EngineError> {
+        self.check_length("weights", w.len())?;
+        let Some((network, task)) = &self.network else { return Ok(NOTHING) };
+        let predictions = task.check(batch)?;
+        let params = Params::constant(&self.layout, w)?;
+        let mut total = Tally::default();
+        let step = |shard: Shard<'_>| {
+            let logits = network.forward(&params, &shard)?;
+            Ok(ops::with_values(&logits, |logits| cross_entropy(logits, shard.labels, None))?)
+        };
+        self.runner.run(task.shards(batch), step, |tally| {
+            add(&mut total, tally);
+            Ok(())
+        })?;
+        Ok(outcome(total, predictions))
+    }
+
+    /// The network's output at `w`, row-major `predictions × classes`.
+    ///
+    /// # Errors
+    /// As for [`Model::gradient`].
+    pub fn logits(&self, w: &[f32], batch: &Batch) -> Result<Vec<f32>, EngineError> {
+        self.check_length("weights", w.len())?;
+        let Some((network, task)) = &self.network else { return Ok(Vec::new()) };
+        task.check(batch)?;
+        let params = Params::constant(&self.layout, w)?;
+        let mut all = Vec::new();
+        let step = |shard: Shard<'_>| Ok(ops::to_vec(&network.forward(&params, &shard)?)?);
+        self.runner.run(task.shards(batch), step, |logits| {
+            all.extend(logits);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    fn check_length(&self, what: &'static str, got: usize) -> Result<(), EngineError> {
+        let expected = self.parameters();
+        if got == expected { Ok(()) } else { Err(EngineError::Length { what, got, expected }) }
+    }
+}
+
+const NOTHING: Outcome = Outcome { loss: 0.0, correct: 0, predictions: 0 };
+
+fn add(total: &mut Tally, shard: Tally) {
+    total.loss += shard.loss;
+    total.correct += shard.correct;
+}
+
+fn outcome(total: Tally, predictions: usize) -> Outcome {
+    Outcome { loss: total.loss / predictions as f64, correct: total.correct, predictions: predictions as u64 }
+}

@@ -1,0 +1,136 @@
+//! What a worker is told by its owner: its name, its coordinator, where its data lies.
+//!
+//! A run names a data set, never a path: what a name means on this machine is said here and stays
+//! here. Reading the file and the environment is the command line's business; this is the schema.
+
+use crate::data::Source;
+use proto::{limits::DATASETS_MAX, names::WorkerName};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A worker's configuration. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Unique in the fleet. A worker that comes back under its name is the same worker: its client
+    /// state belongs to the name.
+    pub name: WorkerName,
+    /// `http://HOST:PORT` of the coordinator.
+    #[serde(default = "default_coordinator")]
+    pub coordinator: String,
+    /// Where client state is kept between rounds. One process at a time; created if absent.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// Threads that training may use; 0: one for each core. Results do not depend on it.
+    #[serde(default)]
+    pub threads: usize,
+    /// The data sets that this worker offers, by the name that runs use.
+    #[serde(default, rename = "data", alias = "datasets")]
+    pub datasets: BTreeMap<String, Source>,
+    /// Which part of every data set is this worker's when a run divides one data set among workers
+    /// (demo, experiments). Workers with data of their own leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+}
+
+/// One part of a data set that is divided among `of` workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// Which part, from 0.
+    pub index: usize,
+    /// Number of parts.
+    pub of: usize,
+}
+
+/// A configuration that parses but cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("worker configuration: `{key}` is {value}; expected {expected}")]
+pub struct ConfigError {
+    /// The key.
+    pub key: &'static str,
+    /// What was given.
+    pub value: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+impl Config {
+    /// A configuration with the defaults of every optional key.
+    pub fn new(name: WorkerName) -> Self {
+        Self {
+            name,
+            coordinator: default_coordinator(),
+            state_dir: default_state_dir(),
+            threads: 0,
+            datasets: BTreeMap::new(),
+            share: None,
+        }
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// Names the key, its value and what was expected.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, value: String, expected: &str| {
+            Err(ConfigError { key, value, expected: expected.to_owned() })
+        };
+        let uri = self.coordinator.parse::<tonic::transport::Uri>();
+        let known = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some());
+        if !known {
+            return wrong("coordinator", format!("`{}`", self.coordinator), "http://HOST:PORT");
+        }
+        if let Some(Share { index, of }) = self.share
+            && index >= of
+        {
+            return wrong("share", format!("index {index} of {of}"), "an index below `of`");
+        }
+        if self.datasets.len() > DATASETS_MAX {
+            let most = format!("at most {DATASETS_MAX} data sets");
+            return wrong("data", format!("{} data sets", self.datasets.len()), &most);
+        }
+        Ok(())
+    }
+
+    /// Threads for training: what was asked for, or one for each core.
+    pub fn training_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
+}
+
+fn default_coordinator() -> String {
+    "http://127.0.0.1:7700".into()
+}
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("starling-worker")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::new("w1".parse().unwrap())
+    }
+
+    #[test]
+    fn defaults_are_valid_and_survive_serde() {
+        config().check().unwrap();
+        let text = serde_json::to_string(&config()).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config());
+        assert_eq!(serde_json::from_str::<Config>(r#"{"name":"w1"}"#).unwrap(), config());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let error = Config { coordinator: "ftp://x".into(), ..config() }.check().unwrap_err().to_string();
+        assert!(error.contains("`coordinator`") && error.contains("ftp://x"), "{error}");
+        let error = Config { share: Some(Share { index: 3, of: 3 }), ..config() }.check().unwrap_err();
+        assert!(error.to_string().contains("index 3 of 3"), "{error}");
+        let error = serde_json::from_str::<Config>(r#"{"name":"w1","thread":2}"#).unwrap_err().to_string();
+        assert!(error.contains("thread"), "{error}");
+        assert!(serde_json::from_str::<Config>(r#"{"name":"../w1"}"#).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Cuts a batch into shards and runs them on the model's threads.
+//!
+//! The cut depends on the batch's size alone, each shard is computed by one thread with single-threaded
+//! kernels, and results are folded in the order of the shards. Threads therefore change when a result
+//! is ready, never what it is.
+
+use super::EngineError;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A run of consecutive examples of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shard<'a> {
+    /// Number of examples.
+    pub(super) size: usize,
+    /// Their scalars; empty for text.
+    pub(super) dense: &'a [f32],
+    /// Their characters; empty unless text.
+    pub(super) tokens: &'a [u32],
+    /// One label per prediction.
+    pub(super) labels: &'a [u32],
+}
+
+/// Sizes of the shards of `batch` examples: as many shards as it takes for none to exceed `largest`,
+/// and as equal as can be.
+pub(super) fn sizes(batch: usize, largest: usize) -> impl Iterator<Item = usize> {
+    let count = batch.div_ceil(largest);
+    (0..count).map(move |i| batch * (i + 1) / count - batch * i / count)
+}
+
+/// The threads of one model.
+#[derive(Debug)]
+pub(super) struct Runner {
+    /// `None`: the caller's thread alone.
+    pool: Option<ThreadPool>,
+}
+
+/// Results that wait for their turn.
+struct Fold<T, F> {
+    next: usize,
+    waiting: BTreeMap<usize, T>,
+    fold: F,
+    failed: Option<EngineError>,
+}
+
+impl<T, F: FnMut(T) -> Result<(), EngineError>> Fold<T, F> {
+    fn arrive(&mut self, index: usize, result: Result<T, EngineError>) {
+        match result {
+            Ok(value) => {
+                self.waiting.insert(index, value);
+            }
+            Err(error) => self.failed = Some(error),
+        }
+        while self.failed.is_none() {
+            let Some(value) = self.waiting.remove(&self.next) else { break };
+            self.next += 1;
+            self.failed = (self.fold)(value).err();
+        }
+    }
+}
+
+impl Runner {
+    /// A runner with `threads` threads (0 counts as 1). If the system refuses threads, the caller's is
+    /// used: slower, same results.
+    pub(super) fn new(threads: usize) -> Self {
+        let build = || ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("engine-{i}"));
+        let pool = (threads > 1).then(|| build().build());
+        let pool = pool.and_then(|pool| {
+            pool.inspect_err(|error| tracing::warn!(%error, "no engine threads, training on one")).ok()
+        });
+        Self { pool }
+    }
+
+    /// Computes `step` for every shard and `fold`s the results in the order of the shards.
+    pub(super) fn run<T: Send>(
+        &self,
+        shards: Vec<Shard<'_>>,
+        step: impl Fn(Shard<'_>) -> Result<T, EngineError> + Sync,
+        mut fold: impl FnMut(T) -> Result<(), EngineError> + Send,
+    ) -> Result<(), EngineError> {
+        let Some(pool) = self.pool.as_ref().filter(|_| shards.len() > 1) else {
+            return shards.into_iter().try_for_each(|shard| fold(step(shard)?));
+        };
+        let state = Mutex::new(Fold { next: 0, waiting: BTreeMap::new(), fold, failed: None });
+        let taken = AtomicUsize::new(0);
+        let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.scope(|scope| {
+            for _ in 0..pool.current_num_threads().min(shards.len()) {
+                scope.spawn(|_| {
+                    loop {
+                        let index = taken.fetch_add(1, Ordering::Relaxed);
+                        let Some(&shard) = shards.get(index) else { break };
+                        let result = step(shard);
+                        lock().arrive(index, result);
+                    }
+                });
+            }
+        });
+        match state.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
