@@ -33,7 +33,8 @@ impl Operator {
             let text = "TLS is not available in this version; expected http://HOST:PORT";
             return Err(Failure::usage(format!("--coordinator {url}: {text}")));
         }
-        let wrong = |why: &str| Failure::usage(format!("--coordinator {url}: {why}, expected http://HOST:PORT"));
+        let wrong =
+            |why: &str| Failure::usage(format!("--coordinator {url}: {why}, expected http://HOST:PORT"));
         if !url.starts_with("http://") {
             return Err(wrong("not an http:// address"));
         }
@@ -123,7 +124,8 @@ impl Operator {
     }
 
     pub(crate) async fn release(&mut self, worker: &str) -> Result<v1::WorkerSummary, Failure> {
-        let reply = self.client.release_worker(call(v1::ReleaseWorkerRequest { worker: worker.to_owned() })).await;
+        let reply =
+            self.client.release_worker(call(v1::ReleaseWorkerRequest { worker: worker.to_owned() })).await;
         let status = match reply {
             Ok(reply) => return Ok(reply.into_inner()),
             Err(status) => status,
@@ -132,8 +134,11 @@ impl Operator {
             return Err(self.failure(&status));
         }
         let known: Vec<String> = self.workers().await?.into_iter().map(|worker| worker.name).collect();
-        let known =
-            if known.is_empty() { "there are none yet".into() } else { format!("known: {}", known.join(", ")) };
+        let known = if known.is_empty() {
+            "there are none yet".into()
+        } else {
+            format!("known: {}", known.join(", "))
+        };
         Err(Failure::new(Code::NotFound, format!("no worker `{worker}`; {known}")))
     }
 }

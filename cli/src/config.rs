@@ -147,10 +147,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
-        let given = environment.iter().fold(Figment::new(), |all, (key, value)| {
-            all.merge(Serialized::default(key, value))
-        });
-        Layers::with_environment(&file, given)?.flag("uploads_in_flight", Some(7)).extract_split(&["listen", "data"])
+        let given = environment
+            .iter()
+            .fold(Figment::new(), |all, (key, value)| all.merge(Serialized::default(key, value)));
+        Layers::with_environment(&file, given)?
+            .flag("uploads_in_flight", Some(7))
+            .extract_split(&["listen", "data"])
     }
 
     #[test]

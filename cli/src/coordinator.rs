@@ -107,9 +107,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     };
     let host = Arc::new(Host::new(settings.data, settings.shapes, threads));
     life::runtime()?.block_on(async {
-        let cannot = |error| {
-            Failure::new(Code::Unavailable, format!("cannot listen on {}: {error}", settings.listen))
-        };
+        let cannot =
+            |error| Failure::new(Code::Unavailable, format!("cannot listen on {}: {error}", settings.listen));
         let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         tracing::info!(%address, data_dir = %config.data_dir.display(), "listening");

@@ -103,8 +103,7 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
             ]
         })
         .collect();
-    let heading =
-        ["round", "accuracy", "loss", "train loss", "updates", "rejected", "seconds", "down", "up"];
+    let heading = ["round", "accuracy", "loss", "train loss", "updates", "rejected", "seconds", "down", "up"];
     table::table(&heading, &rows)
 }
 

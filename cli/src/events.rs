@@ -43,11 +43,18 @@ pub(crate) fn is_routine(event: &RunEvent) -> bool {
 fn round_line(event: &RunEvent) -> String {
     match event {
         RunEvent::RoundOpened { round, cohort, deadline_s } => {
-            format!("round {round}: {} ({}), deadline {deadline_s} s", count(cohort.len(), "worker"), names(cohort))
+            format!(
+                "round {round}: {} ({}), deadline {deadline_s} s",
+                count(cohort.len(), "worker"),
+                names(cohort)
+            )
         }
         RunEvent::UpdateApplied { round, worker, examples, train_loss, seconds } => {
             let loss = train_loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-            format!("round {round}: {worker} counted: {}{loss}, {seconds:.1} s", count(*examples as usize, "example"))
+            format!(
+                "round {round}: {worker} counted: {}{loss}, {seconds:.1} s",
+                count(*examples as usize, "example")
+            )
         }
         RunEvent::UpdateRejected { round, worker, reason, detail } => {
             format!("round {round}: {worker} rejected: {}", because(reason, detail))
@@ -79,7 +86,8 @@ fn round_line(event: &RunEvent) -> String {
 
 fn metrics_line(metrics: &Metrics) -> String {
     let mut parts = Vec::new();
-    let mut add = |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name} {value}")));
+    let mut add =
+        |name: &str, value: Option<String>| parts.extend(value.map(|value| format!("{name} {value}")));
     let loss = |loss: f64| format!("{loss:.4}");
     add("accuracy", metrics.eval_accuracy.map(percent));
     add("loss", metrics.eval_loss.map(loss));
@@ -102,7 +110,9 @@ fn because(reason: &str, detail: &str) -> String {
 /// At most eight names: a cohort may have thousands.
 fn names(workers: &[String]) -> String {
     match workers {
-        [first @ .., _] if first.len() >= 8 => format!("{} and {} more", workers[..8].join(", "), workers.len() - 8),
+        [first @ .., _] if first.len() >= 8 => {
+            format!("{} and {} more", workers[..8].join(", "), workers.len() - 8)
+        }
         _ => workers.join(", "),
     }
 }
@@ -135,16 +145,82 @@ pub(crate) mod tests {
         }
     }
 
+    fn assert_lines(table: &[(RunEvent, &str)]) {
+        for (event, want) in table {
+            assert_eq!(line(event), *want);
+        }
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
     #[test]
-    fn every_kind_has_its_line() {
-        let (worker, round, model_digest) = ("w2".to_owned(), 3, Digest::of(b""));
-        let nine: Vec<String> = (0..9).map(|i| format!("w{i}")).collect();
-        let text = |text: &str| text.to_owned();
-        let table = [
-            (RunEvent::Submitted { name: text("a") }, "submitted: a"),
-            (RunEvent::Waiting { eligible: 1, needed: 2 }, "waiting for workers: 1 of 2 connected that hold the data"),
+    fn what_happens_to_a_run() {
+        let worker = "w2".to_owned();
+        assert_lines(&[
+            (RunEvent::Submitted { name: "a".into() }, "submitted: a"),
             (
-                RunEvent::RoundOpened { round, cohort: vec![text("a"), text("b")], deadline_s: 60 },
+                RunEvent::Waiting { eligible: 1, needed: 2 },
+                "waiting for workers: 1 of 2 connected that hold the data",
+            ),
+            (
+                RunEvent::Quarantined { worker, rejections: 3 },
+                "w2 quarantined after 3 rejected updates in a row; `starling worker release w2` lets it back",
+            ),
+            (
+                RunEvent::RoundMetrics { metrics: metrics(3, 0.931) },
+                "round 3: accuracy 93.10 %, loss 0.0690, train loss 0.5000, 4 updates, 1 rejected, 12.3 s, \
+                 1.7 MB down, 999 B up",
+            ),
+            (RunEvent::Paused {}, "paused"),
+            (RunEvent::Resumed { round: 3 }, "round 3: resumed"),
+            (RunEvent::Cancelled {}, "cancelled"),
+            (RunEvent::Failed { reason: "no disk".into() }, "failed: no disk"),
+        ]);
+        let finished = line(&RunEvent::Finished { rounds: 1, model_digest: Digest::of(b"") });
+        assert!(finished.starts_with("finished: 1 round committed, model af13"), "{finished}");
+    }
+
+    #[test]
+    fn what_happens_to_a_worker() {
+        let (worker, round) = ("w2".to_owned(), 3);
+        let (reason, detail) = ("not finite".to_owned(), "element 7 is NaN".to_owned());
+        let applied = |examples, train_loss| RunEvent::UpdateApplied {
+            round,
+            worker: "w2".into(),
+            examples,
+            train_loss,
+            seconds: 4.06,
+        };
+        assert_lines(&[
+            (applied(1, Some(0.25)), "round 3: w2 counted: 1 example, loss 0.2500, 4.1 s"),
+            (applied(2, None), "round 3: w2 counted: 2 examples, 4.1 s"),
+            (
+                RunEvent::UpdateRejected { round, worker: worker.clone(), reason, detail },
+                "round 3: w2 rejected: not finite (element 7 is NaN)",
+            ),
+            (
+                RunEvent::WorkerDeclined {
+                    round,
+                    worker: worker.clone(),
+                    reason: "data".into(),
+                    detail: String::new(),
+                },
+                "round 3: w2 declined: data",
+            ),
+            (RunEvent::WorkerLost { round, worker: worker.clone() }, "round 3: w2 lost: no sign of life"),
+            (RunEvent::WorkerReturned { round, worker }, "round 3: w2 is back"),
+        ]);
+    }
+
+    #[test]
+    fn what_happens_to_a_round() {
+        let round = 3;
+        let nine: Vec<String> = (0..9).map(|i| format!("w{i}")).collect();
+        assert_lines(&[
+            (
+                RunEvent::RoundOpened { round, cohort: owned(&["a", "b"]), deadline_s: 60 },
                 "round 3: 2 workers (a, b), deadline 60 s",
             ),
             (
@@ -152,21 +228,7 @@ pub(crate) mod tests {
                 "round 3: 9 workers (w0, w1, w2, w3, w4, w5, w6, w7 and 1 more), deadline 60 s",
             ),
             (
-                RunEvent::UpdateApplied { round, worker: worker.clone(), examples: 1, train_loss: Some(0.25), seconds: 4.06 },
-                "round 3: w2 counted: 1 example, loss 0.2500, 4.1 s",
-            ),
-            (
-                RunEvent::UpdateRejected { round, worker: worker.clone(), reason: text("not finite"), detail: text("element 7 is NaN") },
-                "round 3: w2 rejected: not finite (element 7 is NaN)",
-            ),
-            (
-                RunEvent::WorkerDeclined { round, worker: worker.clone(), reason: text("data"), detail: text("") },
-                "round 3: w2 declined: data",
-            ),
-            (RunEvent::WorkerLost { round, worker: worker.clone() }, "round 3: w2 lost: no sign of life"),
-            (RunEvent::WorkerReturned { round, worker: worker.clone() }, "round 3: w2 is back"),
-            (
-                RunEvent::Late { round, workers: vec![text("a"), text("b")] },
+                RunEvent::Late { round, workers: owned(&["a", "b"]) },
                 "round 3: closed at its deadline without a, b",
             ),
             (
@@ -174,26 +236,13 @@ pub(crate) mod tests {
                 "round 3: deadline passed with 1 of 3 updates; nobody else can be asked",
             ),
             (
-                RunEvent::Quarantined { worker, rejections: 3 },
-                "w2 quarantined after 3 rejected updates in a row; `starling worker release w2` lets it back",
+                RunEvent::RoundShort { round, updates: 1, needed: 3, substitutes: owned(&["c"]) },
+                "round 3: deadline passed with 1 of 3 updates; asked in addition: c",
             ),
             (
-                RunEvent::RoundCommitted { round, participants: 2, model_digest },
+                RunEvent::RoundCommitted { round, participants: 2, model_digest: Digest::of(b"") },
                 "round 3: committed with 2 updates, model af1349b9f5f9",
             ),
-            (
-                RunEvent::RoundMetrics { metrics: metrics(3, 0.931) },
-                "round 3: accuracy 93.10 %, loss 0.0690, train loss 0.5000, 4 updates, 1 rejected, 12.3 s, 1.7 MB down, 999 B up",
-            ),
-            (RunEvent::Paused {}, "paused"),
-            (RunEvent::Resumed { round }, "round 3: resumed"),
-            (RunEvent::Cancelled {}, "cancelled"),
-            (RunEvent::Failed { reason: text("no disk") }, "failed: no disk"),
-        ];
-        for (event, want) in table {
-            assert_eq!(line(&event), want);
-        }
-        let finished = line(&RunEvent::Finished { rounds: 1, model_digest });
-        assert!(finished.starts_with("finished: 1 round committed, model af13"), "{finished}");
+        ]);
     }
 }

@@ -107,9 +107,7 @@ impl Fleet {
             address = read_address(&address_file) => address?,
         };
         let url = format!("http://{address}");
-        let start = |index| {
-            plan.start("worker", &worker_name(index), &plan.worker_file(index, &url)?, &[])
-        };
+        let start = |index| plan.start("worker", &worker_name(index), &plan.worker_file(index, &url)?, &[]);
         let workers = (0..plan.workers).map(start).collect::<Result<_, Failure>>()?;
         Ok(Self { coordinator, workers, url })
     }
@@ -163,7 +161,8 @@ fn worker_name(index: usize) -> String {
 }
 
 fn to_toml(value: &impl Serialize) -> Result<String, Failure> {
-    toml::to_string(value).map_err(|error| Failure::internal(format!("cannot write a configuration: {error}")))
+    toml::to_string(value)
+        .map_err(|error| Failure::internal(format!("cannot write a configuration: {error}")))
 }
 
 fn text_of(path: &Path) -> Result<&str, Failure> {

@@ -44,7 +44,8 @@ impl Host {
     fn info(&self, spec: &RunSpec) -> Result<DataInfo, String> {
         let name = &spec.data.name;
         if let Some(source) = self.sources.get(name) {
-            let load = || source.info(spec.data.sequence).map_err(|error| format!("data set `{name}`: {error}"));
+            let load =
+                || source.info(spec.data.sequence).map_err(|error| format!("data set `{name}`: {error}"));
             return cached(&self.infos, (name.clone(), spec.data.sequence), load);
         }
         if let Some(info) = self.shapes.get(name) {
@@ -81,7 +82,9 @@ impl Host {
 impl ModelHost for Host {
     fn open(&self, spec: &RunSpec) -> Result<HostedModel, String> {
         let model = self.model(spec)?;
-        Ok(HostedModel { tensors: model.tensors().to_vec(), initial: model.initial(spec.seed) })
+        let tensors =
+            model.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+        Ok(HostedModel { tensors, initial: model.initial(spec.seed) })
     }
 
     /// Batches one after another, so that the sums do not depend on the number of threads.
@@ -95,9 +98,9 @@ impl ModelHost for Host {
         let all: Vec<usize> = (0..data.len()).collect();
         for indices in all.chunks(BATCH) {
             let outcome = model.evaluate(w, &data.batch(indices, None)).map_err(|error| error.to_string())?;
-            sum.loss_sum += f64::from(outcome.loss) * outcome.predictions as f64;
-            sum.correct += outcome.correct as u64;
-            sum.predictions += outcome.predictions as u64;
+            sum.loss_sum += outcome.loss * outcome.predictions as f64;
+            sum.correct += outcome.correct;
+            sum.predictions += outcome.predictions;
         }
         Ok(Some(sum))
     }

@@ -20,6 +20,8 @@ mod plot;
 mod process;
 mod progress;
 mod run;
+#[cfg(test)]
+mod samples;
 mod table;
 mod worker;
 
@@ -61,7 +63,7 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Demo(args) => demo::main(*args),
+        Command::Demo(args) => demo::main(&args),
         Command::Coordinator(args) => coordinator::main(&args),
         Command::Worker(args) => worker::main(args),
         Command::Run(args) => run::main(args),

@@ -55,8 +55,9 @@ struct Signals {
 
 impl Signals {
     fn new(args: LifeArgs) -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")));
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::internal(format!("cannot listen for signals: {error}")))
+        };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

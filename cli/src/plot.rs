@@ -108,9 +108,8 @@ fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
 
 /// The values with a little air around them; never empty.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
+    let (low, high) = values
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
     let air = ((high - low) * 0.08).max(high.abs() * 0.01).max(1e-3);
     (low - air, high + air)
 }
@@ -141,7 +140,8 @@ mod tests {
     fn nothing_to_draw_is_said() {
         let bare = Metrics { eval_loss: None, eval_accuracy: None, train_loss: None, ..metrics(0, 0.0) };
         assert!(svg("x", &[bare]).unwrap_err().message.contains("nothing to draw"));
-        let infinite = Metrics { eval_loss: None, eval_accuracy: None, train_loss: Some(f64::NAN), ..metrics(0, 0.0) };
+        let infinite =
+            Metrics { eval_loss: None, eval_accuracy: None, train_loss: Some(f64::NAN), ..metrics(0, 0.0) };
         assert!(svg("x", &[infinite]).is_err());
     }
 }

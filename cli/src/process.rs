@@ -60,17 +60,14 @@ impl Process {
             Err(error) => format!("cannot be waited for: {error}"),
         };
         let tail = tail(&self.log);
-        let text = format!(
-            "{} ended early ({how}); the end of {}:\n{tail}",
-            self.name,
-            self.log.display()
-        );
+        let text = format!("{} ended early ({how}); the end of {}:\n{tail}", self.name, self.log.display());
         Failure::new(Code::Failed, text)
     }
 
     /// Asks the process to stop; `wait` sees it end.
     pub(crate) fn ask_to_stop(&self) {
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let id =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(id) = id {
             // An error means that it is gone, which is what was asked for.
             let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);

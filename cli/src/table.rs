@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn bytes_in_words() {
-        let words = [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (1_740_000, "1.7 MB"), (5_000_000_000, "5.0 GB")];
+        let words =
+            [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (1_740_000, "1.7 MB"), (5_000_000_000, "5.0 GB")];
         for (count, want) in words {
             assert_eq!(bytes(count), want);
         }

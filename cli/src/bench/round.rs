@@ -147,7 +147,10 @@ async fn one(workers: u16, parameters: u64, rounds: u64, bar: &ProgressBar) -> R
     let work = async {
         let run = Operator::connect(fleet.url()).await?.submit(spec(workers, parameters, rounds)).await?;
         let each = |seen: Seen<'_>| {
-            if let Seen::Event(run::Logged { event: Some(RunEvent::RoundMetrics { metrics: line }), .. }) = seen {
+            if let Seen::Event(run::Logged {
+                event: Some(RunEvent::RoundMetrics { metrics: line }), ..
+            }) = seen
+            {
                 metrics.push(line.clone());
                 bar.inc(1);
             }
@@ -249,7 +252,15 @@ mod tests {
         let with = |seconds: &[f64]| {
             let (coordinator_peak, worker_peak) = (Some(1_000), None);
             let seconds = seconds.to_vec();
-            Measured { workers: 2, parameters: 5, seconds, coordinator_peak, worker_peak, bytes_down: 1, bytes_up: 1 }
+            Measured {
+                workers: 2,
+                parameters: 5,
+                seconds,
+                coordinator_peak,
+                worker_peak,
+                bytes_down: 1,
+                bytes_up: 1,
+            }
         };
         assert_eq!(with(&[1.0, 2.0, 9.0]).median(), 2.0);
         assert_eq!(with(&[1.0, 2.0]).median(), 1.5);

@@ -100,14 +100,14 @@ struct Trained {
 }
 
 /// Runs the demo.
-pub(crate) fn main(args: Args) -> Result<(), Failure> {
+pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     if args.mode == ModeArg::Decentralised {
         let text = "--mode decentralised is not available in this version; expected `federated`";
         return Err(Failure::usage(text));
     }
-    let planned = plan::plan(&args)?;
+    let planned = plan::plan(args)?;
     let folder = folder::Folder::open(&args.out)?;
-    life::runtime()?.block_on(demo(&args, &planned, &folder))
+    life::runtime()?.block_on(demo(args, &planned, &folder))
 }
 
 async fn demo(args: &Args, planned: &Planned, folder: &folder::Folder) -> Result<(), Failure> {

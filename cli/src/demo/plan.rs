@@ -27,7 +27,9 @@ impl FromStr for PartitionArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("`{text}`: expected iid, natural, dirichlet:0.3, pathological:2 or size:1 (or other numbers)")
+            format!(
+                "`{text}`: expected iid, natural, dirichlet:0.3, pathological:2 or size:1 (or other numbers)"
+            )
         };
         let (kind, value) = text.split_once(':').unwrap_or((text, ""));
         let number = || value.parse::<f64>().map_err(|_| wrong());
@@ -68,9 +70,13 @@ fn defaults(info: &DataInfo, source: &Source) -> Defaults {
             augment: true,
             local: LocalSpec { batch: 50, clip: Some(10.0), weight_decay: 5e-4, ..local },
         },
-        DataInfo::Features { .. } => {
-            Defaults { model: ModelSpec::Mlp { hidden: vec![64] }, rounds: 10, partition: skewed, augment: false, local }
-        }
+        DataInfo::Features { .. } => Defaults {
+            model: ModelSpec::Mlp { hidden: vec![64] },
+            rounds: 10,
+            partition: skewed,
+            augment: false,
+            local,
+        },
         DataInfo::Text { .. } => Defaults {
             model: ModelSpec::CharLstm { embedding: 8, hidden: 128, layers: 1 },
             rounds: 10,
@@ -87,17 +93,15 @@ fn defaults(info: &DataInfo, source: &Source) -> Defaults {
 
 /// Recognises the data and decides everything else.
 pub(super) fn plan(args: &Args) -> Result<Planned, Failure> {
-    let (name, source) = match &args.data {
-        Some(path) => {
-            let path = path.canonicalize().map_err(|error| {
-                Failure::new(Code::NotFound, format!("--data {}: {error}", path.display()))
-            })?;
-            data::detect(&path).map_err(|error| Failure::usage(format!("--data: {error}")))?
-        }
-        None => {
-            let train = args.examples as usize;
-            ("digits".to_owned(), Source::Digits { train, test: (train / 5).clamp(10, 2_000), seed: args.seed })
-        }
+    let (name, source) = if let Some(path) = &args.data {
+        let path = path
+            .canonicalize()
+            .map_err(|error| Failure::new(Code::NotFound, format!("--data {}: {error}", path.display())))?;
+        data::detect(&path).map_err(|error| Failure::usage(format!("--data: {error}")))?
+    } else {
+        let train = args.examples as usize;
+        let test = (train / 5).clamp(10, 2_000);
+        ("digits".to_owned(), Source::Digits { train, test, seed: args.seed })
     };
     let data = (run_name(&name), source);
     let info = data.1.info(SEQUENCE).map_err(|error| Failure::usage(format!("data: {error}")))?;
@@ -132,7 +136,11 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
             ..local
         },
         // All take part; a worker whose share is empty must not hold up the others.
-        cohort: CohortSpec { min_workers: workers, min_updates: workers.div_ceil(2), ..CohortSpec::default() },
+        cohort: CohortSpec {
+            min_workers: workers,
+            min_updates: workers.div_ceil(2),
+            ..CohortSpec::default()
+        },
         evaluation: EvaluationSpec::default(),
         vetting: VettingSpec::default(),
         privacy: None,
@@ -150,15 +158,19 @@ fn model_of(kind: &str) -> Result<ModelSpec, Failure> {
 
 /// A data set's name as run files allow it.
 fn run_name(name: &str) -> String {
-    let clean: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).take(32).collect();
+    let clean: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' })
+        .take(32)
+        .collect();
     if clean.is_empty() { "data".to_owned() } else { clean }
 }
 
 impl Planned {
     /// The run file.
     pub(super) fn to_toml(&self) -> Result<String, Failure> {
-        toml::to_string(&self.spec).map_err(|error| Failure::internal(format!("cannot write the run file: {error}")))
+        toml::to_string(&self.spec)
+            .map_err(|error| Failure::internal(format!("cannot write the run file: {error}")))
     }
 
     /// The model's kind, as run files name it.
@@ -175,7 +187,9 @@ impl Planned {
             None => "whole".into(),
         };
         let (data, model, algorithm) = (&data.name, self.model_kind(), &algorithm.kind);
-        format!("{workers} workers share {data} ({partition}); {model}, {algorithm}, {rounds} rounds, seed {seed}")
+        format!(
+            "{workers} workers share {data} ({partition}); {model}, {algorithm}, {rounds} rounds, seed {seed}"
+        )
     }
 }
 
@@ -210,7 +224,12 @@ mod tests {
             (images(1, 28), Source::default(), "lenet", "dirichlet"),
             (images(3, 32), Source::default(), "cnn", "dirichlet"),
             (DataInfo::Features { dimension: 4, classes: 3 }, Source::default(), "mlp", "dirichlet"),
-            (DataInfo::Text { vocabulary: 65, sequence: 80 }, text_source(TextKey::Speaker), "char-lstm", "natural"),
+            (
+                DataInfo::Text { vocabulary: 65, sequence: 80 },
+                text_source(TextKey::Speaker),
+                "char-lstm",
+                "natural",
+            ),
             (DataInfo::Text { vocabulary: 65, sequence: 80 }, text_source(TextKey::None), "char-lstm", "iid"),
         ];
         for (info, source, model, partition) in cases {

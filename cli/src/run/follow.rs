@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tonic::Code as Grpc;
 
 /// The coordinator may be away for so long (a restart, a new address of a name) before it is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -151,7 +151,12 @@ async fn listen(
 fn is_interruption(code: Grpc) -> bool {
     matches!(
         code,
-        Grpc::Unavailable | Grpc::Unknown | Grpc::Internal | Grpc::Cancelled | Grpc::DeadlineExceeded | Grpc::Aborted
+        Grpc::Unavailable
+            | Grpc::Unknown
+            | Grpc::Internal
+            | Grpc::Cancelled
+            | Grpc::DeadlineExceeded
+            | Grpc::Aborted
     )
 }
 

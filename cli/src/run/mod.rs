@@ -189,7 +189,8 @@ mod tests {
     fn a_run_file_is_checked_before_it_travels() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("run.toml");
-        std::fs::write(&file, "name = \"a\"\nrouns = 3\n[model]\nkind = \"linear\"\n[data]\nname = \"d\"\n").unwrap();
+        std::fs::write(&file, "name = \"a\"\nrouns = 3\n[model]\nkind = \"linear\"\n[data]\nname = \"d\"\n")
+            .unwrap();
         let failure = read_spec(&file).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
         assert!(failure.message.contains("run.toml") && failure.message.contains("`rounds`"), "{failure}");
