@@ -1,1 +1,126 @@
-//! The command line.
+//! The command line: one file per subcommand, and what they share.
+//!
+//! Reading order: `exit` (how a command fails), `client` (how it asks a coordinator), `config` and
+//! `life` (what the long-lived processes have in common), then any subcommand.
+
+mod bench;
+mod client;
+mod config;
+mod coordinator;
+mod demo;
+mod describe;
+mod events;
+mod exit;
+mod fleet;
+mod host;
+mod life;
+mod log;
+mod output;
+mod plot;
+mod process;
+mod progress;
+mod run;
+#[cfg(test)]
+mod samples;
+mod table;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use exit::{Code, Failure};
+use std::process::ExitCode;
+
+/// Trains one model on many machines that keep their own data.
+#[derive(Debug, Parser)]
+#[command(name = "starling", version, max_term_width = 110, after_long_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A whole federation of real processes on this machine, from nothing to a trained model
+    Demo(Box<demo::Args>),
+    /// Runs a coordinator until SIGTERM or SIGINT
+    Coordinator(coordinator::Args),
+    /// Runs a worker until SIGTERM or SIGINT, or asks the coordinator about its workers
+    Worker(worker::Args),
+    /// Submits, watches and controls runs
+    Run(run::Args),
+    /// Measures rounds with real processes on this machine
+    Bench(bench::Args),
+}
+
+/// Parses the arguments, does what they ask, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Code::Usage.into() } else { ExitCode::SUCCESS };
+            // Nothing is left to do when not even the usage can be printed.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let done = match cli.command {
+        Command::Demo(args) => demo::main(&args),
+        Command::Coordinator(args) => coordinator::main(&args),
+        Command::Worker(args) => worker::main(args),
+        Command::Run(args) => run::main(args),
+        Command::Bench(args) => bench::main(args),
+    };
+    done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type() {
+        for line in [
+            "demo",
+            "demo --workers 3 --rounds 2 --alpha 0.3 --algorithm scaffold --out x --seed 1 --json",
+            "demo --partition iid --model mlp --lr 0.1 --epochs 2",
+            "coordinator --config c.toml --listen 127.0.0.1:0 --address-file a --log-format json",
+            "worker --config w.toml --name a --coordinator http://127.0.0.1:7077",
+            "worker list --json",
+            "worker release a",
+            "run submit run.toml --watch",
+            "run list --coordinator http://10.0.0.1:7077",
+            "run watch a-1 --json",
+            "run export a-1 --to m.safetensors --force",
+            "run plot a-1 --to p.svg",
+            "run cancel a-1",
+            "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
+        ] {
+            let args = std::iter::once("starling").chain(line.split(' '));
+            Cli::try_parse_from(args).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (line, want) in [
+            ("demo --workers 0", "--workers"),
+            ("demo --alpha 0.3 --partition iid", "cannot be used with"),
+            ("demo --examples 10 --data x", "cannot be used with"),
+            ("demo --partition dirichlet", "dirichlet:0.3"),
+            ("worker", "--config"),
+            ("worker list extra", "extra"),
+            ("run export a-1", "--to"),
+            ("bench round --parameters 10X", "10X"),
+            ("runs", "run"),
+        ] {
+            let args = std::iter::once("starling").chain(line.split(' '));
+            let error = Cli::try_parse_from(args).expect_err(line).to_string();
+            assert!(error.contains(want), "{line}: {error}");
+        }
+    }
+}

@@ -1,2 +1,5 @@
-//! The binary `starling`.
-fn main() {}
+//! The binary `starling`; everything is in the library, so that tests can reach it.
+
+fn main() -> std::process::ExitCode {
+    starling::main()
+}

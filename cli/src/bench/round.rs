@@ -1,0 +1,269 @@
+//! How long a round takes, what the coordinator needs for it, and what travels, when nobody trains.
+//!
+//! Real processes on loopback, model kind `flat`, FedAvg. The first round is not counted: workers
+//! fetch the model for the first time, and connections open.
+
+use crate::{
+    client::Operator,
+    exit::{Code, Failure},
+    fleet::{Fleet, Plan},
+    life, output, process, run,
+    run::Seen,
+    table,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use proto::{
+    event::{Metrics, RunEvent},
+    limits,
+};
+use serde_json::json;
+use std::str::FromStr;
+use worker::data::Source;
+
+/// Starts a coordinator and workers for each pair of sizes and measures rounds.
+///
+/// JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
+/// seconds_max, coordinator_peak_bytes, worker_peak_bytes (the largest of all), bytes_down, bytes_up (of a
+/// round).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Numbers of workers
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [2_u16, 10],
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Vec<u16>,
+    /// Model sizes in scalars; k, M and G are thousands, millions and milliards
+    #[arg(long, value_name = "P,…", value_delimiter = ',', default_values = ["100k", "1M", "10M"])]
+    parameters: Vec<Size>,
+    /// Rounds to measure, after the first
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    rounds: u64,
+    /// Prints JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number of scalars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}`: expected a number such as 5000, 100k, 10M or 1G");
+        let scales = [('k', 1_000_u64), ('M', 1_000_000), ('G', 1_000_000_000)];
+        let scale = scales.into_iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)));
+        let (digits, scale) = scale.unwrap_or((text, 1));
+        let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+        match number {
+            Some(size) if (1..=limits::PARAMETERS_MAX).contains(&size) => Ok(Self(size)),
+            Some(size) => Err(format!("{size} is out of range, expected 1 to {}", limits::PARAMETERS_MAX)),
+            None => Err(wrong()),
+        }
+    }
+}
+
+/// What one pair of sizes measured.
+struct Measured {
+    workers: u16,
+    parameters: u64,
+    /// Of each counted round, sorted.
+    seconds: Vec<f64>,
+    coordinator_peak: Option<u64>,
+    worker_peak: Option<u64>,
+    bytes_down: u64,
+    bytes_up: u64,
+}
+
+/// Measures all pairs and prints them.
+pub(crate) async fn measure(args: &Args) -> Result<(), Failure> {
+    let pairs: Vec<(u16, u64)> = args
+        .parameters
+        .iter()
+        .flat_map(|&Size(size)| args.workers.iter().map(move |&workers| (workers, size)))
+        .collect();
+    if let Some(available) = process::available_memory() {
+        pairs.iter().try_for_each(|&(workers, size)| fits(workers, size, available))?;
+    }
+    let bar = ProgressBar::new(pairs.len() as u64 * (args.rounds + 1));
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rounds  {elapsed}  {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut all = Vec::new();
+    for (workers, size) in pairs {
+        bar.set_message(format!("{workers} workers, {size} parameters"));
+        let measured = one(workers, size, args.rounds, &bar).await?;
+        if args.json {
+            bar.suspend(|| output::line(measured.json()))?;
+        }
+        all.push(measured);
+    }
+    bar.finish_and_clear();
+    if args.json { Ok(()) } else { output::line(listing(&all)) }
+}
+
+/// Memory that the processes need together: beside a base each, the coordinator holds the old and the
+/// new model, the accumulator (8 bytes a scalar) and three payloads, a worker about five vectors.
+fn memory(workers: u16, parameters: u64) -> u64 {
+    const BASE: u64 = 48 << 20;
+    (BASE + 28 * parameters) + u64::from(workers) * (BASE + 20 * parameters)
+}
+
+fn fits(workers: u16, parameters: u64, available: u64) -> Result<(), Failure> {
+    let needed = memory(workers, parameters);
+    if needed <= available / 10 * 9 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Failed,
+        format!(
+            "{workers} workers with {parameters} parameters need about {}, but only {} of memory are available: \
+             choose fewer --workers or smaller --parameters",
+            table::bytes(needed),
+            table::bytes(available)
+        ),
+    ))
+}
+
+fn spec(workers: u16, parameters: u64, rounds: u64) -> String {
+    format!(
+        "name = \"bench-{workers}-{parameters}\"\nrounds = {}\n[model]\nkind = \"flat\"\nparameters = {parameters}\n\
+         [data]\nname = \"bench\"\npartition = {{ kind = \"iid\" }}\n[local]\nsteps = 1\nbatch = 1\n\
+         [cohort]\nmin_workers = {workers}\nmin_updates = {workers}\n[evaluation]\nevery = 0\n",
+        rounds + 1
+    )
+}
+
+async fn one(workers: u16, parameters: u64, rounds: u64, bar: &ProgressBar) -> Result<Measured, Failure> {
+    let folder = tempfile::Builder::new().prefix("starling-bench-").tempdir();
+    let folder = folder.map_err(|error| Failure::new(Code::Create, format!("temporary folder: {error}")))?;
+    let source = Source::Digits { train: usize::from(workers) * 10, test: 10, seed: 0 };
+    let plan = Plan {
+        folder: folder.path().to_owned(),
+        workers: usize::from(workers),
+        data: ("bench".to_owned(), source),
+    };
+    let mut fleet = life::interruptible(Fleet::start(&plan)).await?;
+    let mut metrics: Vec<Metrics> = Vec::new();
+    let work = async {
+        let run = Operator::connect(fleet.url()).await?.submit(spec(workers, parameters, rounds)).await?;
+        let each = |seen: Seen<'_>| {
+            if let Seen::Event(run::Logged {
+                event: Some(RunEvent::RoundMetrics { metrics: line }), ..
+            }) = seen
+            {
+                metrics.push(line.clone());
+                bar.inc(1);
+            }
+            Ok(())
+        };
+        let ended = fleet.follow(&run.id, each).await?;
+        run::verdict(&run.id, &ended)
+    };
+    let done = life::interruptible(work).await;
+    let (coordinator_peak, worker_peak) = fleet.peak_memory();
+    let stopped = fleet.stop().await;
+    done?;
+    stopped?;
+    let counted: Vec<&Metrics> = metrics.iter().filter(|line| line.round > 0).collect();
+    let mut seconds: Vec<f64> = counted.iter().map(|line| line.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let last = counted.last().ok_or_else(|| Failure::internal("the run ended without metrics"))?;
+    let (bytes_down, bytes_up) = (last.bytes_down, last.bytes_up);
+    Ok(Measured { workers, parameters, seconds, coordinator_peak, worker_peak, bytes_down, bytes_up })
+}
+
+impl Measured {
+    fn median(&self) -> f64 {
+        let middle = self.seconds.len() / 2;
+        match self.seconds.len() {
+            0 => f64::NAN,
+            n if n % 2 == 1 => self.seconds[middle],
+            _ => f64::midpoint(self.seconds[middle - 1], self.seconds[middle]),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "workers": self.workers, "parameters": self.parameters, "rounds": self.seconds.len(),
+            "seconds_median": self.median(), "seconds_min": self.seconds.first(),
+            "seconds_max": self.seconds.last(), "coordinator_peak_bytes": self.coordinator_peak,
+            "worker_peak_bytes": self.worker_peak, "bytes_down": self.bytes_down, "bytes_up": self.bytes_up,
+        })
+    }
+}
+
+fn listing(all: &[Measured]) -> String {
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|one| {
+            vec![
+                one.workers.to_string(),
+                one.parameters.to_string(),
+                format!("{:.3}", one.median()),
+                table::or_dash(one.coordinator_peak, table::bytes),
+                table::or_dash(one.worker_peak, table::bytes),
+                table::bytes(one.bytes_down),
+                table::bytes(one.bytes_up),
+            ]
+        })
+        .collect();
+    let heading = [
+        "workers",
+        "parameters",
+        "s/round (median)",
+        "coordinator peak",
+        "largest worker peak",
+        "down/round",
+        "up/round",
+    ];
+    table::table(&heading, &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::spec::RunSpec;
+
+    #[test]
+    fn sizes_in_words() {
+        for (text, want) in [("7", 7), ("100k", 100_000), ("10M", 10_000_000), ("1G", 1_000_000_000)] {
+            assert_eq!(text.parse::<Size>(), Ok(Size(want)));
+        }
+        for wrong in ["", "k", "1m", "0", "-1", "99999999999999999999", "99G"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_measured_run_is_valid() {
+        let spec = RunSpec::from_toml(&spec(10, 1_000_000, 5)).unwrap();
+        assert_eq!((spec.rounds, spec.evaluation.every, spec.cohort.min_updates), (6, 0, 10));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        fits(10, 1_000_000, 8 << 30).unwrap();
+        let failure = fits(10, 100_000_000, 8 << 30).unwrap_err();
+        assert!(failure.message.contains("10 workers") && failure.message.contains("20.8 GB"), "{failure}");
+    }
+
+    #[test]
+    fn the_middle_of_the_rounds() {
+        let with = |seconds: &[f64]| {
+            let (coordinator_peak, worker_peak) = (Some(1_000), None);
+            let seconds = seconds.to_vec();
+            Measured {
+                workers: 2,
+                parameters: 5,
+                seconds,
+                coordinator_peak,
+                worker_peak,
+                bytes_down: 1,
+                bytes_up: 1,
+            }
+        };
+        assert_eq!(with(&[1.0, 2.0, 9.0]).median(), 2.0);
+        assert_eq!(with(&[1.0, 2.0]).median(), 1.5);
+        assert!(listing(&[with(&[1.0])]).contains("1.0 kB"));
+    }
+}

@@ -1,0 +1,138 @@
+//! `starling coordinator`: the life of the process, from its configuration to a clean end.
+
+use crate::{
+    config::Layers,
+    exit::{Code, Failure},
+    host::Host,
+    life::{self, LifeArgs},
+    log::{self, LogArgs},
+    output,
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio_util::sync::CancellationToken;
+use worker::data::{DataInfo, Source};
+
+/// Flags win over environment variables (`STARLING__KEY`, `STARLING__SECTION__KEY`), those over the
+/// file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Configuration (TOML); deploy/samples/coordinator.toml explains every key
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Address to listen on; port 0 takes any free port
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where runs and models are kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Listens without encryption on an address that others can reach
+    #[arg(long)]
+    insecure: bool,
+    /// Writes the address that is listened on to this file, once it is
+    #[arg(long, value_name = "FILE")]
+    address_file: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    life: LifeArgs,
+}
+
+/// The keys of the file that are not the coordinator's own (`::coordinator::Config`).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Address to listen on.
+    pub(crate) listen: SocketAddr,
+    /// Must be true to listen on an address that others can reach: this version has no TLS.
+    pub(crate) insecure: bool,
+    /// Threads of an evaluation on held-out data; 0: one for each core.
+    pub(crate) threads: usize,
+    /// Data sets with a held-out split on this machine.
+    pub(crate) data: BTreeMap<String, Source>,
+    /// The shape of data sets that only workers have.
+    pub(crate) shapes: BTreeMap<String, DataInfo>,
+}
+
+/// The keys of `Settings`.
+const OWN: &[&str] = &["listen", "insecure", "threads", "data", "shapes"];
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7077)),
+            insecure: false,
+            threads: 0,
+            data: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    fn check(&self) -> Result<(), Failure> {
+        if self.insecure || self.listen.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "listen: {} can be reached from other machines, and this version has no TLS (a later one will): \
+             anyone on the way could read and change models. Listen on 127.0.0.1 behind a tunnel, or accept \
+             that with `insecure = true` or --insecure on a network that you trust",
+            self.listen
+        )))
+    }
+}
+
+/// All layers of a coordinator's configuration.
+pub(crate) fn configure(layers: &Layers) -> Result<(Settings, ::coordinator::Config), Failure> {
+    let (settings, config): (Settings, _) = layers.extract_split(OWN)?;
+    settings.check()?;
+    Ok((settings, config))
+}
+
+/// Runs until told to stop.
+pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    log::init(&args.log)?;
+    let layers = Layers::read(&args.config)?
+        .flag("listen", args.listen)
+        .flag("data_dir", args.data_dir.as_ref())
+        .flag("insecure", args.insecure.then_some(true));
+    let (settings, config) = configure(&layers)?;
+    if !settings.listen.ip().is_loopback() {
+        tracing::warn!(listen = %settings.listen, "no encryption: everyone on the way can read and change models");
+    }
+    let threads = match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        given => given,
+    };
+    let host = Arc::new(Host::new(settings.data, settings.shapes, threads));
+    life::runtime()?.block_on(async {
+        let cannot =
+            |error| Failure::new(Code::Unavailable, format!("cannot listen on {}: {error}", settings.listen));
+        let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        tracing::info!(%address, data_dir = %config.data_dir.display(), "listening");
+        if let Some(file) = &args.address_file {
+            output::write_file(file, true, &[address.to_string().as_bytes()])?;
+        }
+        let stop = CancellationToken::new();
+        let work = ::coordinator::serve(config, host, listener, stop.clone().cancelled_owned());
+        life::supervise(args.life, stop, work).await
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plaintext_for_others_must_be_asked_for() {
+        let local = Settings::default();
+        local.check().unwrap();
+        let open = Settings { listen: SocketAddr::from(([0, 0, 0, 0], 7077)), ..local };
+        let failure = open.check().unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert!(failure.message.contains("--insecure") && failure.message.contains("TLS"), "{failure}");
+        Settings { insecure: true, ..open }.check().unwrap();
+    }
+}

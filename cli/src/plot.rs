@@ -1,0 +1,147 @@
+//! Accuracy and loss over the rounds as an SVG: the one picture that everybody wants of a run.
+
+use crate::exit::{Code, Failure};
+use plotters::{coord::Shift, prelude::*};
+use proto::event::Metrics;
+
+const SIZE: (u32, u32) = (900, 640);
+const INK: RGBColor = RGBColor(60, 64, 72);
+const GRID: RGBColor = RGBColor(226, 228, 232);
+const BLUE: RGBColor = RGBColor(31, 100, 180);
+const ORANGE: RGBColor = RGBColor(214, 108, 20);
+const GREEN: RGBColor = RGBColor(30, 132, 84);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// A named line; points are (rounds done, value).
+struct Curve {
+    name: &'static str,
+    colour: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+/// Draws a run's metrics.
+///
+/// # Errors
+/// If no round has a value that could be drawn.
+pub(crate) fn svg(title: &str, metrics: &[Metrics]) -> Result<String, Failure> {
+    let curve = |name, colour, value: &dyn Fn(&Metrics) -> Option<f64>| {
+        let points = metrics.iter().filter_map(|line| {
+            value(line).filter(|value| value.is_finite()).map(|value| ((line.round + 1) as f64, value))
+        });
+        Curve { name, colour, points: points.collect() }
+    };
+    let percent = |share: f64| share * 100.0;
+    let accuracy = [
+        curve("held-out accuracy", BLUE, &|line| line.eval_accuracy.map(percent)),
+        curve("workers' held-out accuracy", GREEN, &|line| line.federated_accuracy.map(percent)),
+    ];
+    let loss = [
+        curve("held-out loss", BLUE, &|line| line.eval_loss),
+        curve("workers' held-out loss", GREEN, &|line| line.federated_loss),
+        curve("training loss", ORANGE, &|line| line.train_loss),
+    ];
+    let panels: Vec<(&str, &[Curve])> = [("accuracy, %", &accuracy[..]), ("loss", &loss[..])]
+        .into_iter()
+        .filter(|(_, curves)| curves.iter().any(|curve| !curve.points.is_empty()))
+        .collect();
+    if panels.is_empty() {
+        let text = format!("{title}: no round has an accuracy or a loss yet, so there is nothing to draw");
+        return Err(Failure::new(Code::Failed, text));
+    }
+    let mut text = String::new();
+    draw(&mut text, title, &panels).map_err(|error| Failure::internal(format!("cannot draw: {error}")))?;
+    Ok(text)
+}
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(text: &mut String, title: &str, panels: &[(&str, &[Curve])]) -> Drawn {
+    let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let root = root.titled(title, ("sans-serif", 22).into_font().color(&INK))?;
+    for (area, (label, curves)) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
+        panel(area, label, curves)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let last = points().map(|point| point.0).fold(1.0, f64::max);
+    let (low, high) = range(points().map(|point| point.1));
+    let mut chart = ChartBuilder::on(area)
+        .margin(10)
+        .x_label_area_size(38)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..last * 1.02, low..high)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(INK)
+        .label_style(("sans-serif", 14).into_font().color(&INK))
+        .x_desc("rounds")
+        .y_desc(label)
+        .x_label_formatter(&|round| format!("{round:.0}"))
+        .x_labels((last as usize + 1).min(11))
+        .y_labels(6)
+        .draw()?;
+    for Curve { name, colour, points } in curves.iter().filter(|curve| !curve.points.is_empty()) {
+        let style = colour.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
+        chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::MiddleRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(GRID)
+        .label_font(("sans-serif", 14).into_font().color(&INK))
+        .draw()?;
+    Ok(())
+}
+
+/// The values with a little air around them; never empty.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    let air = ((high - low) * 0.08).max(high.abs() * 0.01).max(1e-3);
+    (low - air, high + air)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::tests::metrics;
+
+    #[test]
+    fn the_picture_has_a_point_for_every_value() {
+        let lines: Vec<Metrics> = (0..5).map(|round| metrics(round, 0.5 + 0.1 * round as f64)).collect();
+        let text = svg("digits-1", &lines).unwrap();
+        // Five of the accuracy, five of each of the two losses.
+        assert_eq!(text.matches("<circle").count(), 15);
+        for want in ["digits-1", "accuracy, %", "held-out loss", "training loss", "rounds", "</svg>"] {
+            assert!(text.contains(want), "{want}");
+        }
+        assert!(!text.contains("NaN") && !text.contains("workers&apos;"), "{text}");
+    }
+
+    #[test]
+    fn one_round_and_constant_values_can_be_drawn() {
+        assert!(svg("x", &[metrics(0, 1.0)]).unwrap().contains("<circle"));
+    }
+
+    #[test]
+    fn nothing_to_draw_is_said() {
+        let bare = Metrics { eval_loss: None, eval_accuracy: None, train_loss: None, ..metrics(0, 0.0) };
+        assert!(svg("x", &[bare]).unwrap_err().message.contains("nothing to draw"));
+        let infinite =
+            Metrics { eval_loss: None, eval_accuracy: None, train_loss: Some(f64::NAN), ..metrics(0, 0.0) };
+        assert!(svg("x", &[infinite]).is_err());
+    }
+}

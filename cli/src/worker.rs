@@ -1,0 +1,141 @@
+//! `starling worker`: the life of a worker process, and what the coordinator knows of its workers.
+
+use crate::{
+    client::{Operator, Remote},
+    config::Layers,
+    describe,
+    exit::Failure,
+    life::{self, LifeArgs},
+    log::{self, LogArgs},
+    output, table,
+};
+use clap::Subcommand;
+use proto::v1::WorkerSummary;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Flags win over environment variables (`STARLING__KEY`, `STARLING__SECTION__KEY`), those over the
+/// file.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    ask: Option<Ask>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
+    /// Configuration (TOML); deploy/samples/worker.toml explains every key
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    /// The worker's name, unique in the fleet
+    #[arg(long)]
+    name: Option<String>,
+    /// The coordinator
+    #[arg(long, value_name = "URL")]
+    coordinator: Option<String>,
+    /// Where client state is kept between rounds
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Threads that training may use; 0: one for each core
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    life: LifeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// The workers that the coordinator knows; JSON: one object a line, with name, connected, quarantined,
+    /// program, datasets, silent_ms, applied, rejected, address
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Lets a quarantined worker take part again; JSON: the worker as in `list`
+    Release {
+        /// The worker
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Runs a worker until told to stop, or asks about workers.
+pub(crate) fn main(args: Args) -> Result<(), Failure> {
+    match args.ask {
+        Some(ask) => life::runtime()?.block_on(answer(ask)),
+        None => serve(&args.serve),
+    }
+}
+
+/// All layers of a worker's configuration.
+pub(crate) fn configure(layers: &Layers) -> Result<::worker::Config, Failure> {
+    let config: ::worker::Config = layers.extract()?;
+    config.check().map_err(Failure::usage)?;
+    Ok(config)
+}
+
+fn serve(args: &Serve) -> Result<(), Failure> {
+    log::init(&args.log)?;
+    let file = args.config.as_ref().ok_or_else(|| Failure::usage("--config FILE is missing"))?;
+    let layers = Layers::read(file)?
+        .flag("name", args.name.as_ref())
+        .flag("coordinator", args.coordinator.as_ref())
+        .flag("state_dir", args.state_dir.as_ref())
+        .flag("threads", args.threads);
+    let config = configure(&layers)?;
+    tracing::info!(name = %config.name, coordinator = config.coordinator, "starting");
+    life::runtime()?.block_on(async {
+        let stop = CancellationToken::new();
+        let work = ::worker::run_with_engine(config, stop.clone().cancelled_owned());
+        life::supervise(args.life, stop, work).await
+    })
+}
+
+async fn answer(ask: Ask) -> Result<(), Failure> {
+    match ask {
+        Ask::List { remote } => {
+            let workers = Operator::connect(&remote.coordinator).await?.workers().await?;
+            if remote.json {
+                return workers.iter().try_for_each(|worker| output::line(describe::worker_json(worker)));
+            }
+            output::line(if workers.is_empty() { "no workers yet".to_owned() } else { listing(&workers) })
+        }
+        Ask::Release { name, remote } => {
+            let worker = Operator::connect(&remote.coordinator).await?.release(&name).await?;
+            if remote.json {
+                return output::line(describe::worker_json(&worker));
+            }
+            output::line(format!("{} may take part again", worker.name))
+        }
+    }
+}
+
+fn listing(workers: &[WorkerSummary]) -> String {
+    let rows: Vec<Vec<String>> = workers
+        .iter()
+        .map(|worker| {
+            let seen = if worker.connected {
+                format!("{:.1} s ago", worker.silent_ms as f64 / 1000.0)
+            } else {
+                "–".into()
+            };
+            vec![
+                worker.name.clone(),
+                describe::worker_state(worker).into(),
+                seen,
+                worker.applied.to_string(),
+                worker.rejected.to_string(),
+                worker.datasets.join(", "),
+                worker.address.clone(),
+                worker.program.clone(),
+            ]
+        })
+        .collect();
+    table::table(&["worker", "state", "seen", "applied", "rejected", "data", "address", "program"], &rows)
+}
