@@ -174,7 +174,7 @@ impl Fleet for Service {
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Replies<Chunk> {
-        let FetchRequest { digest, offset } = request.into_inner();
+        let FetchRequest { digest, offset, run: _ } = request.into_inner();
         let digest = Digest::from_bytes(&digest).unwrap();
         let (vector, cut) = {
             let mut book = self.book.lock().unwrap();

@@ -42,7 +42,7 @@ pub fn save_safetensors(
 /// [`EngineError::File`] if the file is damaged, or a tensor is missing, superfluous, of another shape
 /// or not f32.
 pub fn load_safetensors(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EngineError> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(file)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(|e| file(&e))?;
     let mut w = Vec::with_capacity(model.parameters());
     for spec in model.tensors() {
         let name = &spec.name;
@@ -69,6 +69,6 @@ pub fn load_safetensors(model: &Model, bytes: &[u8]) -> Result<Vec<f32>, EngineE
     }
 }
 
-fn file(error: safetensors::SafeTensorError) -> EngineError {
+fn file(error: &safetensors::SafeTensorError) -> EngineError {
     EngineError::File(error.to_string())
 }

@@ -1,7 +1,7 @@
 //! Layers: a few tensors of the layout and the operation that uses them, named as in PyTorch.
 
 use super::layout::{Init, Layout, Params, Slot};
-use super::ops::conv::Window;
+use super::ops::patches::Window;
 use super::ops::{conv, linear, norm};
 use candle_core::{Result, Tensor};
 

@@ -22,7 +22,7 @@ pub use layout::TensorSpec;
 
 use crate::data::{Batch, DataInfo};
 use layout::{Layout, Params};
-use models::{Network, Task};
+use models::Fitted;
 use ops::loss::{Tally, cross_entropy};
 use proto::spec::ModelSpec;
 use shards::{Runner, Shard};
@@ -44,7 +44,7 @@ pub struct Outcome {
 pub struct Model {
     layout: Layout,
     /// `None`: the bare vector that no step changes.
-    network: Option<(Box<dyn Network>, Task)>,
+    network: Option<Fitted>,
     runner: Runner,
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Runner {
 struct Fold<T, F> {
     next: usize,
     waiting: BTreeMap<usize, T>,
-    fold: F,
+    consume: F,
     failed: Option<EngineError>,
 }
 
@@ -56,7 +56,7 @@ impl<T, F: FnMut(T) -> Result<(), EngineError>> Fold<T, F> {
         while self.failed.is_none() {
             let Some(value) = self.waiting.remove(&self.next) else { break };
             self.next += 1;
-            self.failed = (self.fold)(value).err();
+            self.failed = (self.consume)(value).err();
         }
     }
 }
@@ -83,7 +83,7 @@ impl Runner {
         let Some(pool) = self.pool.as_ref().filter(|_| shards.len() > 1) else {
             return shards.into_iter().try_for_each(|shard| fold(step(shard)?));
         };
-        let state = Mutex::new(Fold { next: 0, waiting: BTreeMap::new(), fold, failed: None });
+        let state = Mutex::new(Fold { next: 0, waiting: BTreeMap::new(), consume: fold, failed: None });
         let taken = AtomicUsize::new(0);
         let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
         pool.scope(|scope| {

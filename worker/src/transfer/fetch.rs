@@ -10,12 +10,13 @@ use tokio::time::{sleep, timeout};
 /// fault is the sender's.
 const WHOLE_TRIES: u32 = 3;
 
-/// Fetches `length` scalars by their digest, reporting bytes received.
+/// Fetches `length` scalars of a run by their digest, reporting bytes received.
 ///
 /// # Errors
 /// If the coordinator does not have it or sends another vector.
 pub async fn fetch(
     line: &mut Line,
+    run: &str,
     digest: Digest,
     length: usize,
     report: &mut (dyn FnMut(u64) + Send),
@@ -27,7 +28,7 @@ pub async fn fetch(
         let live = line.live().await?;
         let tried = tokio::select! {
             biased;
-            tried = attempt(live, &mut assembler, report) => tried,
+            tried = attempt(live, run, &mut assembler, report) => tried,
             () = line.fell() => Err(Broken::Again("the session was lost".into())),
         };
         let received = assembler.received();
@@ -54,13 +55,18 @@ pub async fn fetch(
 
 async fn attempt(
     mut live: Live,
+    run: &str,
     assembler: &mut Assembler,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), Broken> {
     if assembler.is_complete() {
         return Ok(());
     }
-    let request = FetchRequest { digest: assembler.announced().0.to_vec(), offset: assembler.received() };
+    let request = FetchRequest {
+        digest: assembler.announced().0.to_vec(),
+        offset: assembler.received(),
+        run: run.to_owned(),
+    };
     let mut chunks =
         timeout(STALL, live.fleet.fetch(request)).await.map_err(|_| stalled(STALL))??.into_inner();
     while let Some(chunk) = timeout(STALL, chunks.message()).await.map_err(|_| stalled(STALL))?? {

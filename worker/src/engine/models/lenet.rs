@@ -25,7 +25,7 @@ use super::{Built, Image, Network};
 use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear};
 use crate::engine::layout::{Layout, Params};
-use crate::engine::ops::conv::Window;
+use crate::engine::ops::patches::Window;
 use crate::engine::ops::pool::{flatten, max_pool};
 use crate::engine::shards::Shard;
 use candle_core::{Result, Tensor};

@@ -102,6 +102,9 @@ fn below(what: &'static str, values: &[u32], limit: usize) -> Result<(), EngineE
     }
 }
 
+/// A network and what it asks of batches.
+pub(super) type Fitted = (Box<dyn Network>, Task);
+
 type Built = Result<Box<dyn Network>, EngineError>;
 
 /// Registers the tensors of `spec` for `info` in `layout`; `None` is the bare vector.
@@ -109,7 +112,7 @@ pub(super) fn build(
     spec: &ModelSpec,
     info: &DataInfo,
     layout: &mut Layout,
-) -> Result<Option<(Box<dyn Network>, Task)>, EngineError> {
+) -> Result<Option<Fitted>, EngineError> {
     let network = match spec {
         ModelSpec::Linear {} => linear::build(info, layout),
         ModelSpec::Mlp { hidden } => mlp::build(hidden, info, layout),

@@ -15,7 +15,7 @@ use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear, Norm};
 use crate::engine::layout::{Layout, Params};
 use crate::engine::ops::activation::sum;
-use crate::engine::ops::conv::Window;
+use crate::engine::ops::patches::Window;
 use crate::engine::ops::pool::{global_mean, max_pool};
 use crate::engine::shards::Shard;
 use candle_core::{Result, Tensor};

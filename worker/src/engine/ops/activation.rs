@@ -1,7 +1,7 @@
 //! Element-wise steps that are worth one pass instead of several: GELU, and the sum that joins
 //! a residual branch.
 
-use super::{add_rows, like, math, operand, output, rectified, shaped, values};
+use super::{add_rows, like, math, operand, output, rectified, rectify, shaped, values};
 use crate::engine::tape::{apply1, apply2};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
@@ -83,7 +83,7 @@ impl CustomOp2 for Sum {
         let mut y = a.to_vec();
         y.chunks_exact_mut(b.len()).for_each(|y| y.iter_mut().zip(b).for_each(|(y, b)| *y += b));
         if self.relu {
-            y.iter_mut().for_each(|v| *v = v.max(0.0));
+            rectify(&mut y);
         }
         output(y, al.shape().clone())
     }

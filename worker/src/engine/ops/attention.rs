@@ -52,7 +52,9 @@ fn causal_softmax(scores: &mut [f32], length: usize, scale: f32) {
             *v = math::exp((*v - largest) * scale);
         }
         let inverse = 1.0 / math::sum(seen);
-        seen.iter_mut().for_each(|v| *v *= inverse);
+        for v in seen.iter_mut() {
+            *v *= inverse;
+        }
         unseen.fill(0.0);
     }
 }

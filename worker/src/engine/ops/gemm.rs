@@ -93,6 +93,7 @@ fn run(size: [usize; 3], c: Target<'_>, a: Matrix<'_>, b: Matrix<'_>) {
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "the library takes raw pointers; `product` has checked every bound")]
+#[allow(clippy::needless_pass_by_value, reason = "the destination is consumed: it is written")]
 fn x86(set: private_gemm_x86::InstrSet, [m, n, k]: [usize; 3], c: Target<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     use private_gemm_x86::{Accum, DType, DstKind, IType, gemm};
     use std::ptr::{from_ref, null};
@@ -134,6 +135,7 @@ fn x86(set: private_gemm_x86::InstrSet, [m, n, k]: [usize; 3], c: Target<'_>, a:
 }
 
 #[allow(unsafe_code, reason = "the library takes raw pointers; `product` has checked every bound")]
+#[allow(clippy::needless_pass_by_value, reason = "the destination is consumed: it is written")]
 fn portable([m, n, k]: [usize; 3], c: Target<'_>, a: Matrix<'_>, b: Matrix<'_>) {
     // SAFETY: as in `x86`; strides are (column, row) in this library's order.
     unsafe {

@@ -1,7 +1,7 @@
 //! Fully connected layer `y = x Wᵀ + b`, with the rectifier fused in when asked for.
 
 use super::gemm::{Matrix, Target, product};
-use super::{add_rows, like, operand, output, rectified, values};
+use super::{add_rows, like, operand, output, rectified, rectify, values};
 use crate::engine::tape::{apply2, apply3};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use std::borrow::Cow;
@@ -37,7 +37,7 @@ impl Linear {
             product(size, Target::replace(&mut y, outputs), left, right);
         }
         if self.relu {
-            y.iter_mut().for_each(|v| *v = v.max(0.0));
+            rectify(&mut y);
         }
         y
     }

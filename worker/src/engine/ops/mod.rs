@@ -21,6 +21,7 @@ pub(super) mod loss;
 pub(super) mod lstm;
 pub(super) mod math;
 pub(super) mod norm;
+pub(super) mod patches;
 pub(super) mod pool;
 #[cfg(test)]
 pub(super) mod testing;
@@ -84,8 +85,17 @@ fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Option<Tensor>> {
     shaped(values, tensor).map(Some)
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the form in which forward passes return it")]
 fn output(values: Vec<f32>, shape: impl Into<Shape>) -> Result<(CpuStorage, Shape)> {
     Ok((CpuStorage::F32(values), shape.into()))
+}
+
+/// Negative values become 0.
+#[inline(always)]
+fn rectify(values: &mut [f32]) {
+    for v in values {
+        *v = v.max(0.0);
+    }
 }
 
 /// A gradient with the places zeroed at which the rectifier let nothing through.

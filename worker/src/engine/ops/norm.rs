@@ -2,7 +2,7 @@
 //!
 //! Both subtract the mean before squaring, because a one-pass variance cancels when the mean is large.
 
-use super::{add_rows, like, math, operand, output, rectified, values};
+use super::{add_rows, like, math, operand, output, rectified, rectify, values};
 use crate::engine::tape::apply3;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use std::borrow::Cow;
@@ -46,7 +46,9 @@ impl GroupNorm {
             }
         }
         self.spread(&mut inverse, image.len());
-        inverse.iter_mut().for_each(|v| *v = 1.0 / (*v + EPSILON).sqrt());
+        for v in &mut inverse {
+            *v = 1.0 / (*v + EPSILON).sqrt();
+        }
         (mean, inverse)
     }
 
@@ -96,6 +98,7 @@ impl GroupNorm {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Image<'a> {
     x: &'a [f32],
     dy: &'a [f32],
@@ -137,7 +140,7 @@ impl CustomOp3 for GroupNorm {
                         }
                     }
                     if self.relu {
-                        y.iter_mut().for_each(|v| *v = v.max(0.0));
+                        rectify(y);
                     }
                 }
             },

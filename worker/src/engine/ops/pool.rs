@@ -3,7 +3,7 @@
 //! candle's own `max_pool2d` divides the gradient by the window's area and shares it among ties; here
 //! the whole gradient goes to the first maximum, as in PyTorch.
 
-use super::conv::Window;
+use super::patches::Window;
 use super::{like, math, operand, output, values};
 use crate::engine::tape::apply1;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
@@ -130,7 +130,9 @@ impl CustomOp1 for GlobalMean {
         let mut y = vec![0.0; batch * c];
         for (y, image) in y.chunks_exact_mut(c).zip(operand(x, layout)?.chunks_exact(height * width * c)) {
             super::add_rows(y, image);
-            y.iter_mut().for_each(|v| *v *= scale);
+            for v in y.iter_mut() {
+                *v *= scale;
+            }
         }
         output(y, (batch, c))
     }

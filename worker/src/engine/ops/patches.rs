@@ -1,0 +1,162 @@
+//! Where the patches of a channels-last image lie: the copying half of a convolution.
+//!
+//! A patch consists of `side` contiguous runs of pixels, so that building the patch matrix (im2col)
+//! and adding it back (col2im) copy whole runs.
+
+use super::math;
+use candle_core::{Result, Shape, bail};
+
+/// A square window that slides over an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) struct Window {
+    /// Side length in pixels.
+    pub(in crate::engine) side: usize,
+    /// Step in pixels.
+    pub(in crate::engine) stride: usize,
+    /// Rows and columns added on each side of the image.
+    pub(in crate::engine) padding: usize,
+}
+
+impl Window {
+    /// How many places the window has along `extent` pixels; `None` if it does not fit.
+    pub(in crate::engine) fn places(self, extent: usize) -> Option<usize> {
+        Some((extent + 2 * self.padding).checked_sub(self.side)? / self.stride + 1)
+    }
+}
+
+/// Rows of the patch matrix that are built at once: enough for the product to run at full speed,
+/// few enough for the matrix to stay near the second-level cache.
+const ROWS: usize = 256;
+
+/// Sizes of one convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Geometry {
+    pub(super) window: Window,
+    pub(super) batch: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) filters: usize,
+    /// Rows of the result.
+    pub(super) rows: usize,
+    /// Columns of the result.
+    pub(super) columns: usize,
+}
+
+impl Geometry {
+    pub(super) fn new(window: Window, x: &Shape, weight: &Shape) -> Result<Self> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let (filters, side, _, inputs) = weight.dims4()?;
+        let (Some(rows), Some(columns)) = (window.places(height), window.places(width)) else {
+            bail!("a {side}×{side} window does not fit an image of {height}×{width}")
+        };
+        if inputs != channels || side != window.side {
+            bail!("filters {weight:?} do not fit images {x:?}");
+        }
+        Ok(Self { window, batch, height, width, channels, filters, rows, columns })
+    }
+
+    /// Pixels of one output image.
+    pub(super) fn places(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    /// Scalars in one input image.
+    pub(super) fn image(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Scalars in one patch.
+    pub(super) fn patch(&self) -> usize {
+        self.window.side * self.window.side * self.channels
+    }
+
+    /// Images whose patches are multiplied at once.
+    pub(super) fn group(&self) -> usize {
+        let rounds = self.batch.div_ceil(ROWS.div_ceil(self.places())).max(1);
+        self.batch.div_ceil(rounds).max(1)
+    }
+
+    /// Calls `f` with (offset in the image, offset in the patch matrix, length) of every run of a
+    /// patch that lies inside the image.
+    #[inline(always)]
+    fn runs(&self, mut f: impl FnMut(usize, usize, usize)) {
+        let Window { side, stride, padding } = self.window;
+        let c = self.channels;
+        for oy in 0..self.rows {
+            for ox in 0..self.columns {
+                let left = (ox * stride) as isize - padding as isize;
+                let first = (-left).max(0) as usize;
+                let last = side.min((self.width as isize - left).max(0) as usize);
+                if first >= last {
+                    continue;
+                }
+                let column = (left + first as isize) as usize;
+                let patch = (oy * self.columns + ox) * self.patch();
+                for ky in 0..side {
+                    let Some(y) = (oy * stride + ky).checked_sub(padding).filter(|&y| y < self.height) else {
+                        continue;
+                    };
+                    let from = (y * self.width + column) * c;
+                    f(from, patch + (ky * side + first) * c, (last - first) * c);
+                }
+            }
+        }
+    }
+
+    /// Copies the patches of `image` to the rows of `patches`, zeros outside the image.
+    #[inline(always)]
+    fn gather(&self, image: &[f32], patches: &mut [f32]) {
+        if self.window.padding > 0 {
+            patches.fill(0.0);
+        }
+        self.runs(
+            #[inline(always)]
+            |from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]),
+        );
+    }
+
+    /// Adds the rows of `patches` to where they came from in `image`.
+    #[inline(always)]
+    pub(super) fn scatter(&self, patches: &[f32], image: &mut [f32]) {
+        self.runs(
+            #[inline(always)]
+            |to, from, length| {
+                for (a, &b) in image[to..to + length].iter_mut().zip(&patches[from..from + length]) {
+                    *a += b;
+                }
+            },
+        );
+    }
+
+    /// The patch matrix of several images.
+    pub(super) fn gather_all(&self, images: &[f32], patches: &mut [f32]) {
+        let step = self.places() * self.patch();
+        for (image, patches) in images.chunks_exact(self.image()).zip(patches.chunks_exact_mut(step)) {
+            math::vectorised(
+                #[inline(always)]
+                || self.gather(image, patches),
+            );
+        }
+    }
+}
+
+/// Short runs are frequent (a 5×5 window over one channel), and a call to `memcpy` costs more than they.
+#[inline(always)]
+fn copy_run(from: &[f32], to: &mut [f32]) {
+    match from.len() {
+        3 => copy_fixed::<3>(from, to),
+        5 => copy_fixed::<5>(from, to),
+        9 => copy_fixed::<9>(from, to),
+        15 => copy_fixed::<15>(from, to),
+        30 => copy_fixed::<30>(from, to),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+#[inline(always)]
+fn copy_fixed<const N: usize>(from: &[f32], to: &mut [f32]) {
+    if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
+        *to = *from;
+    }
+}
