@@ -1,7 +1,7 @@
 //! Asking a coordinator: one connection, deadlines on every call, and errors that say what to check.
 
 use crate::exit::{Code, Failure, chain};
-use proto::{limits, v1, v1::operator_client::OperatorClient};
+use proto::{limits, nearest::nearest, v1, v1::operator_client::OperatorClient};
 use std::time::Duration;
 use tonic::{Request, Status, transport::Channel};
 
@@ -77,15 +77,12 @@ impl Operator {
         if status.code() != tonic::Code::NotFound {
             return self.failure(status);
         }
-        let known = match self.runs().await {
-            Ok(runs) if runs.is_empty() => "there are no runs yet".to_owned(),
-            Ok(runs) => {
-                let ids: Vec<&str> = runs.iter().map(|run| run.id.as_str()).collect();
-                format!("known: {}", ids.join(", "))
-            }
-            Err(failure) => failure.message,
-        };
-        Failure::new(Code::NotFound, format!("no run `{run}`; {known}"))
+        match self.runs().await {
+            // It is something else that was not found.
+            Ok(runs) if runs.iter().any(|known| known.id == run || known.name == run) => self.failure(status),
+            Ok(runs) => Failure::new(Code::NotFound, unknown_run(run, &runs)),
+            Err(failure) => failure,
+        }
     }
 
     pub(crate) async fn submit(&mut self, spec: String) -> Result<v1::RunSummary, Failure> {
@@ -150,6 +147,16 @@ fn call<T>(message: T) -> Request<T> {
     request
 }
 
+fn unknown_run(run: &str, runs: &[v1::RunSummary]) -> String {
+    if runs.is_empty() {
+        return format!("no run `{run}`; there are no runs yet");
+    }
+    let near = nearest(run, runs.iter().map(|known| known.id.as_str()));
+    let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
+    let ids: Vec<&str> = runs.iter().map(|known| known.id.as_str()).collect();
+    format!("no run `{run}`; known: {}{near}", ids.join(", "))
+}
+
 fn unreachable(url: &str, why: &str) -> Failure {
     let text = format!(
         "no coordinator answers at {url} ({why}); check that `starling coordinator` is running there, that \
@@ -161,6 +168,14 @@ fn unreachable(url: &str, why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_run_is_answered_with_the_known_ones() {
+        let run = |id: &str| v1::RunSummary { id: id.into(), ..v1::RunSummary::default() };
+        assert_eq!(unknown_run("a", &[]), "no run `a`; there are no runs yet");
+        let text = unknown_run("mnits-1", &[run("mnist-1"), run("plays-2")]);
+        assert_eq!(text, "no run `mnits-1`; known: mnist-1, plays-2 (did you mean `mnist-1`?)");
+    }
 
     #[tokio::test]
     async fn a_wrong_address_is_told_from_an_absent_coordinator() {

@@ -5,8 +5,9 @@ use std::{future::Future, pin::pin, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A process that has not drained within this time is stuck: containers kill after 10 s by default.
-const GRACE: Duration = Duration::from_secs(9);
+/// A process that has not drained within this time is stuck: the coordinator itself gives connections
+/// 10 s.
+const GRACE: Duration = Duration::from_secs(12);
 
 /// How a process is told to stop, besides signals.
 #[derive(Debug, Clone, Copy, clap::Args)]

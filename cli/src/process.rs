@@ -9,8 +9,8 @@ use std::{
 };
 use tokio::process::{Child, ChildStdin, Command};
 
-/// How long a child may take to stop after SIGTERM before it is killed.
-const STOP: Duration = Duration::from_secs(12);
+/// How long a child may take to stop after SIGTERM before it is killed: longer than it gives itself.
+const STOP: Duration = Duration::from_secs(15);
 /// Lines of a log that are shown when its process died.
 const TAIL: usize = 12;
 
