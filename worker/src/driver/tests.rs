@@ -44,11 +44,11 @@ impl Train for Halving {
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         self.trained.fetch_add(1, Ordering::SeqCst);
         assert_ne!(job.round, BUG, "the bug");
-        while job.round >= ENDLESS {
-            if report(Progress { done: 0, due: 1 }).is_break() {
-                return Err(TrainError::Cancelled);
+        if job.round >= ENDLESS {
+            while report(Progress { done: 0, due: 1 }).is_continue() {
+                thread::sleep(Duration::from_millis(1));
             }
-            thread::sleep(Duration::from_millis(1));
+            return Err(TrainError::Cancelled);
         }
         let shift = job.plan.shift.as_ref().map_or(0.0, |shift| shift[0]);
         let end = job.start.iter().map(|w| w * 0.5 - job.lr * shift).collect();
@@ -181,11 +181,12 @@ async fn the_same_assignment_again_offers_the_same_bytes_without_training() {
         idle(&mut session, &held).await;
     }
     assert_eq!(worker.trained(), 1);
-    let book = coordinator.book();
-    assert_eq!(book.judged.len(), 3);
-    assert!(book.judged.windows(2).all(|pair| pair[0] == pair[1]));
-    assert_eq!(book.asked, [0], "sent once");
-    drop(book);
+    {
+        let book = coordinator.book();
+        assert_eq!(book.judged.len(), 3);
+        assert!(book.judged.windows(2).all(|pair| pair[0] == pair[1]));
+        assert_eq!(book.asked, [0], "sent once");
+    }
     worker.stop().await;
 }
 

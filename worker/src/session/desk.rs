@@ -85,11 +85,12 @@ impl Desk {
     }
 
     pub(super) fn evaluate(&mut self, evaluation: Evaluation, out: &mut Vec<Action>) {
-        let work = Work::Evaluate(evaluation.clone());
+        let run = evaluation.run.clone();
+        let work = Work::Evaluate(evaluation);
         if self.current.as_ref().is_some_and(|current| !current.cancelled && current.work == work) {
             return;
         }
-        self.drop_work(out, |work| work.evaluates(&evaluation.run));
+        self.drop_work(out, |other| other.evaluates(&run));
         self.push(work, out);
     }
 
@@ -98,16 +99,16 @@ impl Desk {
         self.push(Work::Settle { run, round, included }, out);
     }
 
-    pub(super) fn abandon(&mut self, run: RunId, round: u64, reason: &str, out: &mut Vec<Action>) {
+    pub(super) fn abandon(&mut self, run: &RunId, round: u64, reason: &str, out: &mut Vec<Action>) {
         out.push(Action::Log(Level::Info, format!("run {run}: told to stop round {round}: {reason}")));
         let cancelled = CANCELLED.contains(&reason);
         let over = cancelled || FINISHED.contains(&reason);
         self.drop_work(out, |work| {
-            work.training(&run).is_some_and(|training| over || training <= round)
-                || (cancelled && work.evaluates(&run))
+            work.training(run).is_some_and(|training| over || training <= round)
+                || (cancelled && work.evaluates(run))
         });
         if over {
-            self.push(Work::Forget { run }, out);
+            self.push(Work::Forget { run: run.clone() }, out);
         }
     }
 

@@ -66,7 +66,7 @@ impl Bed {
             let (at, token) = self.timers.pop_first().expect("nothing will ever happen again");
             self.now = at;
             if self.event(Event::Fired(token)).contains(&Action::Connect) {
-                return self.now - from;
+                return self.now.saturating_sub(from);
             }
         }
         panic!("never connects again")
@@ -263,7 +263,7 @@ fn assignment(name: &str, round: u64) -> Assignment {
         lr: 0.1,
         committed: None,
         vectors: vec![w],
-        remaining: Duration::from_secs(60),
+        remaining: Duration::from_mins(1),
     }
 }
 
