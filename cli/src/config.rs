@@ -57,8 +57,9 @@ impl Layers {
         let all: Dict = self.0.extract().map_err(|error| self.failure(error, own))?;
         let (first, second): (Dict, Dict) = all.into_iter().partition(|(key, _)| own.contains(&key.as_str()));
         let part = |dict: Dict| figment::value::Value::from(dict);
-        let a = part(first).deserialize().map_err(|error| self.failure(error, own))?;
+        // Unknown keys end up here: they come first, because a misspelt key is missing too.
         let b = part(second).deserialize().map_err(|error| self.failure(error, own))?;
+        let a = part(first).deserialize().map_err(|error| self.failure(error, own))?;
         Ok((a, b))
     }
 

@@ -58,7 +58,7 @@ fn exit_codes_tell_what_was_wrong() {
     let nobody = format!("http://{free}");
     let out = folder.path().to_str().unwrap();
     for (args, code, wants) in [
-        (&["rnu"][..], 64, &["run"][..]),
+        (&["coordinater"][..], 64, &["'coordinator'"][..]),
         (&["worker", "--config", "no/such.toml"], 66, &["no/such.toml"]),
         (&["run", "submit", run.to_str().unwrap()], 64, &["run.toml", "rounds"]),
         (&["run", "list", "--coordinator", &nobody], 69, &["starling coordinator", &nobody]),

@@ -46,6 +46,13 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(u64);
 
+impl Size {
+    /// The number.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl FromStr for Size {
     type Err = String;
 
@@ -244,7 +251,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_numbers() {
         fits(10, 1_000_000, 8 << 30).unwrap();
         let failure = fits(10, 100_000_000, 8 << 30).unwrap_err();
-        assert!(failure.message.contains("10 workers") && failure.message.contains("20.8 GB"), "{failure}");
+        assert!(failure.message.contains("10 workers") && failure.message.contains("23.4 GB"), "{failure}");
     }
 
     #[test]
