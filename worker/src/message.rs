@@ -53,7 +53,7 @@ pub enum Command {
         /// The round up to which work is void.
         round: u64,
         /// Why.
-        reason: String,
+        reason: v1::AbandonReason,
     },
     /// For the worker's operator.
     Notice(String),
@@ -156,7 +156,8 @@ pub fn read(message: v1::CoordinatorMessage) -> Result<Option<Command>, MessageE
             Command::Closed { run: run("round closure", &m.run)?, round: m.round, included: m.included }
         }
         Body::Abandon(m) => {
-            Command::Abandon { run: run("abandon", &m.run)?, round: m.round, reason: m.reason }
+            let reason = m.reason();
+            Command::Abandon { run: run("abandon", &m.run)?, round: m.round, reason }
         }
         Body::Notice(m) => Command::Notice(m.text),
     };

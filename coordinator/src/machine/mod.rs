@@ -25,7 +25,7 @@ pub use types::{
 };
 
 use membership::Presence;
-use proto::event::RunEvent;
+use proto::{event::RunEvent, v1::AbandonReason};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The round machine of one run.
@@ -215,7 +215,7 @@ impl Machine {
                 out.push(Action::Publish(RunEvent::Paused {}));
                 // A commit that is under way is finished first; `advance` sees the flag.
                 if matches!(self.phase, Phase::Waiting | Phase::Training | Phase::Evaluating) {
-                    self.abandon_round("the run was paused", out);
+                    self.abandon_round(AbandonReason::Paused, out);
                     self.phase = Phase::Paused;
                 }
                 out.push(Action::Persist);
@@ -230,17 +230,17 @@ impl Machine {
                 }
             }
             Command::Cancel => {
-                self.abandon_round("the run was cancelled", out);
+                self.abandon_round(AbandonReason::Cancelled, out);
                 self.end(End::Cancelled, out);
             }
             Command::Pause | Command::Resume => {}
         }
     }
 
-    fn abandon_round(&mut self, reason: &str, out: &mut Vec<Action>) {
+    fn abandon_round(&mut self, reason: AbandonReason, out: &mut Vec<Action>) {
         for worker in std::mem::take(&mut self.cohort).into_keys() {
             if self.presence.get(&worker) == Some(&Presence::Connected) {
-                out.push(Action::Abandon { worker, round: self.round, reason: reason.to_owned() });
+                out.push(Action::Abandon { worker, round: self.round, reason });
             }
         }
         self.awaiting.clear();
@@ -249,7 +249,7 @@ impl Machine {
 
     fn end(&mut self, end: End, out: &mut Vec<Action>) {
         if matches!(end, End::Failed(_)) {
-            self.abandon_round("the run failed", out);
+            self.abandon_round(AbandonReason::Failed, out);
         }
         self.phase = Phase::Ended(end.clone());
         out.push(Action::End(end));

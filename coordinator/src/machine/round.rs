@@ -6,7 +6,7 @@ use super::{
 use proto::{
     digest::Digest,
     event::RunEvent,
-    v1::{DeclineReason, RejectReason},
+    v1::{AbandonReason, DeclineReason, RejectReason},
 };
 
 /// A round in which every member refuses is asked so often before the run fails.
@@ -155,7 +155,7 @@ impl Machine {
         if self.counted() >= self.rules.min_updates {
             for worker in late {
                 if self.is_connected(&worker) {
-                    let reason = "the round closed at its deadline".to_owned();
+                    let reason = AbandonReason::Deadline;
                     out.push(Action::Abandon { worker, round: self.round, reason });
                 }
             }

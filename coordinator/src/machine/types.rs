@@ -4,7 +4,7 @@ use proto::{
     digest::Digest,
     event::RunEvent,
     spec::RunSpec,
-    v1::{DeclineReason, RejectReason},
+    v1::{AbandonReason, DeclineReason, RejectReason},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -243,7 +243,7 @@ pub enum Action {
         /// The round.
         round: u64,
         /// Why.
-        reason: String,
+        reason: AbandonReason,
     },
     /// Answer an update. `Accept`: fold it first.
     Verdict {

@@ -14,7 +14,7 @@ use crate::{
     Clock, ModelHost,
     fleet::Fleet,
     health::Health,
-    machine::{Action, Counted, Decision, End, Event, Machine, Opening, Phase, Rules, Token},
+    machine::{Action, Counted, Decision, End, Event, Machine, Opening, Rules, Token},
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
@@ -253,7 +253,7 @@ impl Actor {
                 }
                 Action::Abandon { worker, round, reason } => {
                     let run = self.shared.id.clone();
-                    self.send(&worker, Body::Abandon(v1::Abandon { run, round, reason }));
+                    self.send(&worker, Body::Abandon(v1::Abandon { run, round, reason: reason.into() }));
                 }
                 Action::Closed { worker, round, included } => {
                     let run = self.shared.id.clone();
@@ -485,22 +485,25 @@ impl Actor {
     async fn finish_if_due(&mut self) {
         let waits = matches!(self.ending, Some(End::Finished)) && !self.pending.is_empty();
         let Some(end) = self.ending.take_if(|_| !waits) else { return };
-        let (state, event) = match end {
+        let (state, event, told) = match end {
             End::Finished => {
                 let model_digest = self.record.vectors[algorithms::MODEL];
-                (Stored::Finished {}, RunEvent::Finished { rounds: self.record.round, model_digest })
+                let event = RunEvent::Finished { rounds: self.record.round, model_digest };
+                (Stored::Finished {}, event, v1::AbandonReason::Finished)
             }
-            End::Cancelled => (Stored::Cancelled {}, RunEvent::Cancelled {}),
-            End::Failed(reason) => (Stored::Failed { reason: reason.clone() }, RunEvent::Failed { reason }),
+            End::Cancelled => (Stored::Cancelled {}, RunEvent::Cancelled {}, v1::AbandonReason::Cancelled),
+            End::Failed(reason) => {
+                let event = RunEvent::Failed { reason: reason.clone() };
+                (Stored::Failed { reason }, event, v1::AbandonReason::Failed)
+            }
         };
         self.accumulators.clear();
         self.record.state = state;
         self.publish(event);
         self.persist().await;
-        let reason = format!("the run is {}", Phase::label(self.machine.phase()));
         let (run, round) = (self.shared.id.clone(), self.record.round);
         for worker in self.machine.members() {
-            let body = Body::Abandon(v1::Abandon { run: run.clone(), round, reason: reason.clone() });
+            let body = Body::Abandon(v1::Abandon { run: run.clone(), round, reason: told.into() });
             self.send(worker, body);
         }
     }

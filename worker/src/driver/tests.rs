@@ -309,7 +309,7 @@ async fn abandoned_training_stops_and_shutdown_does_not_wait_for_it() {
     let held = coordinator.hold(&model(1.0));
     session.order(Order::Assignment(assignment(ENDLESS, &held))).await;
     coordinator.until("the fetch", |book| !book.fetches.is_empty()).await;
-    let reason = "paused".to_owned();
+    let reason = v1::AbandonReason::Paused.into();
     session.order(Order::Abandon(v1::Abandon { run: "r-1".into(), round: ENDLESS, reason })).await;
     session.order(Order::Assignment(assignment(5, &held))).await;
     coordinator.until("an offer", |book| book.offers.len() == 1).await;
