@@ -15,14 +15,13 @@
 
 mod membership;
 mod round;
+mod states;
 #[cfg(test)]
 mod tests;
 mod types;
 
-pub use types::{
-    Action, Command, Counted, Decision, End, Event, Facts, Federated, Member, Millis, Opening, Phase,
-    Restored, Rules, Token,
-};
+pub use states::{Decision, End, Member, Phase};
+pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
 
 use membership::Presence;
 use proto::{event::RunEvent, v1::AbandonReason};
