@@ -90,7 +90,8 @@ impl Machine {
         self.now = now;
         let mut out = Vec::new();
         if matches!(self.phase, Phase::Ended(_)) {
-            if let Event::Update { worker, round, .. } = event {
+            // Late updates are still answered, good ones and bad ones.
+            if let Event::Update { worker, round, .. } | Event::Rejected { worker, round, .. } = event {
                 out.push(Action::Verdict { worker: worker.clone(), decision: self.offer(&worker, round) });
             }
             return out;
