@@ -19,6 +19,8 @@ impl Actor {
             return;
         };
         self.shared.drop_parked();
+        // Later events are written while the commit is under way: the log must not get ahead of these.
+        self.flush();
         let mut record = self.record.clone();
         record.round = round + 1;
         record.opening = None;
