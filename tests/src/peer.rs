@@ -188,6 +188,7 @@ impl Upload {
     }
 
     /// Another payload, announced as such.
+    #[must_use]
     pub fn with_values(mut self, delta: &[f32]) -> Self {
         let bytes: Vec<u8> = delta.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.header.digest = Digest::of(&bytes).0.to_vec();
@@ -196,6 +197,7 @@ impl Upload {
     }
 
     /// One chunk instead of the payload.
+    #[must_use]
     pub fn with_bytes(mut self, offset: u64, bytes: Vec<u8>) -> Self {
         self.chunks = vec![chunk(offset, bytes.into())];
         self

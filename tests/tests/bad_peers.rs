@@ -88,9 +88,9 @@ const CHUNKS: &[Case] = &[
 
 /// Highest address space of this process so far, in MiB.
 fn peak_mib() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).expect("the peak is told");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") / 1024
 }
 
 /// Each case in a round of its own, beside an honest worker.
@@ -321,13 +321,14 @@ async fn noise_on_the_port_disturbs_nobody() {
 
 /// Sends the header and two chunks, then is gone, as a process that is killed.
 fn begin_upload(address: SocketAddr, upload: Upload) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime of its own");
     let alive = runtime.block_on(async move {
         let mut fleet = v1::fleet_client::FleetClient::new(channel(address));
         let (out, replies, first) = offer(&mut fleet, upload.header).await;
         assert_eq!(first, Reply::Ready(v1::UploadReady { offset: 0 }));
         for chunk in upload.chunks.into_iter().take(2) {
-            out.send(UploadRequest { body: Some(Sent::Chunk(chunk)) }).await.unwrap();
+            out.send(UploadRequest { body: Some(Sent::Chunk(chunk)) }).await.expect("the call lives");
         }
         // Until they have arrived.
         sleep(Duration::from_millis(200)).await;
