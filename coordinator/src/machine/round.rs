@@ -123,6 +123,7 @@ impl Machine {
         }
         self.short(&substitutes, out);
         for worker in substitutes {
+            self.members.insert(worker.clone());
             self.cohort.insert(worker.clone(), Member::Training);
             if self.is_connected(&worker) {
                 self.assign(&worker, out);
@@ -180,6 +181,7 @@ impl Machine {
     fn ask_again(&mut self, out: &mut Vec<Action>) {
         let substitutes = self.substitutes(self.rules.min_updates - self.counted());
         self.short(&substitutes, out);
+        self.members.extend(substitutes.iter().cloned());
         self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
         self.arm_deadline(out);
         let waiting: Vec<String> = self
