@@ -213,8 +213,8 @@ impl Machine {
             Command::Pause if !self.paused => {
                 self.paused = true;
                 out.push(Action::Publish(RunEvent::Paused {}));
-                // A commit that is under way is finished first; `advance` sees the flag.
-                if matches!(self.phase, Phase::Waiting | Phase::Training | Phase::Evaluating) {
+                // A commit or an evaluation that is under way is finished first; `advance` sees the flag.
+                if matches!(self.phase, Phase::Waiting | Phase::Training) {
                     self.abandon_round(AbandonReason::Paused, out);
                     self.phase = Phase::Paused;
                 }
@@ -225,8 +225,7 @@ impl Machine {
                 out.push(Action::Publish(RunEvent::Resumed { round: self.round }));
                 out.push(Action::Persist);
                 if self.phase == Phase::Paused {
-                    self.phase = Phase::Waiting;
-                    self.try_open(out);
+                    self.advance(out);
                 }
             }
             Command::Cancel => {

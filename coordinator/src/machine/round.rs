@@ -285,7 +285,7 @@ impl Machine {
         }
     }
 
-    fn advance(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn advance(&mut self, out: &mut Vec<Action>) {
         if self.round >= self.rules.rounds {
             self.end(End::Finished, out);
         } else if self.paused {
