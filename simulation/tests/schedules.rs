@@ -7,7 +7,7 @@ const ALL: [&str; 3] = ["fedavg", "scaffold", "feddyn"];
 const SEEDS: u64 = 600;
 
 fn sound(schedule: &Schedule) -> Report {
-    let report = run(schedule).unwrap();
+    let report = run(schedule).expect("the schedule is valid");
     assert!(report.violation.is_none(), "{}\n{}", schedule.algorithm.0, report.explain());
     report
 }
@@ -113,7 +113,7 @@ fn a_missing_worker_leaves_a_trace() {
 /// The invariant that finds a mutation first.
 fn caught(schedule: fn(&str, u64) -> Schedule, algorithm: &str, mutation: Mutation) -> &'static str {
     (0..50)
-        .map(|seed| run(&Schedule { mutation, ..schedule(algorithm, seed) }).unwrap())
+        .map(|seed| run(&Schedule { mutation, ..schedule(algorithm, seed) }).expect("the schedule is valid"))
         .find_map(|report| report.violation.map(|violation| violation.invariant))
         .unwrap_or_else(|| panic!("{algorithm}: {mutation:?} was not caught within 50 seeds"))
 }

@@ -112,7 +112,7 @@ impl Federation {
     }
 
     /// Sends over a connection: late, twice or never.
-    pub(super) fn send(&mut self, id: u64, parcel: Parcel) {
+    pub(super) fn send(&mut self, id: u64, parcel: &Parcel) {
         let (kind, faults, calm) = (parcel.kind(), self.schedule.faults, self.is_calm());
         let luck = self.dice.unit();
         let copies = match luck {

@@ -140,7 +140,7 @@ impl Federation {
         if let Some(session) = current {
             session.seen = self.now;
             match say {
-                Say::Heartbeat { .. } => self.send(connection, Parcel::Ordered(Command::Heartbeat)),
+                Say::Heartbeat { .. } => self.send(connection, &Parcel::Ordered(Command::Heartbeat)),
                 Say::Decline { round, reason, detail, .. } => {
                     let worker = self.nodes[worker].name.clone();
                     self.machine(Event::Declined { worker, round, reason, detail });
@@ -159,7 +159,7 @@ impl Federation {
         if old.is_some_and(|old| self.now - old.seen < silence / 2) {
             let detail = format!("`{name}` is already connected");
             return self
-                .send(connection, Parcel::Ordered(Command::Refusal { code: ErrorCode::Name, detail }));
+                .send(connection, &Parcel::Ordered(Command::Refusal { code: ErrorCode::Name, detail }));
         }
         self.server.sessions.insert(worker, Session { connection, seen: self.now });
         let welcome = Command::Welcome {
@@ -167,7 +167,7 @@ impl Federation {
             heartbeat: limits::HEARTBEAT,
             silence: limits::SILENCE,
         };
-        self.send(connection, Parcel::Ordered(welcome));
+        self.send(connection, &Parcel::Ordered(welcome));
         self.queue.push(self.now + silence, Happening::Quiet { connection });
         self.note(&format!("the coordinator welcomes {name}"));
         self.machine(Event::Joined { worker: name });
@@ -209,7 +209,7 @@ impl Federation {
     fn tell(&mut self, worker: &str, command: Command) {
         let session = number(worker).and_then(|worker| self.server.sessions.get(&worker));
         if let Some(connection) = session.map(|session| session.connection) {
-            self.send(connection, Parcel::Ordered(command));
+            self.send(connection, &Parcel::Ordered(command));
         }
     }
 }
@@ -332,7 +332,7 @@ impl Federation {
             _ => None,
         });
         if let Some(decision) = decision {
-            self.send(connection, Parcel::Verdict(job, decision));
+            self.send(connection, &Parcel::Verdict(job, decision));
         }
         self.act(actions);
     }

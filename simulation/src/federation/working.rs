@@ -125,7 +125,7 @@ impl Federation {
 
     fn say(&mut self, worker: usize, say: Say) {
         if let Some(id) = self.nodes[worker].connection {
-            self.send(id, Parcel::Said(say));
+            self.send(id, &Parcel::Said(say));
         }
     }
 
@@ -192,7 +192,7 @@ impl Federation {
             (Step::Offer, Work::Train(_)) => self.offer(worker, id, connected),
             (Step::Scored, Work::Evaluate(order)) => {
                 if let Some(connection) = self.nodes[worker].connection {
-                    self.send(connection, Parcel::Evaluated(order.round));
+                    self.send(connection, &Parcel::Evaluated(order.round));
                 }
                 self.end(worker, id);
             }
@@ -281,7 +281,7 @@ impl Federation {
             self.report.incidents.retries += 1;
         }
         self.note(&format!("w{worker}: offers round {} for the {offers}. time", pending.round));
-        self.send(connection, Parcel::Upload(id, pending));
+        self.send(connection, &Parcel::Upload(id, pending));
     }
 
     /// The answer to an upload.

@@ -32,8 +32,7 @@ pub fn balance(name: &str, server: &Vector, states: &[(Durable, Option<u64>)]) -
         };
         let mean = states.iter().map(own).sum::<f64>() / states.len().max(1) as f64;
         let gap = (mean - f64::from(*server)).abs();
-        // Written so that a NaN is a violation.
-        if !(gap <= TOLERANCE) {
+        if gap.is_nan() || gap > TOLERANCE {
             return Err(format!(
                 "`{name}`[{k}]: the mean over {} workers is {mean}, the server has {server}",
                 states.len()
