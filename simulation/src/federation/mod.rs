@@ -5,6 +5,7 @@
 mod faults;
 mod network;
 mod serving;
+mod sessions;
 mod working;
 
 use crate::{Millis, Queue, Report, Schedule, ScheduleError, dice::Dice, invariants, objective::Quadratic};
