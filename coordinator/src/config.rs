@@ -25,7 +25,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("starling-data"),
             uploads_in_flight: 2,
-            upload_memory_mib: 64,
+            upload_memory_mib: 16,
             workers_max: 10_000,
             runs_max: 64,
         }

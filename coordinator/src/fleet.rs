@@ -227,13 +227,13 @@ impl Fleet {
     /// Removes vectors that no run needs: each keeps those of its last two commits, the older ones for
     /// downloads that are under way.
     pub(crate) fn collect_vectors(&self, run: &str, current: BTreeSet<Digest>) {
-        let keep: BTreeSet<Digest> = {
-            let mut vectors = lock(&self.vectors);
-            let kept = vectors.entry(run.to_owned()).or_default();
-            kept.swap(0, 1);
-            kept[0] = current;
-            vectors.values().flatten().flatten().copied().collect()
-        };
+        // Locked until the files are gone: no other run may name a vector in between.
+        let mut vectors = lock(&self.vectors);
+        let kept = vectors.entry(run.to_owned()).or_default();
+        kept.swap(0, 1);
+        self.store.blobs().named(&current);
+        kept[0] = current;
+        let keep: BTreeSet<Digest> = vectors.values().flatten().flatten().copied().collect();
         if let Err(error) = self.store.blobs().retain(&keep) {
             tracing::warn!(%error, "old vectors cannot be removed");
         }
@@ -241,7 +241,9 @@ impl Fleet {
 
     /// The vectors that a run starts with.
     pub(crate) fn keep_vectors(&self, run: &str, current: BTreeSet<Digest>) {
-        lock(&self.vectors).entry(run.to_owned()).or_default()[0] = current;
+        let mut vectors = lock(&self.vectors);
+        self.store.blobs().named(&current);
+        vectors.entry(run.to_owned()).or_default()[0] = current;
     }
 
     /// Workers as operators see them.

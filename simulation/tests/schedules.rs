@@ -4,7 +4,7 @@ use simulation::{Faults, Incidents, Mutation, Report, Schedule, invariants, run}
 
 const STATEFUL: [&str; 2] = ["scaffold", "feddyn"];
 const ALL: [&str; 3] = ["fedavg", "scaffold", "feddyn"];
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 900;
 
 fn sound(schedule: &Schedule) -> Report {
     let report = run(schedule).expect("the schedule is valid");

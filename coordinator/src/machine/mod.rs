@@ -218,12 +218,12 @@ impl Machine {
                     self.abandon_round(AbandonReason::Paused, out);
                     self.phase = Phase::Paused;
                 }
-                out.push(Action::Persist);
+                self.persist(out);
             }
             Command::Resume if self.paused => {
                 self.paused = false;
                 out.push(Action::Publish(RunEvent::Resumed { round: self.round }));
-                out.push(Action::Persist);
+                self.persist(out);
                 if self.phase == Phase::Paused {
                     self.advance(out);
                 }
@@ -233,6 +233,14 @@ impl Machine {
                 self.end(End::Cancelled, out);
             }
             Command::Pause | Command::Resume => {}
+        }
+    }
+
+    /// Not while a commit is under way: the disk may have it already, and what the driver holds is the
+    /// record before it. `advance` makes up for it.
+    fn persist(&self, out: &mut Vec<Action>) {
+        if self.phase != Phase::Committing {
+            out.push(Action::Persist);
         }
     }
 

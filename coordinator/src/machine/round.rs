@@ -290,6 +290,7 @@ impl Machine {
             self.end(End::Finished, out);
         } else if self.paused {
             self.phase = Phase::Paused;
+            out.push(Action::Persist);
         } else {
             self.phase = Phase::Waiting;
             self.try_open(out);

@@ -296,6 +296,19 @@ fn pause_gives_up_the_open_round_and_resume_opens_it_again() {
 }
 
 #[test]
+fn a_pause_while_the_disk_works_is_persisted_after_the_commit() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    // The driver still holds the record before the commit, the disk may have the one after it.
+    assert!(!story.at(2, Event::Command(Command::Pause)).contains(&Action::Persist));
+    let closed = story.at(3, Event::Committed { round: 0, digest: DIGEST });
+    assert!(closed.contains(&Action::Persist));
+}
+
+#[test]
 fn pause_during_a_commit_waits_for_the_disk() {
     let mut story = Story::new(rules());
     story.join(0, &["a", "b", "c"]);

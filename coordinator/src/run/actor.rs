@@ -59,6 +59,10 @@ pub(crate) struct Actor {
     pub(super) rejections: BTreeMap<String, u64>,
     pub(super) work: JoinSet<()>,
     pub(super) stale: bool,
+    /// A commit job owns the record on disk: nothing else is written to it meanwhile.
+    pub(super) committing: bool,
+    /// A `Persist` that waits for the commit job.
+    pub(super) persist_due: bool,
 }
 
 impl Actor {
@@ -113,6 +117,8 @@ impl Actor {
             rejections: BTreeMap::new(),
             work: JoinSet::new(),
             stale: false,
+            committing: false,
+            persist_due: false,
         };
         Ok((actor, handle))
     }
@@ -120,7 +126,7 @@ impl Actor {
     /// Runs until the coordinator stops. An ended run stays, to answer late updates and questions.
     pub(crate) async fn run(mut self) {
         if matches!(self.record.state, Stored::Active {} | Stored::Paused {}) {
-            self.evaluate_again();
+            self.catch_up();
             self.handle(Event::Start).await;
             for worker in self.parts.fleet.quarantined() {
                 self.handle(Event::Quarantine { worker, on: true }).await;

@@ -41,6 +41,10 @@ impl Actor {
         if let Stored::Active {} | Stored::Paused {} = self.record.state {
             self.record.state = if self.machine.is_paused() { Stored::Paused {} } else { Stored::Active {} };
         }
+        if self.committing {
+            self.persist_due = true;
+            return;
+        }
         let cohort: Vec<String> = self.machine.cohort().keys().cloned().collect();
         self.record.opening = (!cohort.is_empty()).then(|| Opening { round: self.machine.round(), cohort });
         let events = std::mem::take(&mut self.events);

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::machine::{Action, Counted, Event};
 use algorithms::RoundFacts;
-use proto::event::Metrics;
+use proto::event::{Metrics, RunEvent};
 use std::sync::Arc;
 
 impl Actor {
@@ -43,6 +43,7 @@ impl Actor {
             epsilon: None,
             model_digest: self.record.vectors[algorithms::MODEL],
         };
+        self.committing = true;
         let job = Job {
             store: Arc::clone(&self.parts.store),
             health: self.parts.health.clone(),
@@ -68,7 +69,10 @@ impl Actor {
     pub(super) async fn committed(&mut self, done: Done) {
         let Done { round, record, metrics, model } = done;
         let digest = metrics.model_digest;
-        self.record = record;
+        self.committing = false;
+        // An operator may have paused or cancelled the run meanwhile.
+        let state = std::mem::replace(&mut self.record, record).state;
+        self.record.state = state;
         self.progress.clear();
         let due = is_due(self.shared.spec.evaluation.every, round, self.shared.spec.rounds);
         let central = due && self.shared.spec.evaluation.central;
@@ -80,6 +84,9 @@ impl Actor {
         self.publish_metrics();
         self.parts.fleet.collect_vectors(&self.shared.id, self.record.vectors.values().copied().collect());
         self.handle(Event::Committed { round, digest }).await;
+        if std::mem::take(&mut self.persist_due) {
+            self.persist().await;
+        }
     }
 
     pub(super) fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
@@ -92,26 +99,44 @@ impl Actor {
         });
     }
 
-    /// After a restart: the last committed round may have been stopped before its evaluation.
-    pub(super) fn evaluate_again(&mut self) {
+    /// After a restart: says what the coordinator, stopped between a commit and its announcement, did
+    /// not say, and evaluates the last round if that was not done.
+    pub(super) fn catch_up(&mut self) {
         let Some(round) = self.record.round.checked_sub(1) else { return };
-        let evaluation = &self.shared.spec.evaluation;
-        if !(evaluation.central && is_due(evaluation.every, round, self.shared.spec.rounds)) {
-            return;
-        }
         let last = self.parts.store.metrics(&self.shared.id).ok().and_then(|mut lines| lines.pop());
-        let Some(metrics) = last.filter(|line| line.round == round && line.eval_loss.is_none()) else {
-            return;
-        };
-        match self.parts.store.blobs().get(metrics.model_digest) {
-            Ok(model) => {
-                self.pending.insert(metrics, true, false);
-                self.evaluate(round, model);
-            }
-            Err(error) => tracing::warn!(%error, "the last round cannot be evaluated"),
+        let Some(metrics) = last.filter(|line| line.round == round) else { return };
+        let from = self.next_sequence.saturating_sub(RECENT as u64);
+        let said = self.parts.store.events(&self.shared.id, from, RECENT).unwrap_or_default();
+        let committed =
+            |event: &RunEvent| matches!(event, RunEvent::RoundCommitted { round: r, .. } if *r == round);
+        if !said.iter().any(|line| committed(&line.event)) {
+            let (participants, model_digest) = (metrics.participants, metrics.model_digest);
+            self.publish(RunEvent::RoundCommitted { round, participants, model_digest });
         }
+        let evaluation = &self.shared.spec.evaluation;
+        let due = evaluation.central && is_due(evaluation.every, round, self.shared.spec.rounds);
+        let shown =
+            |event: &RunEvent| matches!(event, RunEvent::RoundMetrics { metrics } if metrics.round == round);
+        if said.iter().any(|line| shown(&line.event)) {
+            return;
+        }
+        let digest = metrics.model_digest;
+        self.pending.insert(metrics, due, false);
+        if due {
+            match self.parts.store.blobs().get(digest) {
+                Ok(model) => self.evaluate(round, model),
+                Err(error) => {
+                    tracing::warn!(%error, "the last round cannot be evaluated");
+                    self.pending.central(round, None);
+                }
+            }
+        }
+        self.publish_metrics();
     }
 }
+
+/// Events at the end of the log among which those of the last round are looked for.
+const RECENT: usize = 4_096;
 
 /// Whether a round is evaluated.
 fn is_due(every: u64, round: u64, rounds: u64) -> bool {

@@ -19,9 +19,15 @@ use proto::{
         UploadVerdict, upload_reply::Body as Reply, upload_request::Body as Sent,
     },
 };
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
+
+/// How long a call that was given up takes to look closed from this side.
+const CLOSING: Duration = Duration::from_millis(100);
 
 type Replies = mpsc::Sender<Result<UploadReply, Status>>;
 
@@ -95,7 +101,7 @@ async fn take(
     let (assembler, permit) = shared.place(&worker, round, digest).await;
     let ready = UploadReady { offset: assembler.received() };
     replies.send(Ok(UploadReply { body: Some(Reply::Ready(ready)) })).await.ok()?;
-    match receive(run, header, inbound, (assembler, permit)).await {
+    match receive(run, header, (inbound, replies), (assembler, permit)).await {
         Received::Broken => None,
         Received::Refused(refusal) => refuse(run, header, refusal).await,
         Received::Whole(values, permit) => deliver(run, header, facts, (values, permit)).await,
@@ -105,7 +111,7 @@ async fn take(
 async fn receive(
     run: &RunHandle,
     header: &UploadHeader,
-    inbound: &mut Streaming<UploadRequest>,
+    (inbound, replies): (&mut Streaming<UploadRequest>, &Replies),
     (mut assembler, permit): (Assembler, OwnedSemaphorePermit),
 ) -> Received {
     while !assembler.is_complete() {
@@ -115,8 +121,9 @@ async fn receive(
             Ok(Ok(Some(_))) => {
                 return Received::Refused((RejectReason::Chunk, "expected a chunk".to_owned()));
             }
-            Ok(Ok(None)) => break,
-            Ok(Err(_)) | Err(_) => {
+            // A call that the worker gave up ends like one that it finished, but nobody listens any more.
+            Ok(Ok(None)) if tokio::time::timeout(CLOSING, replies.closed()).await.is_err() => break,
+            Ok(Ok(None) | Err(_)) | Err(_) => {
                 run.shared.park(&header.worker, header.round, assembler, permit);
                 return Received::Broken;
             }

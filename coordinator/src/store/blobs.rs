@@ -9,17 +9,20 @@ use proto::{
     v1::Chunk,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{Read, Write},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Vectors up to this size are kept in memory while they are the newest: reading a file for each of
-/// a thousand workers costs more than a few MiB.
-const CACHED_BYTES: usize = 8 * 1024 * 1024;
+/// a thousand workers costs more than a few MiB. Larger ones come from the page cache.
+const CACHED_BYTES: usize = 1024 * 1024;
 const CACHED_VECTORS: usize = 8;
 
 /// A directory of vectors.
@@ -27,6 +30,10 @@ const CACHED_VECTORS: usize = 8;
 pub struct Blobs {
     dir: PathBuf,
     recent: Mutex<Vec<(Digest, Arc<Vec<f32>>)>>,
+    /// Vectors that were put and that no run has named yet: a commit of another run must not remove
+    /// them. Counted, because two runs may put the same vector.
+    unnamed: Mutex<BTreeMap<Digest, usize>>,
+    partials: AtomicU64,
 }
 
 /// A vector that is being sent.
@@ -54,20 +61,40 @@ impl Blobs {
                 fs::remove_file(path).map_err(fail)?;
             }
         }
-        Ok(Self { dir, recent: Mutex::new(Vec::new()) })
+        Ok(Self { dir, recent: Mutex::default(), unnamed: Mutex::default(), partials: AtomicU64::new(0) })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.to_string())
     }
 
-    /// Writes a vector durably and gives its name.
+    fn unnamed(&self) -> MutexGuard<'_, BTreeMap<Digest, usize>> {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vectors are among those that [`Self::retain`] is told to keep from now on.
+    pub fn named(&self, digests: &BTreeSet<Digest>) {
+        let mut unnamed = self.unnamed();
+        for digest in digests {
+            if let Some(count) = unnamed.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    unnamed.remove(digest);
+                }
+            }
+        }
+    }
+
+    /// Writes a vector durably and gives its name. It stays until [`Self::named`] hands it over to
+    /// [`Self::retain`].
     pub fn put(&self, vector: &Arc<Vec<f32>>) -> Result<Digest, StoreError> {
         let bytes: &[u8] = bytemuck::cast_slice(vector);
         let digest = hash(bytes);
         let path = self.path(digest);
+        *self.unnamed().entry(digest).or_default() += 1;
         if !path.exists() {
-            let partial = path.with_extension("partial");
+            let number = self.partials.fetch_add(1, Ordering::Relaxed);
+            let partial = path.with_extension(format!("{number}.partial"));
             let write = || -> std::io::Result<()> {
                 let mut file = File::create(&partial)?;
                 file.write_all(bytes)?;
@@ -135,16 +162,18 @@ impl Blobs {
         }
     }
 
-    /// Removes every vector that is not in `keep`.
+    /// Removes every vector that is not in `keep` and has been named.
     pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
         let fail = |error: std::io::Error| StoreError::Directory {
             path: self.dir.clone(),
             detail: error.to_string(),
         };
+        // Held throughout: a vector that is put now is either seen here or written after this.
+        let unnamed = self.unnamed();
         for entry in fs::read_dir(&self.dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
-            if digest.is_some_and(|digest| !keep.contains(&digest)) {
+            if digest.is_some_and(|digest| !keep.contains(&digest) && !unnamed.contains_key(&digest)) {
                 fs::remove_file(entry.path()).map_err(fail)?;
             }
         }

@@ -78,7 +78,11 @@ fn vectors_are_named_by_what_they_hold() {
         assert_eq!(assembler.finish().unwrap(), **vector);
     }
     assert!(blobs.reader(Digest([0; 32])).unwrap().is_none());
-    blobs.retain(&BTreeSet::from([Digest::of_vector(&large)])).unwrap();
+    let keep = BTreeSet::from([Digest::of_vector(&large)]);
+    blobs.retain(&keep).unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("v")).unwrap().count(), 2, "nobody has named them yet");
+    blobs.named(&BTreeSet::from([Digest::of_vector(&small), Digest::of_vector(&large)]));
+    blobs.retain(&keep).unwrap();
     assert!(blobs.get(Digest::of_vector(&large)).is_ok());
     assert_eq!(fs::read_dir(dir.path().join("v")).unwrap().count(), 1);
 }
