@@ -30,6 +30,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const QUARANTINE: TableDefinition<&str, u64> = TableDefinition::new("quarantine");
 
 const FORMAT: u64 = 1;
+/// redb keeps up to 1 GiB of pages by default; the coordinator reads little of what it wrote.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the store cannot do what was asked. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -164,10 +166,13 @@ impl Store {
             let detail = "is not empty and holds no starling.redb; give an empty or a new directory";
             return Err(fail(detail.to_owned()));
         }
-        let database = Database::create(&file).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => fail("is in use by another coordinator".to_owned()),
-            error => fail(format!("starling.redb cannot be opened: {error}")),
-        })?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(&file).map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => {
+                    fail("is in use by another coordinator".to_owned())
+                }
+                error => fail(format!("starling.redb cannot be opened: {error}")),
+            })?;
         let transaction = database.begin_write()?;
         {
             transaction.open_table(RUNS)?;
