@@ -22,5 +22,6 @@ use clock::Clock;
 
 pub use config::Config;
 pub use host::{Evaluation, HostedModel, ModelHost};
+pub use run::aggregate::fold;
 pub use serve::{ServeError, serve};
 pub use store::StoreError;

@@ -1,6 +1,6 @@
 //! Closed lists of why something is refused, and the one table from them to gRPC status.
 
-use crate::v1::{DeclineReason, ErrorCode, RejectReason};
+use crate::v1::{AbandonReason, DeclineReason, ErrorCode, RejectReason};
 use tonic::{Code, Status};
 
 impl RejectReason {
@@ -40,6 +40,20 @@ impl DeclineReason {
             Self::Spec => "specification",
             Self::Training => "training",
             Self::State => "client state",
+        }
+    }
+}
+
+impl AbandonReason {
+    /// The reason in words.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Deadline => "the round closed at its deadline",
+            Self::Paused => "the run was paused",
+            Self::Finished => "the run is finished",
+            Self::Cancelled => "the run was cancelled",
+            Self::Failed => "the run failed",
         }
     }
 }

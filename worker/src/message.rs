@@ -53,7 +53,7 @@ pub enum Command {
         /// The round up to which work is void.
         round: u64,
         /// Why.
-        reason: String,
+        reason: v1::AbandonReason,
     },
     /// For the worker's operator.
     Notice(String),
@@ -105,7 +105,7 @@ impl Assignment {
         let mut text = format!("{}\n{}\n{:08x}\n", self.run, self.round, self.lr.to_bits());
         text.push_str(&self.spec.to_json());
         for vector in &self.vectors {
-            text.push_str(&format!("\n{} {} {}", vector.name, vector.digest, vector.length));
+            text.push_str(&["\n", &vector.name, " ", &vector.digest.to_string()].concat());
         }
         Digest::of(text.as_bytes())
     }
@@ -150,13 +150,14 @@ pub fn read(message: v1::CoordinatorMessage) -> Result<Option<Command>, MessageE
         },
         Body::Refusal(m) => Command::Refusal { code: m.code(), detail: m.detail },
         Body::Heartbeat(_) => Command::Heartbeat,
-        Body::Assignment(m) => assignment(m)?,
-        Body::Evaluate(m) => evaluation(m)?,
+        Body::Assignment(m) => assignment(&m)?,
+        Body::Evaluate(m) => evaluation(&m)?,
         Body::Closed(m) => {
             Command::Closed { run: run("round closure", &m.run)?, round: m.round, included: m.included }
         }
         Body::Abandon(m) => {
-            Command::Abandon { run: run("abandon", &m.run)?, round: m.round, reason: m.reason }
+            let reason = m.reason();
+            Command::Abandon { run: run("abandon", &m.run)?, round: m.round, reason }
         }
         Body::Notice(m) => Command::Notice(m.text),
     };
@@ -173,7 +174,7 @@ fn wanted(vector: &v1::VectorRef) -> Result<Wanted, String> {
     Ok(Wanted { name: vector.name.clone(), digest, length: vector.length })
 }
 
-fn assignment(m: v1::Assignment) -> Result<Command, MessageError> {
+fn assignment(m: &v1::Assignment) -> Result<Command, MessageError> {
     let run = run("assignment", &m.run)?;
     let parts = || -> Result<Assignment, String> {
         let spec = RunSpec::from_json(&m.spec).map_err(|error| error.to_string())?;
@@ -196,7 +197,7 @@ fn assignment(m: v1::Assignment) -> Result<Command, MessageError> {
     })
 }
 
-fn evaluation(m: v1::EvaluationRequest) -> Result<Command, MessageError> {
+fn evaluation(m: &v1::EvaluationRequest) -> Result<Command, MessageError> {
     let run = run("evaluation request", &m.run)?;
     let parts = || -> Result<Evaluation, String> {
         let spec = RunSpec::from_json(&m.spec).map_err(|error| error.to_string())?;

@@ -44,6 +44,8 @@ pub(crate) struct Book {
     pub(crate) cut_fetch: VecDeque<usize>,
     /// Every header that was offered.
     pub(crate) offers: Vec<v1::UploadHeader>,
+    /// Headers on which a verdict was given.
+    pub(crate) judged: Vec<v1::UploadHeader>,
     /// Payloads by digest, as far as they have arrived.
     pub(crate) payloads: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Offsets at which payloads were asked for.
@@ -104,14 +106,14 @@ impl Coordinator {
         timeout(LATE, self.sessions.recv()).await.expect("no worker connected").unwrap()
     }
 
-    /// Waits until so many whole payloads have got their verdict.
+    /// Waits until something was seen.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Book) -> bool) {
         let polling = async {
             while !holds(&self.book()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(LATE, polling).await.unwrap_or_else(|_| panic!("{what} never came: {:?}", self.book().asked));
+        timeout(LATE, polling).await.unwrap_or_else(|_| panic!("{what} never came"));
     }
 }
 
@@ -250,6 +252,7 @@ async fn receive(
     let verdict = {
         let book = &mut *book.lock().unwrap();
         assert_eq!(header.digest, Digest::of(&book.payloads[&header.digest]).0);
+        book.judged.push(header);
         book.verdicts.pop_front()
     };
     let plain = v1::UploadVerdict { outcome: outcome.into(), reason: 0, detail: String::new() };

@@ -1,5 +1,6 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
+mod aggregate;
 mod round;
 
 use crate::{exit::Failure, life};
@@ -15,11 +16,14 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    /// The coordinator's aggregation against a plain pass over the same memory
+    Aggregate(aggregate::Args),
 }
 
 /// Measures.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
+        What::Aggregate(args) => aggregate::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }

@@ -46,6 +46,13 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size(u64);
 
+impl Size {
+    /// The number.
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl FromStr for Size {
     type Err = String;
 

@@ -15,17 +15,16 @@
 
 mod membership;
 mod round;
+mod states;
 #[cfg(test)]
 mod tests;
 mod types;
 
-pub use types::{
-    Action, Command, Counted, Decision, End, Event, Facts, Federated, Member, Millis, Opening, Phase,
-    Restored, Rules, Token,
-};
+pub use states::{Decision, End, Member, Phase};
+pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
 
 use membership::Presence;
-use proto::event::RunEvent;
+use proto::{event::RunEvent, v1::AbandonReason};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The round machine of one run.
@@ -91,7 +90,8 @@ impl Machine {
         self.now = now;
         let mut out = Vec::new();
         if matches!(self.phase, Phase::Ended(_)) {
-            if let Event::Update { worker, round, .. } = event {
+            // Late updates are still answered, good ones and bad ones.
+            if let Event::Update { worker, round, .. } | Event::Rejected { worker, round, .. } = event {
                 out.push(Action::Verdict { worker: worker.clone(), decision: self.offer(&worker, round) });
             }
             return out;
@@ -213,9 +213,9 @@ impl Machine {
             Command::Pause if !self.paused => {
                 self.paused = true;
                 out.push(Action::Publish(RunEvent::Paused {}));
-                // A commit that is under way is finished first; `advance` sees the flag.
-                if matches!(self.phase, Phase::Waiting | Phase::Training | Phase::Evaluating) {
-                    self.abandon_round("the run was paused", out);
+                // A commit or an evaluation that is under way is finished first; `advance` sees the flag.
+                if matches!(self.phase, Phase::Waiting | Phase::Training) {
+                    self.abandon_round(AbandonReason::Paused, out);
                     self.phase = Phase::Paused;
                 }
                 out.push(Action::Persist);
@@ -225,22 +225,21 @@ impl Machine {
                 out.push(Action::Publish(RunEvent::Resumed { round: self.round }));
                 out.push(Action::Persist);
                 if self.phase == Phase::Paused {
-                    self.phase = Phase::Waiting;
-                    self.try_open(out);
+                    self.advance(out);
                 }
             }
             Command::Cancel => {
-                self.abandon_round("the run was cancelled", out);
+                self.abandon_round(AbandonReason::Cancelled, out);
                 self.end(End::Cancelled, out);
             }
             Command::Pause | Command::Resume => {}
         }
     }
 
-    fn abandon_round(&mut self, reason: &str, out: &mut Vec<Action>) {
+    fn abandon_round(&mut self, reason: AbandonReason, out: &mut Vec<Action>) {
         for worker in std::mem::take(&mut self.cohort).into_keys() {
             if self.presence.get(&worker) == Some(&Presence::Connected) {
-                out.push(Action::Abandon { worker, round: self.round, reason: reason.to_owned() });
+                out.push(Action::Abandon { worker, round: self.round, reason });
             }
         }
         self.awaiting.clear();
@@ -249,7 +248,7 @@ impl Machine {
 
     fn end(&mut self, end: End, out: &mut Vec<Action>) {
         if matches!(end, End::Failed(_)) {
-            self.abandon_round("the run failed", out);
+            self.abandon_round(AbandonReason::Failed, out);
         }
         self.phase = Phase::Ended(end.clone());
         out.push(Action::End(end));

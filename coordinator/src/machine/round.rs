@@ -6,7 +6,7 @@ use super::{
 use proto::{
     digest::Digest,
     event::RunEvent,
-    v1::{DeclineReason, RejectReason},
+    v1::{AbandonReason, DeclineReason, RejectReason},
 };
 
 /// A round in which every member refuses is asked so often before the run fails.
@@ -123,6 +123,7 @@ impl Machine {
         }
         self.short(&substitutes, out);
         for worker in substitutes {
+            self.members.insert(worker.clone());
             self.cohort.insert(worker.clone(), Member::Training);
             if self.is_connected(&worker) {
                 self.assign(&worker, out);
@@ -155,7 +156,7 @@ impl Machine {
         if self.counted() >= self.rules.min_updates {
             for worker in late {
                 if self.is_connected(&worker) {
-                    let reason = "the round closed at its deadline".to_owned();
+                    let reason = AbandonReason::Deadline;
                     out.push(Action::Abandon { worker, round: self.round, reason });
                 }
             }
@@ -180,6 +181,7 @@ impl Machine {
     fn ask_again(&mut self, out: &mut Vec<Action>) {
         let substitutes = self.substitutes(self.rules.min_updates - self.counted());
         self.short(&substitutes, out);
+        self.members.extend(substitutes.iter().cloned());
         self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
         self.arm_deadline(out);
         let waiting: Vec<String> = self
@@ -283,7 +285,7 @@ impl Machine {
         }
     }
 
-    fn advance(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn advance(&mut self, out: &mut Vec<Action>) {
         if self.round >= self.rules.rounds {
             self.end(End::Finished, out);
         } else if self.paused {

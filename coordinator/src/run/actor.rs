@@ -4,29 +4,20 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{
-    Command, Delivery, RunHandle, Shared,
-    aggregate::fold,
-    commit::{Done, Job},
-    metrics::Pending,
-};
+use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, metrics::Pending};
 use crate::{
     Clock, ModelHost,
     fleet::Fleet,
     health::Health,
-    machine::{Action, Counted, Decision, End, Event, Machine, Opening, Phase, Rules, Token},
+    machine::{Action, Decision, End, Event, Machine, Rules, Token},
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
-use algorithms::{Algorithm, RoundFacts, fold::Accumulator};
-use proto::{
-    event::{Metrics, RunEvent},
-    v1::{self, CoordinatorMessage, coordinator_message::Body},
-};
+use algorithms::{Algorithm, fold::Accumulator};
+use proto::v1::{self, CoordinatorMessage, coordinator_message::Body};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -48,26 +39,26 @@ pub(crate) struct Parts {
 
 /// The task of one run.
 pub(crate) struct Actor {
-    parts: Parts,
-    shared: Arc<Shared>,
-    spec_json: String,
-    algorithm: Arc<dyn Algorithm>,
-    machine: Machine,
-    record: RunRecord,
-    accumulators: Vec<Accumulator>,
-    timers: BTreeSet<(u64, Token)>,
-    commands: mpsc::Receiver<Command>,
-    own: mpsc::Sender<Command>,
-    summary: watch::Sender<v1::RunSummary>,
-    log: watch::Sender<(u64, bool)>,
-    next_sequence: u64,
-    events: Vec<StoredEvent>,
-    pending: Pending,
-    ending: Option<End>,
-    progress: BTreeMap<String, String>,
-    rejections: BTreeMap<String, u64>,
-    work: JoinSet<()>,
-    stale: bool,
+    pub(super) parts: Parts,
+    pub(super) shared: Arc<Shared>,
+    pub(super) spec_json: String,
+    pub(super) algorithm: Arc<dyn Algorithm>,
+    pub(super) machine: Machine,
+    pub(super) record: RunRecord,
+    pub(super) accumulators: Vec<Accumulator>,
+    pub(super) timers: BTreeSet<(u64, Token)>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) own: mpsc::Sender<Command>,
+    pub(super) summary: watch::Sender<v1::RunSummary>,
+    pub(super) log: watch::Sender<(u64, bool)>,
+    pub(super) next_sequence: u64,
+    pub(super) events: Vec<StoredEvent>,
+    pub(super) pending: Pending,
+    pub(super) ending: Option<End>,
+    pub(super) progress: BTreeMap<String, String>,
+    pub(super) rejections: BTreeMap<String, u64>,
+    pub(super) work: JoinSet<()>,
+    pub(super) stale: bool,
 }
 
 impl Actor {
@@ -205,7 +196,7 @@ impl Actor {
         }
     }
 
-    async fn handle(&mut self, event: Event) {
+    pub(super) async fn handle(&mut self, event: Event) {
         let actions = self.machine.handle(event, self.parts.clock.now());
         self.act(actions).await;
     }
@@ -253,7 +244,7 @@ impl Actor {
                 }
                 Action::Abandon { worker, round, reason } => {
                     let run = self.shared.id.clone();
-                    self.send(&worker, Body::Abandon(v1::Abandon { run, round, reason }));
+                    self.send(&worker, Body::Abandon(v1::Abandon { run, round, reason: reason.into() }));
                 }
                 Action::Closed { worker, round, included } => {
                     let run = self.shared.id.clone();
@@ -301,208 +292,8 @@ impl Actor {
         Some(v1::VectorRef { name: name.to_owned(), digest, length: self.record.length })
     }
 
-    fn send(&self, worker: &str, body: Body) {
+    pub(super) fn send(&self, worker: &str, body: Body) {
         self.parts.fleet.send(worker, CoordinatorMessage { body: Some(body) });
-    }
-
-    /// Starts the blocking part of a commit.
-    fn commit(&mut self, action: Action) {
-        let Action::Commit { round, counted, population, population_before, rejected, opened_at } = action
-        else {
-            return;
-        };
-        self.shared.drop_parked();
-        let mut record = self.record.clone();
-        record.round = round + 1;
-        record.opening = None;
-        record.members.clone_from(self.machine.members());
-        record.population_before = population;
-        record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
-        let (bytes_down, bytes_up) = self.shared.take_bytes();
-        let metrics = Metrics {
-            round,
-            seconds: self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0,
-            participants: counted.len(),
-            rejected,
-            train_loss: train_loss(&counted),
-            eval_loss: None,
-            eval_accuracy: None,
-            federated_loss: None,
-            federated_accuracy: None,
-            bytes_down,
-            bytes_up,
-            epsilon: None,
-            model_digest: self.record.vectors[algorithms::MODEL],
-        };
-        let job = Job {
-            store: Arc::clone(&self.parts.store),
-            health: self.parts.health.clone(),
-            stop: self.parts.stop.clone(),
-            algorithm: Arc::clone(&self.algorithm),
-            accumulators: std::mem::take(&mut self.accumulators),
-            facts: RoundFacts { included: counted.len(), population, population_before },
-            record,
-            events: std::mem::take(&mut self.events),
-            metrics,
-        };
-        let own = self.own.clone();
-        self.work.spawn(async move {
-            // A panic in the job ends this task with a JoinError, which the loop above reports.
-            let done =
-                tokio::task::spawn_blocking(move || job.run()).await.expect("the commit did not panic");
-            if let Some(done) = done {
-                let _ = own.send(Command::Committed(Box::new(done))).await;
-            }
-        });
-    }
-
-    async fn committed(&mut self, done: Done) {
-        let Done { round, record, metrics, model } = done;
-        let digest = metrics.model_digest;
-        self.record = record;
-        self.progress.clear();
-        let due = is_due(self.shared.spec.evaluation.every, round, self.shared.spec.rounds);
-        let central = due && self.shared.spec.evaluation.central;
-        let federated = due && self.shared.spec.evaluation.federated;
-        self.pending.insert(metrics, central, federated);
-        if central {
-            self.evaluate(round, model);
-        }
-        self.publish_metrics();
-        self.parts.fleet.collect_vectors(&self.shared.id, self.record.vectors.values().copied().collect());
-        self.handle(Event::Committed { round, digest }).await;
-    }
-
-    fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
-        let (host, spec, own) = (Arc::clone(&self.parts.host), self.shared.spec.clone(), self.own.clone());
-        self.work.spawn(async move {
-            let result = tokio::task::spawn_blocking(move || host.evaluate(&spec, &model))
-                .await
-                .unwrap_or_else(|error| Err(error.to_string()));
-            let _ = own.send(Command::Central { round, result }).await;
-        });
-    }
-
-    /// After a restart: the last committed round may have been stopped before its evaluation.
-    fn evaluate_again(&mut self) {
-        let Some(round) = self.record.round.checked_sub(1) else { return };
-        let evaluation = &self.shared.spec.evaluation;
-        if !(evaluation.central && is_due(evaluation.every, round, self.shared.spec.rounds)) {
-            return;
-        }
-        let last = self.parts.store.metrics(&self.shared.id).ok().and_then(|mut lines| lines.pop());
-        let Some(metrics) = last.filter(|line| line.round == round && line.eval_loss.is_none()) else {
-            return;
-        };
-        match self.parts.store.blobs().get(metrics.model_digest) {
-            Ok(model) => {
-                self.pending.insert(metrics, true, false);
-                self.evaluate(round, model);
-            }
-            Err(error) => tracing::warn!(%error, "the last round cannot be evaluated"),
-        }
-    }
-
-    fn publish_metrics(&mut self) {
-        while let Some(metrics) = self.pending.pop() {
-            if let Err(error) = self.parts.store.append(&self.shared.id, &[], Some(&metrics)) {
-                tracing::error!(%error, "metrics cannot be written");
-                self.parts.health.store_failed(&error.to_string());
-            }
-            self.publish(RunEvent::RoundMetrics { metrics });
-        }
-    }
-
-    fn publish(&mut self, event: RunEvent) {
-        view::log_event(&self.shared.id, &event);
-        if let RunEvent::UpdateRejected { reason, .. } = &event {
-            *self.rejections.entry(reason.clone()).or_default() += 1;
-        }
-        self.parts.fleet.count_event(&event);
-        let time_ms = self.parts.clock.unix_ms();
-        self.events.push(StoredEvent { sequence: self.next_sequence, time_ms, event });
-        self.next_sequence += 1;
-        self.stale = true;
-    }
-
-    /// Writes the record with the events so far; waits until the disk takes it.
-    async fn persist(&mut self) {
-        self.record.members.clone_from(self.machine.members());
-        if let Stored::Active {} | Stored::Paused {} = self.record.state {
-            self.record.state = if self.machine.is_paused() { Stored::Paused {} } else { Stored::Active {} };
-        }
-        let cohort: Vec<String> = self.machine.cohort().keys().cloned().collect();
-        self.record.opening = (!cohort.is_empty()).then(|| Opening { round: self.machine.round(), cohort });
-        let events = std::mem::take(&mut self.events);
-        let mut pause = Duration::from_millis(500);
-        loop {
-            let (store, record, batch) = (Arc::clone(&self.parts.store), self.record.clone(), events.clone());
-            let saved = tokio::task::spawn_blocking(move || store.save(&record, &batch, None)).await;
-            let error = match saved {
-                Ok(Ok(())) => break self.parts.health.store_works(),
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            tracing::error!(run = self.shared.id, error, "the store failed; trying again in {pause:?}");
-            self.parts.health.store_failed(&error);
-            tokio::select! {
-                biased;
-                () = self.parts.stop.cancelled() => break,
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(10)),
-            }
-        }
-        self.announce();
-    }
-
-    /// Writes events without a sync and tells those who watch.
-    fn flush(&mut self) {
-        if !self.events.is_empty() {
-            match self.parts.store.append(&self.shared.id, &self.events, None) {
-                Ok(()) => self.events.clear(),
-                Err(error) => {
-                    tracing::error!(%error, "events cannot be written; they are kept in memory");
-                    self.parts.health.store_failed(&error.to_string());
-                }
-            }
-        }
-        self.announce();
-    }
-
-    fn announce(&mut self) {
-        let summary = view::summary(&self.record, &self.machine);
-        self.summary.send_if_modified(|old| {
-            let changed = *old != summary;
-            *old = summary;
-            changed
-        });
-        if std::mem::take(&mut self.stale) && self.events.is_empty() {
-            let ended = !matches!(self.record.state, Stored::Active {} | Stored::Paused {});
-            self.log.send_replace((self.next_sequence, ended));
-        }
-    }
-
-    /// Ends the run once every line of its metrics is out.
-    async fn finish_if_due(&mut self) {
-        let waits = matches!(self.ending, Some(End::Finished)) && !self.pending.is_empty();
-        let Some(end) = self.ending.take_if(|_| !waits) else { return };
-        let (state, event) = match end {
-            End::Finished => {
-                let model_digest = self.record.vectors[algorithms::MODEL];
-                (Stored::Finished {}, RunEvent::Finished { rounds: self.record.round, model_digest })
-            }
-            End::Cancelled => (Stored::Cancelled {}, RunEvent::Cancelled {}),
-            End::Failed(reason) => (Stored::Failed { reason: reason.clone() }, RunEvent::Failed { reason }),
-        };
-        self.accumulators.clear();
-        self.record.state = state;
-        self.publish(event);
-        self.persist().await;
-        let reason = format!("the run is {}", Phase::label(self.machine.phase()));
-        let (run, round) = (self.shared.id.clone(), self.record.round);
-        for worker in self.machine.members() {
-            let body = Body::Abandon(v1::Abandon { run: run.clone(), round, reason: reason.clone() });
-            self.send(worker, body);
-        }
     }
 }
 
@@ -514,16 +305,4 @@ fn decision_in(actions: &[Action]) -> Decision {
             _ => None,
         })
         .expect("the machine answers every update")
-}
-
-/// Whether a round is evaluated.
-fn is_due(every: u64, round: u64, rounds: u64) -> bool {
-    every > 0 && ((round + 1).is_multiple_of(every) || round + 1 == rounds)
-}
-
-/// Mean over the counted updates, by examples, in name order.
-fn train_loss(counted: &[Counted]) -> Option<f64> {
-    let known = counted.iter().filter_map(|c| Some((c.facts.train_loss?, c.facts.examples as f64)));
-    let (sum, weight) = known.fold((0.0, 0.0), |(sum, weight), (loss, n)| (sum + loss * n, weight + n));
-    (weight > 0.0).then(|| sum / weight)
 }

@@ -99,8 +99,11 @@ pub(crate) fn vet_values(values: &[f32], form: &Form<'_>, facts: &UploadFacts) -
     Ok(())
 }
 
-/// Folds a vetted payload into every accumulator.
-pub(crate) fn fold(accumulators: &mut [Accumulator], names: &[&str], values: &[f32], facts: &UploadFacts) {
+/// Folds a vetted payload, whose vectors `names` lie end to end, into every accumulator.
+///
+/// # Panics
+/// If an accumulator reads a vector that is not among `names`.
+pub fn fold(accumulators: &mut [Accumulator], names: &[&str], values: &[f32], facts: &UploadFacts) {
     let length = values.len() / names.len().max(1);
     for accumulator in accumulators {
         let from = accumulator.fold().from;

@@ -3,7 +3,9 @@
 mod actor;
 pub(crate) mod aggregate;
 mod commit;
+mod journal;
 mod metrics;
+mod rounds;
 
 pub(crate) use actor::{Actor, Parts};
 

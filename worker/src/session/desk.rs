@@ -7,14 +7,8 @@
 
 use super::{Action, Level};
 use crate::message::{Assignment, Evaluation};
-use proto::names::RunId;
+use proto::{names::RunId, v1::AbandonReason};
 use std::collections::VecDeque;
-
-/// Reasons of an `Abandon` after which a run never comes back, so that its client state can go. Word
-/// for word: state that is deleted by mistake biases the run for ever.
-const FINISHED: [&str; 2] = ["the run is finished", "finished"];
-/// The same, and its evaluation is of no use either.
-const CANCELLED: [&str; 3] = ["the run is cancelled", "the run was cancelled", "cancelled"];
 
 /// Counts jobs, for telling the end of one from the end of another.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,11 +79,12 @@ impl Desk {
     }
 
     pub(super) fn evaluate(&mut self, evaluation: Evaluation, out: &mut Vec<Action>) {
-        let work = Work::Evaluate(evaluation.clone());
+        let run = evaluation.run.clone();
+        let work = Work::Evaluate(evaluation);
         if self.current.as_ref().is_some_and(|current| !current.cancelled && current.work == work) {
             return;
         }
-        self.drop_work(out, |work| work.evaluates(&evaluation.run));
+        self.drop_work(out, |other| other.evaluates(&run));
         self.push(work, out);
     }
 
@@ -98,16 +93,18 @@ impl Desk {
         self.push(Work::Settle { run, round, included }, out);
     }
 
-    pub(super) fn abandon(&mut self, run: RunId, round: u64, reason: &str, out: &mut Vec<Action>) {
-        out.push(Action::Log(Level::Info, format!("run {run}: told to stop round {round}: {reason}")));
-        let cancelled = CANCELLED.contains(&reason);
-        let over = cancelled || FINISHED.contains(&reason);
+    pub(super) fn abandon(&mut self, run: &RunId, round: u64, reason: AbandonReason, out: &mut Vec<Action>) {
+        let why = reason.label();
+        out.push(Action::Log(Level::Info, format!("run {run}: told to stop round {round}: {why}")));
+        // A finished run may still be evaluated.
+        let cancelled = reason == AbandonReason::Cancelled;
+        let over = cancelled || reason == AbandonReason::Finished;
         self.drop_work(out, |work| {
-            work.training(&run).is_some_and(|training| over || training <= round)
-                || (cancelled && work.evaluates(&run))
+            work.training(run).is_some_and(|training| over || training <= round)
+                || (cancelled && work.evaluates(run))
         });
         if over {
-            self.push(Work::Forget { run }, out);
+            self.push(Work::Forget { run: run.clone() }, out);
         }
     }
 

@@ -115,16 +115,12 @@ impl Link {
                 self.welcomed(version, (heartbeat, silence), now, out);
                 None
             }
-            (State::Greeting, Command::Refusal { code, detail }) => {
+            (State::Greeting | State::Connected { .. }, Command::Refusal { code, detail }) => {
                 self.refused(code, &detail, now, out);
                 None
             }
             (State::Greeting, _) => {
                 self.lost("the coordinator spoke before it answered the greeting", now, out);
-                None
-            }
-            (State::Connected { .. }, Command::Refusal { code, detail }) => {
-                self.refused(code, &detail, now, out);
                 None
             }
             (State::Connected { heard, .. }, command) => {
@@ -219,8 +215,7 @@ fn late(what: &str, after: Duration) -> String {
 /// be a busy loop, a silence shorter than two heartbeats would never hold.
 fn periods(heartbeat: Duration, silence: Duration) -> (Duration, Duration) {
     let or = |given: Duration, default| if given.is_zero() { default } else { given };
-    let heartbeat =
-        or(heartbeat, limits::HEARTBEAT).clamp(Duration::from_millis(10), Duration::from_secs(60));
-    let silence = or(silence, limits::SILENCE).clamp(heartbeat * 2, Duration::from_secs(600));
+    let heartbeat = or(heartbeat, limits::HEARTBEAT).clamp(Duration::from_millis(10), Duration::from_mins(1));
+    let silence = or(silence, limits::SILENCE).clamp(heartbeat * 2, Duration::from_mins(10));
     (heartbeat, silence)
 }

@@ -122,7 +122,7 @@ impl Session {
             Command::Assign(assignment) => self.desk.assign(*assignment, out),
             Command::Evaluate(evaluation) => self.desk.evaluate(*evaluation, out),
             Command::Closed { run, round, included } => self.desk.closed(run, round, included, out),
-            Command::Abandon { run, round, reason } => self.desk.abandon(run, round, &reason, out),
+            Command::Abandon { run, round, reason } => self.desk.abandon(&run, round, reason, out),
             Command::Notice(text) => {
                 out.push(Action::Log(Level::Warn, format!("notice of the coordinator: {text}")));
             }

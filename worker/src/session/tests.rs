@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::message::{Assignment, Evaluation, Wanted};
-use proto::{PROTOCOL_VERSION, digest::Digest, names::RunId, spec::RunSpec, v1::ErrorCode};
+use proto::{
+    PROTOCOL_VERSION,
+    digest::Digest,
+    names::RunId,
+    spec::RunSpec,
+    v1::{AbandonReason, ErrorCode},
+};
 use std::{collections::BTreeSet, sync::Arc};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -66,7 +72,7 @@ impl Bed {
             let (at, token) = self.timers.pop_first().expect("nothing will ever happen again");
             self.now = at;
             if self.event(Event::Fired(token)).contains(&Action::Connect) {
-                return self.now - from;
+                return self.now.saturating_sub(from);
             }
         }
         panic!("never connects again")
@@ -263,7 +269,7 @@ fn assignment(name: &str, round: u64) -> Assignment {
         lr: 0.1,
         committed: None,
         vectors: vec![w],
-        remaining: Duration::from_secs(60),
+        remaining: Duration::from_mins(1),
     }
 }
 
@@ -279,8 +285,8 @@ fn closed(name: &str, round: u64, included: bool) -> Command {
     Command::Closed { run: run(name), round, included }
 }
 
-fn abandon(name: &str, round: u64, reason: &str) -> Command {
-    Command::Abandon { run: run(name), round, reason: reason.into() }
+fn abandon(name: &str, round: u64, reason: AbandonReason) -> Command {
+    Command::Abandon { run: run(name), round, reason }
 }
 
 fn begins(id: u64, work: Work) -> Action {
@@ -350,12 +356,12 @@ fn a_closed_round_stops_its_training_and_settles() {
 fn abandoned_work_stops_and_a_finished_run_is_forgotten() {
     let mut bed = Bed::connected();
     bed.command(assign("a", 4));
-    assert_eq!(acts(bed.command(abandon("b", 9, "the run is paused"))), []);
-    assert_eq!(acts(bed.command(abandon("a", 4, "paused"))), [Action::Cancel(JobId(1))]);
+    assert_eq!(acts(bed.command(abandon("b", 9, AbandonReason::Paused))), []);
+    assert_eq!(acts(bed.command(abandon("a", 4, AbandonReason::Paused))), [Action::Cancel(JobId(1))]);
     // Resumed before the job has noticed.
     assert_eq!(bed.command(assign("a", 4)), []);
     assert_eq!(bed.event(Event::Ended(JobId(1))), [begins(2, trains("a", 4))]);
-    assert_eq!(acts(bed.command(abandon("a", 0, "the run is cancelled"))), [Action::Cancel(JobId(2))]);
+    assert_eq!(acts(bed.command(abandon("a", 0, AbandonReason::Cancelled))), [Action::Cancel(JobId(2))]);
     let forget = Work::Forget { run: run("a") };
     assert_eq!(bed.event(Event::Ended(JobId(2))), [begins(3, forget)]);
 }
@@ -368,7 +374,7 @@ fn a_finished_run_may_still_be_evaluated() {
     let command = Command::Evaluate(Box::new(evaluation.clone()));
     assert_eq!(bed.command(command.clone()), [begins(1, Work::Evaluate(evaluation))]);
     assert_eq!(bed.command(command), [], "already on it");
-    assert_eq!(acts(bed.command(abandon("a", 8, "the run is finished"))), []);
+    assert_eq!(acts(bed.command(abandon("a", 8, AbandonReason::Finished))), []);
     assert_eq!(bed.event(Event::Ended(JobId(1))), [begins(2, Work::Forget { run: run("a") })]);
 }
 

@@ -59,7 +59,9 @@ impl EngineTrainer {
         let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
         for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
             let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
-            values.iter_mut().for_each(|value| *value += change);
+            for value in values {
+                *value += change;
+            }
         }
         LocalResult { end, steps: 1, examples: 1, loss: 0.0 }
     }

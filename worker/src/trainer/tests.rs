@@ -11,7 +11,7 @@ fn spec(extra: &str) -> RunSpec {
     RunSpec::from_toml(&text).unwrap()
 }
 
-const LINEAR: &str = "augment=true\n[model]\nkind='linear'\n[local]\nbatch=16\nepochs=2\nlr=0.1\n";
+const LINEAR: &str = "augment=true\n[model]\nkind='linear'\n[local]\nbatch=16\nepochs=2\nlr=0.01\n";
 const DIVIDED: &str = "partition={kind='iid'}\n[model]\nkind='linear'\n[local]\nbatch=16\nsteps=3\n";
 
 fn trainer(share: Option<Share>) -> EngineTrainer {

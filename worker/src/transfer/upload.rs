@@ -30,7 +30,7 @@ use tonic::Streaming;
 
 /// The coordinator may let an offer wait for so long before it wants bytes: it takes a bounded number
 /// of uploads at a time. That it lives is the session's business.
-const QUEUE: Duration = Duration::from_secs(600);
+const QUEUE: Duration = Duration::from_mins(10);
 
 /// What is offered.
 #[derive(Debug, Clone)]
@@ -144,17 +144,15 @@ async fn reply(
     const LOOK: Duration = Duration::from_millis(250);
     let (mut seen, mut still) = (sent.load(Ordering::Relaxed), Duration::ZERO);
     loop {
-        match timeout(LOOK, replies.message()).await {
-            Ok(reply) => return reply?.ok_or_else(|| Broken::Again("closed without a verdict".into())),
-            Err(_) => {
-                let now = sent.load(Ordering::Relaxed);
-                still = if now == seen { still + LOOK } else { Duration::ZERO };
-                seen = now;
-                report(now);
-                if still >= patience {
-                    return Err(stalled(patience));
-                }
-            }
+        if let Ok(reply) = timeout(LOOK, replies.message()).await {
+            return reply?.ok_or_else(|| Broken::Again("closed without a verdict".into()));
+        }
+        let now = sent.load(Ordering::Relaxed);
+        still = if now == seen { still + LOOK } else { Duration::ZERO };
+        seen = now;
+        report(now);
+        if still >= patience {
+            return Err(stalled(patience));
         }
     }
 }

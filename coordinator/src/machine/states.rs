@@ -1,0 +1,86 @@
+//! Where things stand: phases of a run, members of a cohort, decisions about updates.
+
+use super::types::Facts;
+use proto::v1::RejectReason;
+
+/// How a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// All rounds are committed.
+    Finished,
+    /// An operator said so.
+    Cancelled,
+    /// It cannot go on, and why.
+    Failed(String),
+}
+
+/// What is said about an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is wanted; after vetting: it counts.
+    Accept,
+    /// It was counted before.
+    Duplicate,
+    /// It does not count.
+    Reject {
+        /// Why.
+        reason: RejectReason,
+        /// What exactly.
+        detail: String,
+    },
+}
+
+impl Decision {
+    /// A rejection.
+    pub fn reject(reason: RejectReason, detail: impl Into<String>) -> Self {
+        Self::Reject { reason, detail: detail.into() }
+    }
+}
+
+/// A cohort member in the open round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Member {
+    /// Asked; no answer yet.
+    Training,
+    /// Was lost for too long; an update of it still counts while the round is open.
+    Lost,
+    /// Its update is folded.
+    Counted(Facts),
+    /// It cannot take part.
+    Declined,
+    /// Its update was refused.
+    Rejected(RejectReason),
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Too few eligible workers.
+    Waiting,
+    /// A round is open.
+    Training,
+    /// The disk has not confirmed yet.
+    Committing,
+    /// Workers evaluate the committed model.
+    Evaluating,
+    /// An operator paused the run.
+    Paused,
+    /// It is over.
+    Ended(End),
+}
+
+impl Phase {
+    /// In words.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Training => "training",
+            Self::Committing => "committing",
+            Self::Evaluating => "evaluating",
+            Self::Paused => "paused",
+            Self::Ended(End::Finished) => "finished",
+            Self::Ended(End::Cancelled) => "cancelled",
+            Self::Ended(End::Failed(_)) => "failed",
+        }
+    }
+}

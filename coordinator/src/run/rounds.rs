@@ -1,0 +1,126 @@
+//! The actor's part in closing rounds: handing the commit to a blocking thread, taking its result,
+//! and evaluating the committed model beside the next round.
+
+use super::{
+    Command,
+    actor::Actor,
+    commit::{Done, Job},
+};
+use crate::machine::{Action, Counted, Event};
+use algorithms::RoundFacts;
+use proto::event::Metrics;
+use std::sync::Arc;
+
+impl Actor {
+    /// Starts the blocking part of a commit.
+    pub(super) fn commit(&mut self, action: Action) {
+        let Action::Commit { round, counted, population, population_before, rejected, opened_at } = action
+        else {
+            return;
+        };
+        self.shared.drop_parked();
+        // Later events are written while the commit is under way: the log must not get ahead of these.
+        self.flush();
+        let mut record = self.record.clone();
+        record.round = round + 1;
+        record.opening = None;
+        record.members.clone_from(self.machine.members());
+        record.population_before = population;
+        record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        let (bytes_down, bytes_up) = self.shared.take_bytes();
+        let metrics = Metrics {
+            round,
+            seconds: self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0,
+            participants: counted.len(),
+            rejected,
+            train_loss: train_loss(&counted),
+            eval_loss: None,
+            eval_accuracy: None,
+            federated_loss: None,
+            federated_accuracy: None,
+            bytes_down,
+            bytes_up,
+            epsilon: None,
+            model_digest: self.record.vectors[algorithms::MODEL],
+        };
+        let job = Job {
+            store: Arc::clone(&self.parts.store),
+            health: self.parts.health.clone(),
+            stop: self.parts.stop.clone(),
+            algorithm: Arc::clone(&self.algorithm),
+            accumulators: std::mem::take(&mut self.accumulators),
+            facts: RoundFacts { included: counted.len(), population, population_before },
+            record,
+            events: std::mem::take(&mut self.events),
+            metrics,
+        };
+        let own = self.own.clone();
+        self.work.spawn(async move {
+            // A panic in the job ends this task with a JoinError, which the loop above reports.
+            let done =
+                tokio::task::spawn_blocking(move || job.run()).await.expect("the commit did not panic");
+            if let Some(done) = done {
+                let _ = own.send(Command::Committed(Box::new(done))).await;
+            }
+        });
+    }
+
+    pub(super) async fn committed(&mut self, done: Done) {
+        let Done { round, record, metrics, model } = done;
+        let digest = metrics.model_digest;
+        self.record = record;
+        self.progress.clear();
+        let due = is_due(self.shared.spec.evaluation.every, round, self.shared.spec.rounds);
+        let central = due && self.shared.spec.evaluation.central;
+        let federated = due && self.shared.spec.evaluation.federated;
+        self.pending.insert(metrics, central, federated);
+        if central {
+            self.evaluate(round, model);
+        }
+        self.publish_metrics();
+        self.parts.fleet.collect_vectors(&self.shared.id, self.record.vectors.values().copied().collect());
+        self.handle(Event::Committed { round, digest }).await;
+    }
+
+    pub(super) fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
+        let (host, spec, own) = (Arc::clone(&self.parts.host), self.shared.spec.clone(), self.own.clone());
+        self.work.spawn(async move {
+            let result = tokio::task::spawn_blocking(move || host.evaluate(&spec, &model))
+                .await
+                .unwrap_or_else(|error| Err(error.to_string()));
+            let _ = own.send(Command::Central { round, result }).await;
+        });
+    }
+
+    /// After a restart: the last committed round may have been stopped before its evaluation.
+    pub(super) fn evaluate_again(&mut self) {
+        let Some(round) = self.record.round.checked_sub(1) else { return };
+        let evaluation = &self.shared.spec.evaluation;
+        if !(evaluation.central && is_due(evaluation.every, round, self.shared.spec.rounds)) {
+            return;
+        }
+        let last = self.parts.store.metrics(&self.shared.id).ok().and_then(|mut lines| lines.pop());
+        let Some(metrics) = last.filter(|line| line.round == round && line.eval_loss.is_none()) else {
+            return;
+        };
+        match self.parts.store.blobs().get(metrics.model_digest) {
+            Ok(model) => {
+                self.pending.insert(metrics, true, false);
+                self.evaluate(round, model);
+            }
+            Err(error) => tracing::warn!(%error, "the last round cannot be evaluated"),
+        }
+    }
+}
+
+/// Whether a round is evaluated.
+fn is_due(every: u64, round: u64, rounds: u64) -> bool {
+    every > 0 && ((round + 1).is_multiple_of(every) || round + 1 == rounds)
+}
+
+/// Mean over the counted updates, by examples, in name order.
+fn train_loss(counted: &[Counted]) -> Option<f64> {
+    let known = counted.iter().filter_map(|c| Some((c.facts.train_loss?, c.facts.examples as f64)));
+    let (sum, weight) = known.fold((0.0, 0.0), |(sum, weight), (loss, n)| (sum + loss * n, weight + n));
+    (weight > 0.0).then(|| sum / weight)
+}

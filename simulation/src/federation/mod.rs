@@ -1,0 +1,204 @@
+//! The loop: takes the next event, lets the one whom it concerns act, checks what must hold.
+//!
+//! An event for a process that died in the meantime is void: each names the life that it belongs to.
+
+mod faults;
+mod network;
+mod serving;
+mod sessions;
+mod working;
+
+use crate::{Millis, Queue, Report, Schedule, ScheduleError, dice::Dice, invariants, objective::Quadratic};
+use algorithms::Algorithm;
+use coordinator::machine;
+use faults::Fault;
+use network::{Connections, Parcel};
+use proto::spec::RunSpec;
+use serving::{Disk, Server};
+use std::{sync::Arc, time::Duration};
+use worker::{
+    client_state::Durable,
+    session::{JobId, Token},
+};
+use working::{Node, Step};
+
+/// What may happen next.
+#[derive(Debug)]
+enum Happening {
+    /// A message arrives.
+    Arrival { connection: u64, parcel: Box<Parcel> },
+    /// The worker learns whether its connection is open.
+    Opened { connection: u64 },
+    /// The worker learns that its connection broke.
+    WorkerLost { connection: u64 },
+    /// The coordinator learns that a connection broke.
+    CoordinatorLost { connection: u64 },
+    /// The coordinator looks when it last heard of a session.
+    Quiet { connection: u64 },
+    /// A timer of a worker's session.
+    Fired { worker: usize, life: u32, token: Token },
+    /// A worker's job goes on.
+    Job { worker: usize, life: u32, job: JobId, step: Step },
+    /// A timer of the round machine.
+    Timer { life: u32, token: machine::Token },
+    /// The coordinator's disk has a commit.
+    Written { life: u32, commit: Box<serving::Commit> },
+    /// The coordinator hears of it.
+    Committed { life: u32, disk: Box<Disk> },
+    /// Something goes wrong, or is mended.
+    Fault(Fault),
+}
+
+/// A run under way.
+#[derive(Debug)]
+struct Federation {
+    schedule: Schedule,
+    spec: Arc<RunSpec>,
+    algorithm: Box<dyn Algorithm>,
+    now: Millis,
+    queue: Queue<Happening>,
+    dice: Dice,
+    /// Not the network's: how training differs must not depend on messages.
+    noise: Dice,
+    connections: Connections,
+    nodes: Vec<Node>,
+    server: Server,
+    report: Report,
+}
+
+/// Runs a schedule to its end, to its bound, or to the first violation.
+///
+/// # Errors
+/// If the schedule is not valid. A violated invariant is no error: the report has it.
+pub fn run(schedule: &Schedule) -> Result<Report, ScheduleError> {
+    let mut federation = Federation::new(schedule)?;
+    federation.go();
+    let mut report = federation.report;
+    report.server = federation.server.vectors();
+    if report.violation.is_none() {
+        let checked = invariants::bounded(schedule, &report);
+        report.require("bounded", federation.now, checked);
+    }
+    Ok(report)
+}
+
+impl Federation {
+    fn new(schedule: &Schedule) -> Result<Self, ScheduleError> {
+        let spec = Arc::new(schedule.spec()?);
+        let algorithm = spec.algorithm.make()?;
+        let nodes = (0..schedule.workers)
+            .map(|number| {
+                let name = format!("w{number}");
+                let objective = Quadratic::new(schedule.seed, &name, schedule.dimension);
+                Node::new(name, objective)
+            })
+            .collect();
+        let server = Server::new(algorithm.as_ref(), &spec, schedule.dimension);
+        Ok(Self {
+            schedule: schedule.clone(),
+            spec,
+            algorithm,
+            now: 0,
+            queue: Queue::default(),
+            dice: Dice::new(schedule.seed, "network"),
+            noise: Dice::new(schedule.seed, "noise"),
+            connections: Connections::default(),
+            nodes,
+            server,
+            report: Report::new(schedule.seed),
+        })
+    }
+
+    fn go(&mut self) {
+        self.coordinator_up();
+        for worker in 0..self.nodes.len() {
+            self.worker_up(worker);
+        }
+        self.plan_faults();
+        let bound = self.schedule.bound();
+        while let Some((at, happening)) = self.queue.pop() {
+            if at > bound || self.report.finished.is_some() || self.report.violation.is_some() {
+                break;
+            }
+            self.now = at;
+            self.report.events += 1;
+            self.happen(happening);
+        }
+    }
+
+    fn is_calm(&self) -> bool {
+        self.now >= self.schedule.faults.until
+    }
+
+    /// Time as a worker's session sees it.
+    fn time(&self) -> Duration {
+        Duration::from_millis(self.now)
+    }
+
+    fn note(&mut self, line: &str) {
+        self.report.note(self.now, line);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival { connection, parcel } => self.arrive(connection, *parcel),
+            Happening::Opened { connection } => self.opened(connection),
+            Happening::WorkerLost { connection } => self.worker_lost(connection),
+            Happening::CoordinatorLost { connection } => self.leave(connection, "the connection broke"),
+            Happening::Quiet { connection } => self.quiet(connection),
+            Happening::Fired { worker, life, token } => {
+                if self.nodes[worker].life == life {
+                    self.session(worker, worker::session::Event::Fired(token));
+                }
+            }
+            Happening::Job { worker, life, job, step } => {
+                if self.nodes[worker].life == life {
+                    self.step(worker, job, step);
+                }
+            }
+            Happening::Timer { life, token } => {
+                if self.server.life == life {
+                    self.machine(machine::Event::Timer(token));
+                }
+            }
+            Happening::Written { life, commit } => {
+                if self.server.life == life {
+                    self.written(*commit);
+                }
+            }
+            Happening::Committed { life, disk } => {
+                if self.server.life == life {
+                    self.committed(*disk);
+                }
+            }
+            Happening::Fault(fault) => self.fault(fault),
+        }
+    }
+
+    /// A worker's state has changed: it must be confirmed.
+    fn check_confirmed(&mut self, worker: usize) {
+        let node = &self.nodes[worker];
+        let kept = node.memory.as_ref().unwrap_or(&node.disk);
+        let checked = invariants::confirmed(&node.name, kept, &self.report.rounds);
+        self.report.require("confirmed", self.now, checked);
+    }
+
+    /// A round is durable: both sides must count the same.
+    fn check_balance(&mut self) {
+        let vector = match self.spec.algorithm.kind.as_str() {
+            "scaffold" => "c",
+            "feddyn" => "h",
+            _ => return,
+        };
+        let disk = &self.server.disk;
+        let members = self.nodes.iter().filter(|node| disk.members.contains(&node.name));
+        let states: Vec<(Durable, Option<u64>)> = members
+            .map(|node| {
+                let committed = disk.committed.get(&node.name).copied();
+                (invariants::settled(&node.disk, committed), committed)
+            })
+            .collect();
+        let checked = invariants::balance(vector, &self.server.vectors()[vector], &states);
+        self.report.require("balance", self.now, checked);
+    }
+}
