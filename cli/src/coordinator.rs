@@ -13,6 +13,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 use worker::data::{DataInfo, Source};
 
+/// Runs a coordinator until SIGTERM or SIGINT.
+///
 /// Flags win over environment variables (`STARLING__KEY`, `STARLING__SECTION__KEY`), those over the
 /// file.
 #[derive(Debug, clap::Args)]

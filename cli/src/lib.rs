@@ -39,15 +39,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A whole federation of real processes on this machine, from nothing to a trained model
+    // Help texts stand on the arguments of each.
     Demo(Box<demo::Args>),
-    /// Runs a coordinator until SIGTERM or SIGINT
     Coordinator(coordinator::Args),
-    /// Runs a worker until SIGTERM or SIGINT, or asks the coordinator about its workers
     Worker(worker::Args),
-    /// Submits, watches and controls runs
     Run(run::Args),
-    /// Measures rounds with real processes on this machine
     Bench(bench::Args),
 }
 

@@ -70,6 +70,7 @@ fn draw(text: &mut String, title: &str, panels: &[(&str, &[Curve])]) -> Drawn {
 fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let last = points().map(|point| point.0).fold(1.0, f64::max);
+    let rises = label.starts_with("accuracy");
     let (low, high) = range(points().map(|point| point.1));
     let mut chart = ChartBuilder::on(area)
         .margin(10)
@@ -98,7 +99,8 @@ fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleRight)
+        // Where the curves of a run that learns are not: accuracy rises, loss falls.
+        .position(if rises { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight })
         .background_style(WHITE.mix(0.85))
         .border_style(GRID)
         .label_font(("sans-serif", 14).into_font().color(&INK))

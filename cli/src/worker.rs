@@ -14,6 +14,8 @@ use proto::v1::WorkerSummary;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
+/// Runs a worker until SIGTERM or SIGINT, or asks the coordinator about its workers.
+///
 /// Flags win over environment variables (`STARLING__KEY`, `STARLING__SECTION__KEY`), those over the
 /// file.
 #[derive(Debug, clap::Args)]

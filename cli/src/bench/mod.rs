@@ -6,6 +6,7 @@ mod round;
 use crate::{exit::Failure, life};
 use clap::Subcommand;
 
+/// Measures with real processes on this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -14,7 +15,6 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Seconds, memory and traffic of a round, without training
     Round(round::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),

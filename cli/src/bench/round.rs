@@ -20,9 +20,9 @@ use serde_json::json;
 use std::str::FromStr;
 use worker::data::Source;
 
-/// Starts a coordinator and workers for each pair of sizes and measures rounds.
+/// Measures seconds, memory and traffic of a round, without training.
 ///
-/// JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
+/// Starts a coordinator and workers for each pair of sizes. JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
 /// seconds_max, coordinator_peak_bytes, worker_peak_bytes (the largest of all), bytes_down, bytes_up (of a
 /// round).
 #[derive(Debug, clap::Args)]

@@ -24,10 +24,10 @@ use std::{path::PathBuf, time::Instant};
 /// Rounds that the table at the end shows at most.
 const SHOWN: usize = 20;
 
-/// Starts one coordinator and N workers as processes on this machine, trains a model, and leaves the
-/// model, its metrics, a plot and the logs in a folder.
+/// Runs a whole federation of real processes on this machine, from nothing to a trained model.
 ///
-/// Without --data the workers share procedural digits, which need no file. JSON: one object at the end,
+/// Starts one coordinator and N workers, shows their progress, and leaves the model, its metrics, a plot
+/// and the logs in a folder. Ctrl-C stops all of them. Without --data the workers share procedural digits, which need no file. JSON: one object at the end,
 /// with run, data, model, algorithm, workers, rounds, accuracy, loss, seconds, bytes_down, bytes_up,
 /// model_digest, and the paths model_file, metrics_file, plot_file, logs.
 #[derive(Debug, clap::Args)]

@@ -61,14 +61,15 @@ fn defaults(info: &DataInfo, source: &Source) -> Defaults {
     let local = LocalSpec { batch: 32, lr: 0.05, ..LocalSpec::default() };
     match info {
         DataInfo::Images { channels: 1, .. } => {
-            Defaults { model: ModelSpec::Lenet {}, rounds: 8, partition: skewed, augment: false, local }
+            Defaults { model: ModelSpec::Lenet {}, rounds: 10, partition: skewed, augment: false, local }
         }
         DataInfo::Images { .. } => Defaults {
             model: ModelSpec::Cnn {},
             rounds: 20,
             partition: skewed,
             augment: true,
-            local: LocalSpec { batch: 50, clip: Some(10.0), weight_decay: 5e-4, ..local },
+            // An epoch of 50,000 colour images would take minutes.
+            local: LocalSpec { steps: Some(50), batch: 50, clip: Some(10.0), weight_decay: 5e-4, ..local },
         },
         DataInfo::Features { .. } => Defaults {
             model: ModelSpec::Mlp { hidden: vec![64] },
@@ -86,7 +87,7 @@ fn defaults(info: &DataInfo, source: &Source) -> Defaults {
             },
             augment: false,
             // Speakers' shares differ by orders of magnitude: equal steps keep the rounds short.
-            local: LocalSpec { steps: Some(40), batch: 32, lr: 1.0, clip: Some(5.0), ..local },
+            local: LocalSpec { steps: Some(40), lr: 4.0, clip: Some(5.0), ..local },
         },
     }
 }

@@ -121,14 +121,18 @@ async fn listen(
     let request = v1::WatchRunRequest { run: run.to_owned(), from: *next };
     let mut stream = match operator.client.watch_run(request).await {
         Ok(reply) => reply.into_inner(),
-        Err(status) if is_interruption(status.code()) => return Ok(Heard::Broken(status.to_string())),
+        Err(status) if is_interruption(status.code()) => {
+            return Ok(Heard::Broken(status.message().to_owned()));
+        }
         Err(status) => return Err(operator.run_failure(run, &status).await),
     };
     loop {
         let event = match stream.message().await {
             Ok(Some(event)) => event,
             Ok(None) => return Ok(Heard::Broken("the coordinator closed the stream".into())),
-            Err(status) if is_interruption(status.code()) => return Ok(Heard::Broken(status.to_string())),
+            Err(status) if is_interruption(status.code()) => {
+                return Ok(Heard::Broken(status.message().to_owned()));
+            }
             Err(status) => return Err(operator.run_failure(run, &status).await),
         };
         if event.sequence < *next {
@@ -170,28 +174,4 @@ pub(crate) fn verdict(run: &str, last: &RunEvent) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_keep_what_a_newer_coordinator_says() {
-        let event = |body: &str| Logged::new(&v1::Event { sequence: 4, time_ms: 9, body: body.into() });
-        let known = event(r#"{"event":"paused"}"#);
-        assert_eq!(known.event, Some(RunEvent::Paused {}));
-        assert_eq!(known.json().to_string(), r#"{"event":"paused","sequence":4,"time_ms":9}"#);
-        let newer = event(r#"{"event":"moved","where":"b"}"#);
-        assert_eq!(newer.event, None);
-        assert_eq!(newer.json()["where"], "b");
-        assert!(newer.line().contains("moved"));
-        assert_eq!(event("no json").json()["body"], "no json");
-    }
-
-    #[test]
-    fn the_end_decides_the_exit_code() {
-        assert_eq!(verdict("a", &RunEvent::Cancelled {}).unwrap_err().code, Code::Failed);
-        let failed = verdict("a", &RunEvent::Failed { reason: "disk".into() }).unwrap_err();
-        assert!(failed.message.contains("disk"), "{failed}");
-        let model_digest = proto::digest::Digest::of(b"");
-        verdict("a", &RunEvent::Finished { rounds: 1, model_digest }).unwrap();
-    }
-}
+mod tests;

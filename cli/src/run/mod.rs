@@ -17,6 +17,7 @@ use clap::Subcommand;
 use proto::{spec::RunSpec, v1::RunCommand};
 use std::path::{Path, PathBuf};
 
+/// Submits, watches and controls runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
