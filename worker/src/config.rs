@@ -101,7 +101,7 @@ impl Config {
 }
 
 fn default_coordinator() -> String {
-    "http://127.0.0.1:7700".into()
+    "http://127.0.0.1:7077".into()
 }
 fn default_state_dir() -> PathBuf {
     PathBuf::from("starling-worker")

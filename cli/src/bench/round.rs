@@ -109,10 +109,11 @@ pub(crate) async fn measure(args: &Args) -> Result<(), Failure> {
 }
 
 /// Memory that the processes need together: beside a base each, the coordinator holds the old and the
-/// new model, the accumulator (8 bytes a scalar) and three payloads, a worker about five vectors.
+/// new model, the accumulator (8 bytes a scalar) and three payloads; a worker the model, its change and a
+/// vector on its way (9 bytes a scalar were measured).
 fn memory(workers: u16, parameters: u64) -> u64 {
     const BASE: u64 = 48 << 20;
-    (BASE + 28 * parameters) + u64::from(workers) * (BASE + 20 * parameters)
+    (BASE + 28 * parameters) + u64::from(workers) * (BASE + 12 * parameters)
 }
 
 fn fits(workers: u16, parameters: u64, available: u64) -> Result<(), Failure> {
