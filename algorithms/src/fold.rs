@@ -140,12 +140,20 @@ impl Accumulator {
 
     /// The mean, or `None` when nothing was counted. Frees the sum.
     pub fn mean(self) -> Option<Vec<f32>> {
-        if self.weight == 0 {
-            return None;
-        }
-        let unit = 1.0 / (self.weight as f64 * 2.0_f64.powi(self.fold.fraction_bits()));
-        Some(self.sum.into_iter().map(|sum| (sum as f64 * unit) as f32).collect())
+        let (sum, unit) = self.into_parts()?;
+        Some(sum.into_iter().map(|sum| mean_of(sum, unit)).collect())
     }
+
+    /// As [`Self::mean`], for drivers that divide in parallel: the sum and the unit for [`mean_of`].
+    pub fn into_parts(self) -> Option<(Vec<i64>, f64)> {
+        let unit = 1.0 / (self.weight as f64 * 2.0_f64.powi(self.fold.fraction_bits()));
+        (self.weight > 0).then_some((self.sum, unit))
+    }
+}
+
+/// One element of a mean.
+pub fn mean_of(sum: i64, unit: f64) -> f32 {
+    (sum as f64 * unit) as f32
 }
 
 /// `sum[i] += round(x[i] · scale)`, ties to even, exact for products below 2^51.

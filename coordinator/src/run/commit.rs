@@ -5,8 +5,12 @@ use crate::{
     health::Health,
     store::{RunRecord, Store, StoreError, StoredEvent},
 };
-use algorithms::{Algorithm, RoundFacts, Vector, Vectors, fold::Accumulator};
+use algorithms::{
+    Algorithm, RoundFacts, Vector, Vectors,
+    fold::{Accumulator, mean_of},
+};
 use proto::{digest::Digest, event::Metrics};
+use rayon::prelude::*;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +48,8 @@ impl Job {
         let mut mean = Vectors::new();
         for accumulator in std::mem::take(&mut self.accumulators) {
             let name = accumulator.fold().into.to_owned();
-            mean.insert(name, Arc::new(accumulator.mean()?));
+            let (sum, unit) = accumulator.into_parts()?;
+            mean.insert(name, Arc::new(sum.into_par_iter().map(|sum| mean_of(sum, unit)).collect()));
         }
         let mut server = self.retry(|job| load(&job.store, &job.record.vectors))?;
         self.algorithm.apply(&mut server, &mean, &self.facts);
