@@ -55,6 +55,8 @@ pub async fn serve(
     let store = Arc::new(Store::open(&config.data_dir)?);
     let clock = Clock::new();
     let stop = CancellationToken::new();
+    // A caller that drops this future instead of shutting it down must not leave a commit that tries for ever.
+    let _stopped_if_dropped = stop.clone().drop_guard();
     let fleet = Arc::new(Fleet::new(Arc::clone(&store), clock, store.quarantined()?));
     let health = Health::new();
     let parts = Parts {

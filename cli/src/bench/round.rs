@@ -252,7 +252,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_numbers() {
         fits(10, 1_000_000, 8 << 30).unwrap();
         let failure = fits(10, 100_000_000, 8 << 30).unwrap_err();
-        assert!(failure.message.contains("10 workers") && failure.message.contains("23.4 GB"), "{failure}");
+        assert!(failure.message.contains("10 workers") && failure.message.contains("15.4 GB"), "{failure}");
     }
 
     #[test]
