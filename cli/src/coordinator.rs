@@ -28,7 +28,10 @@ pub(crate) struct Args {
     /// Where runs and models are kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Listens without encryption on an address that others can reach
+    /// Serves without encryption and without asking who calls; on 127.0.0.1 only
+    #[arg(long)]
+    plaintext: bool,
+    /// With --plaintext: on an address that others can reach, too
     #[arg(long)]
     insecure: bool,
     /// Writes the address that is listened on to this file, once it is
@@ -46,7 +49,9 @@ pub(crate) struct Args {
 pub(crate) struct Settings {
     /// Address to listen on.
     pub(crate) listen: SocketAddr,
-    /// Must be true to listen on an address that others can reach: this version has no TLS.
+    /// Serves without encryption and without asking who calls.
+    pub(crate) plaintext: bool,
+    /// Must be true besides to do so on an address that others can reach.
     pub(crate) insecure: bool,
     /// Threads of an evaluation on held-out data; 0: one for each core.
     pub(crate) threads: usize,
@@ -57,12 +62,13 @@ pub(crate) struct Settings {
 }
 
 /// The keys of `Settings`.
-const OWN: &[&str] = &["listen", "insecure", "threads", "data", "shapes"];
+const OWN: &[&str] = &["listen", "plaintext", "insecure", "threads", "data", "shapes"];
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7077)),
+            plaintext: false,
             insecure: false,
             threads: 0,
             data: BTreeMap::new(),
@@ -72,23 +78,30 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn check(&self) -> Result<(), Failure> {
-        if self.insecure || self.listen.ip().is_loopback() {
-            return Ok(());
+    fn check(&self, has_tls: bool) -> Result<(), Failure> {
+        match (self.plaintext, has_tls) {
+            (false, true) => Ok(()),
+            (true, true) => Err(Failure::usage("`plaintext` and [tls] exclude each other; leave one out")),
+            (false, false) => Err(Failure::usage(
+                "there is no [tls] section: make a certificate authority with `starling ca init --dir ca` and \
+                 name its file as `authority` under [tls], or serve in clear, to this machine alone, with \
+                 `plaintext = true` or --plaintext",
+            )),
+            (true, false) if self.insecure || self.listen.ip().is_loopback() => Ok(()),
+            (true, false) => Err(Failure::usage(format!(
+                "listen: {} can be reached from other machines, and `plaintext` is set: anyone on the way \
+                 could read and change models. Use [tls], listen on 127.0.0.1, or accept that with \
+                 `insecure = true` or --insecure on a network that you trust",
+                self.listen
+            ))),
         }
-        Err(Failure::usage(format!(
-            "listen: {} can be reached from other machines, and this version has no TLS (a later one will): \
-             anyone on the way could read and change models. Listen on 127.0.0.1 behind a tunnel, or accept \
-             that with `insecure = true` or --insecure on a network that you trust",
-            self.listen
-        )))
     }
 }
 
 /// All layers of a coordinator's configuration.
 pub(crate) fn configure(layers: &Layers) -> Result<(Settings, ::coordinator::Config), Failure> {
-    let (settings, config): (Settings, _) = layers.extract_split(OWN)?;
-    settings.check()?;
+    let (settings, config): (Settings, ::coordinator::Config) = layers.extract_split(OWN)?;
+    settings.check(config.tls.is_some())?;
     Ok((settings, config))
 }
 
@@ -98,10 +111,11 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let layers = Layers::read(&args.config)?
         .flag("listen", args.listen)
         .flag("data_dir", args.data_dir.as_ref())
+        .flag("plaintext", args.plaintext.then_some(true))
         .flag("insecure", args.insecure.then_some(true));
     let (settings, config) = configure(&layers)?;
-    if !settings.listen.ip().is_loopback() {
-        tracing::warn!(listen = %settings.listen, "no encryption: everyone on the way can read and change models");
+    if settings.plaintext {
+        tracing::warn!(listen = %settings.listen, "plaintext: whoever reaches this address can read and change models");
     }
     let threads = match settings.threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -129,12 +143,17 @@ mod tests {
 
     #[test]
     fn plaintext_for_others_must_be_asked_for() {
-        let local = Settings::default();
-        local.check().unwrap();
+        let secret = Settings::default();
+        secret.check(true).unwrap();
+        let failure = secret.check(false).unwrap_err();
+        assert!(failure.message.contains("starling ca init"), "{failure}");
+        let local = Settings { plaintext: true, ..secret };
+        local.check(false).unwrap();
+        local.check(true).unwrap_err();
         let open = Settings { listen: SocketAddr::from(([0, 0, 0, 0], 7077)), ..local };
-        let failure = open.check().unwrap_err();
+        let failure = open.check(false).unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert!(failure.message.contains("--insecure") && failure.message.contains("TLS"), "{failure}");
-        Settings { insecure: true, ..open }.check().unwrap();
+        assert!(failure.message.contains("--insecure") && failure.message.contains("[tls]"), "{failure}");
+        Settings { insecure: true, ..open }.check(false).unwrap();
     }
 }

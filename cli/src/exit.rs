@@ -14,6 +14,7 @@ Exit codes:
    69  the coordinator cannot be reached, or an address cannot be listened on
    70  an internal error, or a process that did not stop cleanly
    73  an output file exists already or cannot be written
+   77  the coordinator does not allow it: no certificate, an ended or revoked one, or another role
   130  interrupted";
 
 /// Why a command failed, as its exit code; after sysexits.h where that has a name for it.
@@ -33,6 +34,8 @@ pub(crate) enum Code {
     Internal = 70,
     /// An output file (`EX_CANTCREAT`).
     Create = 73,
+    /// Not allowed (`EX_NOPERM`).
+    Denied = 77,
     /// SIGINT, as shells count it.
     Interrupted = 130,
 }

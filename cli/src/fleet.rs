@@ -2,12 +2,14 @@
 //! stand on. Everything that they read and write lies in one folder, so that a person can look.
 
 use crate::{
+    ca,
+    client::{Operator, Target},
     exit::{Code, Failure},
     process::Process,
     run::{Seen, follow},
 };
 use futures::stream::{FuturesUnordered, StreamExt};
-use proto::event::RunEvent;
+use proto::{event::RunEvent, v1};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     /// The data set and its name; worker i gets part i of it.
     pub(crate) data: (String, Source),
+    /// Whether everything is encrypted, and everybody has a certificate.
+    pub(crate) tls: bool,
 }
 
 /// Running processes; killed when dropped.
@@ -35,15 +39,22 @@ pub(crate) struct Plan {
 pub(crate) struct Fleet {
     coordinator: Process,
     workers: Vec<Process>,
-    url: String,
+    target: Target,
 }
 
 #[derive(Serialize)]
 struct CoordinatorFile<'a> {
     listen: &'a str,
+    plaintext: bool,
     data_dir: PathBuf,
     data: BTreeMap<&'a str, &'a Source>,
+    tls: Option<coordinator::Tls>,
 }
+
+/// The life of a demo's authority and operator: longer than anybody watches one.
+const LIFE_S: u64 = 365 * 24 * 3600;
+/// How long a worker of a demo may take to start.
+const TOKEN_S: u64 = 3600;
 
 impl Plan {
     /// Where the logs lie.
@@ -61,9 +72,29 @@ impl Plan {
 
     /// The coordinator's configuration file.
     fn coordinator_file(&self) -> Result<String, Failure> {
-        let file =
-            CoordinatorFile { listen: "127.0.0.1:0", data_dir: self.path("coordinator"), data: self.data() };
-        to_toml(&file)
+        let tls = self.tls.then(|| coordinator::Tls::new(self.path("ca").join("authority.pem")));
+        to_toml(&CoordinatorFile {
+            listen: "127.0.0.1:0",
+            plaintext: !self.tls,
+            data_dir: self.path("coordinator"),
+            data: self.data(),
+            tls,
+        })
+    }
+
+    /// Makes the authority, unless the folder has one.
+    fn authority(&self) -> Result<(), Failure> {
+        let dir = self.path("ca");
+        if self.tls && !dir.exists() {
+            ca::make(&dir, "demo", "demo", (LIFE_S, LIFE_S))?;
+        }
+        Ok(())
+    }
+
+    fn target(&self, address: &str) -> Target {
+        let scheme = if self.tls { "https" } else { "http" };
+        let identity = self.tls.then(|| self.path("ca").join("operator.pem"));
+        Target { coordinator: format!("{scheme}://{address}"), identity, insecure: false }
     }
 
     /// The configuration file of worker `index`.
@@ -81,13 +112,42 @@ impl Plan {
         to_toml(&config)
     }
 
-    /// Starts one process; its configuration stays beside its log.
-    fn start(&self, kind: &str, name: &str, config: &str, more: &[&str]) -> Result<Process, Failure> {
+    /// Starts one process; its configuration stays beside its log. A token does not.
+    fn start(
+        &self,
+        (kind, name): (&str, &str),
+        config: &str,
+        more: &[&str],
+        token: Option<&str>,
+    ) -> Result<Process, Failure> {
         let file = self.folder.join(format!("{name}.toml"));
         crate::output::write_file(&file, true, &[config.as_bytes()])?;
         let path = text_of(&file)?;
         let args: Vec<&str> = [&[kind, "--config", path], more].concat();
-        Process::start(name, &args, &self.logs().join(format!("{name}.log")))
+        let secret = token.map(|token| ("STARLING__TOKEN", token));
+        Process::start(name, &args, secret, &self.logs().join(format!("{name}.log")))
+    }
+
+    /// Starts a worker, with a token of its own if it must enrol.
+    async fn start_worker(
+        &self,
+        index: usize,
+        url: &str,
+        operator: Option<&mut Operator>,
+    ) -> Result<Process, Failure> {
+        let name = worker_name(index);
+        let token = match operator {
+            Some(operator) => {
+                let request = v1::CreateTokenRequest {
+                    role: v1::Role::Worker.into(),
+                    name: name.clone(),
+                    valid_s: TOKEN_S,
+                };
+                Some(operator.create_token(request).await?.token)
+            }
+            None => None,
+        };
+        self.start(("worker", &name), &self.worker_file(index, url)?, &[], token.as_deref())
     }
 }
 
@@ -99,22 +159,27 @@ impl Fleet {
         })?;
         let address_file = plan.path("coordinator.address");
         remove_file(&address_file)?;
+        plan.authority()?;
         let more = ["--address-file", text_of(&address_file)?];
-        let mut coordinator = plan.start("coordinator", "coordinator", &plan.coordinator_file()?, &more)?;
+        let mut coordinator =
+            plan.start(("coordinator", "coordinator"), &plan.coordinator_file()?, &more, None)?;
         let address = tokio::select! {
             biased;
             dead = coordinator.died() => return Err(dead),
             address = read_address(&address_file) => address?,
         };
-        let url = format!("http://{address}");
-        let start = |index| plan.start("worker", &worker_name(index), &plan.worker_file(index, &url)?, &[]);
-        let workers = (0..plan.workers).map(start).collect::<Result<_, Failure>>()?;
-        Ok(Self { coordinator, workers, url })
+        let target = plan.target(&address);
+        let mut operator = if plan.tls { Some(Operator::connect(&target).await?) } else { None };
+        let mut workers = Vec::new();
+        for index in 0..plan.workers {
+            workers.push(plan.start_worker(index, &target.coordinator, operator.as_mut()).await?);
+        }
+        Ok(Self { coordinator, workers, target })
     }
 
-    /// Where the coordinator listens.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// Where the coordinator listens, and as whom it is asked.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     /// Shows a run's events to `each` until it ends, or until a process of the fleet ends by itself.
@@ -123,13 +188,13 @@ impl Fleet {
         run: &str,
         each: impl FnMut(Seen<'_>) -> Result<(), Failure>,
     ) -> Result<RunEvent, Failure> {
-        let url = self.url.clone();
+        let target = self.target.clone();
         let mut deaths: FuturesUnordered<_> =
             std::iter::once(&mut self.coordinator).chain(&mut self.workers).map(Process::died).collect();
         tokio::select! {
             biased;
             Some(dead) = deaths.next() => Err(dead),
-            ended = follow(&url, run, 0, each) => ended,
+            ended = follow(&target, run, 0, each) => ended,
         }
     }
 
@@ -202,12 +267,13 @@ mod tests {
     fn what_children_are_given_is_what_they_read() {
         let folder = tempfile::tempdir().unwrap();
         let data = ("digits".to_owned(), Source::Digits { train: 100, test: 20, seed: 1 });
-        let plan = Plan { folder: folder.path().to_owned(), workers: 3, data };
+        let plan = Plan { folder: folder.path().to_owned(), workers: 3, data, tls: true };
         let file = folder.path().join("x.toml");
         std::fs::write(&file, plan.coordinator_file().unwrap()).unwrap();
         let (settings, config) = crate::coordinator::configure(&Layers::read(&file).unwrap()).unwrap();
         assert_eq!(settings.data["digits"], plan.data.1);
         assert_eq!(config.data_dir, folder.path().join("coordinator"));
+        assert_eq!(config.tls.unwrap().authority, folder.path().join("ca/authority.pem"));
         std::fs::write(&file, plan.worker_file(2, "http://127.0.0.1:5").unwrap()).unwrap();
         let config = crate::worker::configure(&Layers::read(&file).unwrap()).unwrap();
         assert_eq!(config.name.as_str(), "worker-3");

@@ -3,7 +3,9 @@
 //! Reading order: `exit` (how a command fails), `client` (how it asks a coordinator), `config` and
 //! `life` (what the long-lived processes have in common), then any subcommand.
 
+mod audit;
 mod bench;
+mod ca;
 mod client;
 mod config;
 mod coordinator;
@@ -13,6 +15,7 @@ mod events;
 mod exit;
 mod fleet;
 mod host;
+mod identity;
 mod life;
 mod log;
 mod output;
@@ -23,6 +26,7 @@ mod run;
 #[cfg(test)]
 mod samples;
 mod table;
+mod token;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -44,6 +48,10 @@ enum Command {
     Coordinator(coordinator::Args),
     Worker(worker::Args),
     Run(run::Args),
+    Ca(ca::Args),
+    Token(token::Args),
+    Identity(identity::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
 }
 
@@ -63,6 +71,10 @@ pub fn main() -> ExitCode {
         Command::Coordinator(args) => coordinator::main(&args),
         Command::Worker(args) => worker::main(args),
         Command::Run(args) => run::main(args),
+        Command::Ca(args) => ca::main(&args),
+        Command::Token(args) => token::main(args),
+        Command::Identity(args) => identity::main(args),
+        Command::Audit(args) => audit::main(&args),
         Command::Bench(args) => bench::main(args),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
@@ -94,6 +106,13 @@ mod tests {
             "run export a-1 --to m.safetensors --force",
             "run plot a-1 --to p.svg",
             "run cancel a-1",
+            "ca init --dir d --operator anna --days 30 --json",
+            "token create --role observer --name carl --valid 12h --identity o.pem",
+            "identity list --json",
+            "identity revoke worker w-1 --identity o.pem",
+            "identity enrol --token starling1.00112233445566aa.00112233445566aa00112233445566aa.0000000000000000000000000000000000000000000000000000000000000000 --to o.pem",
+            "identity show o.pem",
+            "audit --from 3 --identity o.pem",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));

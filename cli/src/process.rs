@@ -25,8 +25,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts this same program with `args`; its output goes to `log`.
-    pub(crate) fn start(name: &str, args: &[&str], log: &Path) -> Result<Self, Failure> {
+    /// Starts this same program with `args` and, in its environment, `secret`; its output goes to `log`.
+    pub(crate) fn start(
+        name: &str,
+        args: &[&str],
+        secret: Option<(&str, &str)>,
+        log: &Path,
+    ) -> Result<Self, Failure> {
         let cannot = |what: &str, error: std::io::Error| {
             Failure::new(Code::Internal, format!("cannot start {name}: {what}: {error}"))
         };
@@ -36,6 +41,7 @@ impl Process {
         let mut child = Command::new(&program)
             .args(args)
             .arg("--until-stdin-closes")
+            .envs(secret)
             .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)

@@ -57,7 +57,7 @@ fn assert_explains(sample: &str, value: &Value, skip: &[&str]) {
 fn annotated_samples_have_every_key() {
     let config = serde_json::to_value(::coordinator::Config::default()).unwrap();
     assert_explains("samples/coordinator.toml", &config, &[]);
-    let own = serde_json::json!({"listen": 0, "insecure": 0, "threads": 0, "data": {}, "shapes": {}});
+    let own = serde_json::json!({"listen": 0, "plaintext": 0, "insecure": 0, "threads": 0, "data": {}, "shapes": {}});
     assert_explains("samples/coordinator.toml", &own, &[]);
     let mut config = ::worker::Config::new("w".parse().unwrap());
     config.share = Some(::worker::Share { index: 0, of: 1 });

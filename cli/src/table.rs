@@ -43,6 +43,18 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} TB")
 }
 
+/// Seconds since 1970 as date and time (UTC).
+pub(crate) fn instant(seconds: u64) -> String {
+    let at = i64::try_from(seconds).ok().and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
+    at.map_or_else(
+        || seconds.to_string(),
+        |at| {
+            let (date, h, m, s) = (at.date(), at.hour(), at.minute(), at.second());
+            format!("{date} {h:02}:{m:02}:{s:02}Z")
+        },
+    )
+}
+
 /// A share as a percentage.
 pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)

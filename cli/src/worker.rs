@@ -102,14 +102,14 @@ fn serve(args: &Serve) -> Result<(), Failure> {
 async fn answer(ask: Ask) -> Result<(), Failure> {
     match ask {
         Ask::List { remote } => {
-            let workers = Operator::connect(&remote.coordinator).await?.workers().await?;
+            let workers = Operator::connect(&remote.target).await?.workers().await?;
             if remote.json {
                 return workers.iter().try_for_each(|worker| output::line(describe::worker_json(worker)));
             }
             output::line(if workers.is_empty() { "no workers yet".to_owned() } else { listing(&workers) })
         }
         Ask::Release { name, remote } => {
-            let worker = Operator::connect(&remote.coordinator).await?.release(&name).await?;
+            let worker = Operator::connect(&remote.target).await?.release(&name).await?;
             if remote.json {
                 return output::line(describe::worker_json(&worker));
             }

@@ -26,9 +26,9 @@ fn config(folder: &tempfile::TempDir, text: &str) -> String {
 #[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let file = config(&folder, "listen = \"192.0.2.1:1\"\n");
+    let file = config(&folder, "listen = \"192.0.2.1:1\"\nplaintext = true\n");
     let args = ["coordinator", "--config", &file];
-    assert_fails(&starling(&args, &[]), 64, &["192.0.2.1:1", "TLS", "--insecure"]);
+    assert_fails(&starling(&args, &[]), 64, &["192.0.2.1:1", "[tls]", "--insecure"]);
     let environment = [("STARLING__LISTEN", "192.0.2.2:2")];
     assert_fails(&starling(&args, &environment), 64, &["192.0.2.2:2"]);
     let with_flag = [&args[..], &["--listen", "192.0.2.3:3"]].concat();

@@ -27,6 +27,12 @@ impl Clock {
         self.start + Duration::from_millis(millis)
     }
 
+    /// Seconds since 1970 by the system's own clock, which certificates are checked against: it goes
+    /// on while the machine sleeps.
+    pub(crate) fn wall_s() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
     /// Milliseconds since 1970.
     pub(crate) fn unix_ms(&self) -> u64 {
         self.start_unix_ms + self.now()

@@ -18,6 +18,50 @@ pub struct Config {
     pub workers_max: usize,
     /// Runs that may be active at the same time.
     pub runs_max: usize,
+    /// Connections that may be open: two for each worker, and some for those that come and go.
+    pub connections_max: usize,
+    /// Without it: plaintext, in which nobody can be told from anybody.
+    pub tls: Option<Tls>,
+}
+
+/// The certificate authority, and what it issues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Key and certificate of the authority, as `starling ca init` wrote them.
+    pub authority: PathBuf,
+    /// Names and addresses by which workers and operators reach this coordinator.
+    #[serde(default = "default_hosts")]
+    pub hosts: Vec<String>,
+    /// Life of an issued certificate in seconds; each holder renews after two thirds of it. Thirty days:
+    /// a machine that was off for a week still has one.
+    #[serde(default = "default_certificate_s")]
+    pub certificate_s: u64,
+    /// Enrolments a minute that are looked at; what a token guesser would need many of.
+    #[serde(default = "default_enrolments")]
+    pub enrolments_per_minute: u32,
+}
+
+impl Tls {
+    /// With the defaults, for an authority's file.
+    pub fn new(authority: PathBuf) -> Self {
+        Self {
+            authority,
+            hosts: default_hosts(),
+            certificate_s: default_certificate_s(),
+            enrolments_per_minute: default_enrolments(),
+        }
+    }
+}
+
+fn default_hosts() -> Vec<String> {
+    ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()
+}
+fn default_certificate_s() -> u64 {
+    30 * 24 * 3600
+}
+fn default_enrolments() -> u32 {
+    120
 }
 
 impl Default for Config {
@@ -28,6 +72,8 @@ impl Default for Config {
             upload_memory_mib: 16,
             workers_max: 10_000,
             runs_max: 64,
+            connections_max: 20_100,
+            tls: None,
         }
     }
 }

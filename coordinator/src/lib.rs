@@ -6,6 +6,7 @@
 //!
 //! Reading order: [`machine`] decides, `run::actor` does, `service` speaks, [`store`] remembers.
 
+pub mod access;
 mod clock;
 mod config;
 mod fleet;
@@ -16,12 +17,14 @@ mod run;
 mod serve;
 mod service;
 pub mod store;
+mod transport;
 mod view;
 
 use clock::Clock;
 
-pub use config::Config;
+pub use config::{Config, Tls};
 pub use host::{Evaluation, HostedModel, ModelHost};
 pub use run::aggregate::fold;
 pub use serve::{ServeError, serve};
 pub use store::StoreError;
+pub use transport::Listen;

@@ -2,21 +2,26 @@
 
 use crate::{
     Clock, Config, ModelHost,
+    access::{
+        Access, GuardLayer,
+        audit::{Action, Note},
+    },
     fleet::Fleet,
     health::{Health, SERVICES},
     run::Parts,
     service::Service,
     store::{Store, StoreError},
+    transport::{Listen, incoming},
 };
 use proto::{
     DESCRIPTORS, limits,
-    v1::{fleet_server::FleetServer, operator_server::OperatorServer},
+    v1::{access_server::AccessServer, fleet_server::FleetServer, operator_server::OperatorServer},
 };
 use std::{future::Future, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::{Server, server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::layer::util::{Identity as LayerIdentity, Stack};
 
 /// How long sessions and runs may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -27,6 +32,9 @@ pub enum ServeError {
     /// The data directory.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The certificate authority.
+    #[error("identity: {0}")]
+    Identity(String),
     /// A stored run cannot be taken up.
     #[error("run `{run}` cannot be taken up: {detail}")]
     Run {
@@ -49,7 +57,7 @@ pub enum ServeError {
 pub async fn serve(
     config: Config,
     host: Arc<dyn ModelHost>,
-    listener: TcpListener,
+    listener: impl Listen,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let store = Arc::new(Store::open(&config.data_dir)?);
@@ -59,11 +67,15 @@ pub async fn serve(
     let _stopped_if_dropped = stop.clone().drop_guard();
     let fleet = Arc::new(Fleet::new(Arc::clone(&store), clock, store.quarantined()?));
     let health = Health::new();
+    let access = Access::open(&config, Arc::clone(&store), clock).map_err(ServeError::Identity)?;
+    let access = Arc::new(access);
+    store.note(Note::own(Action::Started, env!("CARGO_PKG_VERSION")), clock.unix_ms())?;
     let parts = Parts {
         store: Arc::clone(&store),
         fleet,
         host,
         health: health.clone(),
+        access: Arc::clone(&access),
         clock,
         stop: stop.clone(),
         config: Arc::new(config),
@@ -77,30 +89,12 @@ pub async fn serve(
     }
     let (reporter, health_service) = tonic_health::server::health_reporter();
     report(&reporter, true).await;
+    service.tasks.spawn(Arc::clone(&access).keep_current(health.clone(), stop.clone()));
     service.tasks.spawn(follow_health(health, reporter.clone(), stop.clone()));
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .build_v1()
-        .map_err(|error| ServeError::Reflection(error.to_string()))?;
-    let fleet = FleetServer::new(service.clone())
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
-    let operator = OperatorServer::new(service.clone())
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
-    // Without this a round waits 40 ms for each delayed acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming(listener, Arc::clone(&access), stop.clone());
     let closing = stop.clone();
-    let serving = Server::builder()
-        .initial_stream_window_size(limits::WINDOW_BYTES)
-        .initial_connection_window_size(limits::WINDOW_BYTES)
-        .max_frame_size(limits::FRAME_BYTES)
-        .http2_keepalive_interval(Some(limits::SILENCE))
-        .http2_keepalive_timeout(Some(limits::SILENCE))
+    let serving = router(&service, GuardLayer(access))?
         .add_service(health_service)
-        .add_service(reflection)
-        .add_service(fleet)
-        .add_service(operator)
         .serve_with_incoming_shutdown(incoming, async move { closing.cancelled().await });
     tokio::pin!(serving);
     tokio::select! {
@@ -112,11 +106,46 @@ pub async fn serve(
     stop.cancel();
     service.tasks.close();
     let drained = tokio::time::timeout(GRACE, async { tokio::join!(serving, service.tasks.wait()) }).await;
+    if let Err(error) = store.note(Note::own(Action::Stopped, env!("CARGO_PKG_VERSION")), clock.unix_ms()) {
+        tracing::error!(%error, "the audit log could not be written");
+    }
     if let Ok((result, ())) = drained {
         return result.map_err(Into::into);
     }
     tracing::warn!("some connections did not end within {GRACE:?}");
     Ok(())
+}
+
+/// Every service of ours behind the guard.
+fn router(
+    service: &Service,
+    guard: GuardLayer,
+) -> Result<Router<Stack<GuardLayer, LayerIdentity>>, ServeError> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .build_v1()
+        .map_err(|error| ServeError::Reflection(error.to_string()))?;
+    let access = AccessServer::new(service.clone())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let fleet = FleetServer::new(service.clone())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let operator = OperatorServer::new(service.clone())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    Ok(Server::builder()
+        .initial_stream_window_size(limits::WINDOW_BYTES)
+        .initial_connection_window_size(limits::WINDOW_BYTES)
+        .max_frame_size(limits::FRAME_BYTES)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(limits::SILENCE))
+        .http2_keepalive_timeout(Some(limits::SILENCE))
+        .layer(guard)
+        .add_service(reflection)
+        .add_service(access)
+        .add_service(fleet)
+        .add_service(operator))
 }
 
 async fn follow_health(health: Health, reporter: HealthReporter, stop: CancellationToken) {

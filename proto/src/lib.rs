@@ -22,6 +22,25 @@ pub mod v1 {
 /// Descriptors of the package, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/starling.bin"));
 
+/// The paths of all calls of the package, as HTTP/2 names them.
+///
+/// # Panics
+/// Never: the descriptors were written by this build.
+pub fn calls() -> Vec<String> {
+    let files: prost_types::FileDescriptorSet =
+        prost::Message::decode(DESCRIPTORS).expect("the descriptors were encoded by the build script");
+    let mut paths = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            let path = |method: &prost_types::MethodDescriptorProto| {
+                format!("/{}.{}/{}", file.package(), service.name(), method.name())
+            };
+            paths.extend(service.method.iter().map(path));
+        }
+    }
+    paths
+}
+
 /// Version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Oldest version that it still understands.

@@ -26,3 +26,21 @@ pub const CALL: Duration = Duration::from_secs(20);
 pub const SESSION_QUEUE: usize = 64;
 /// Data sets that one worker may offer.
 pub const DATASETS_MAX: usize = 256;
+/// TLS and the first bytes of HTTP/2 must be there within this time: whoever is slower holds a place that
+/// others need.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes at the same time; more wait for accept.
+pub const HANDSHAKES: usize = 256;
+/// Connections without an identity (health checks, enrolments) at the same time.
+pub const CONNECTIONS_ANONYMOUS: usize = 64;
+/// How long one of those may last.
+pub const ANONYMOUS: Duration = Duration::from_mins(10);
+/// Connections of one identity at the same time: a worker has one for its session and one for vectors,
+/// and the old ones of a restart may still be there.
+pub const CONNECTIONS_PER_IDENTITY: usize = 16;
+/// Streams of one connection at the same time.
+pub const STREAMS_PER_CONNECTION: u32 = 64;
+/// Signing requests are small.
+pub const REQUEST_BYTES: usize = 8 * 1024;
+/// Longest life of a join token.
+pub const TOKEN_MAX_S: u64 = 30 * 24 * 3600;

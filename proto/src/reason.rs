@@ -72,6 +72,8 @@ impl ErrorCode {
             Self::Store => "store",
             Self::Draining => "draining",
             Self::Spec => "run file",
+            Self::Unauthenticated => "no identity",
+            Self::Forbidden => "forbidden",
         }
     }
 
@@ -86,6 +88,8 @@ impl ErrorCode {
             Self::Limit => Code::ResourceExhausted,
             Self::Store => Code::Internal,
             Self::Draining => Code::Unavailable,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Forbidden => Code::PermissionDenied,
         };
         Status::new(code, detail)
     }

@@ -255,7 +255,7 @@ const PURE: &[&str] = &["algorithms", "gossip", "privacy"];
 /// What each crate may depend on among ours.
 fn allowed(krate: &str) -> Option<Vec<&'static str>> {
     let layers: &[&[&str]] =
-        &[PURE, &["proto"], &["coordinator", "worker"], &["simulation"], &["cli"], &["tests"]];
+        &[PURE, &["identity", "proto"], &["coordinator", "worker"], &["simulation"], &["cli"], &["tests"]];
     let layer = layers.iter().position(|layer| layer.contains(&krate))?;
     Some(layers[..layer].concat())
 }
@@ -293,8 +293,17 @@ fn dependency_direction(files: &[File]) -> Vec<String> {
         ("prost", "proto"),
     ]);
     let impure = ["tokio", "tonic", "prost", "hyper", "tower", "rayon", "redb", "reqwest", "tempfile"];
-    let ours =
-        ["algorithms", "gossip", "privacy", "proto", "coordinator", "worker", "simulation", "starling"];
+    let ours = [
+        "algorithms",
+        "gossip",
+        "privacy",
+        "identity",
+        "proto",
+        "coordinator",
+        "worker",
+        "simulation",
+        "starling",
+    ];
     let mut complaints = Vec::new();
     for (krate, manifest) in manifests(files) {
         let Some(allowed) = allowed(krate) else {

@@ -4,6 +4,7 @@
 //! here. Reading the file and the environment is the command line's business; this is the schema.
 
 use crate::data::Source;
+use identity::Token;
 use proto::{limits::DATASETS_MAX, names::WorkerName};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -15,9 +16,19 @@ pub struct Config {
     /// Unique in the fleet. A worker that comes back under its name is the same worker: its client
     /// state belongs to the name.
     pub name: WorkerName,
-    /// `http://HOST:PORT` of the coordinator.
+    /// `https://HOST:PORT` of the coordinator; `http://` for one that serves plaintext.
     #[serde(default = "default_coordinator")]
     pub coordinator: String,
+    /// Must be true for plaintext to another machine: everyone on the way could read and change models.
+    #[serde(default)]
+    pub insecure: bool,
+    /// The worker's key and certificate. Written when it enrols; absent: `identity.pem` in the state
+    /// directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<PathBuf>,
+    /// A join token, for the first start. It is a secret: better in `STARLING__TOKEN` than in a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// Where client state is kept between rounds. One process at a time; created if absent.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
@@ -61,6 +72,9 @@ impl Config {
         Self {
             name,
             coordinator: default_coordinator(),
+            insecure: false,
+            identity: None,
+            token: None,
             state_dir: default_state_dir(),
             threads: 0,
             datasets: BTreeMap::new(),
@@ -76,10 +90,17 @@ impl Config {
         let wrong = |key, value: String, expected: &str| {
             Err(ConfigError { key, value, expected: expected.to_owned() })
         };
-        let uri = self.coordinator.parse::<tonic::transport::Uri>();
-        let known = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.authority().is_some());
-        if !known {
-            return wrong("coordinator", format!("`{}`", self.coordinator), "http://HOST:PORT");
+        let uri = self.coordinator.parse::<tonic::transport::Uri>().ok();
+        let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.host()?)));
+        match parts {
+            Some(("https", _)) => {}
+            Some(("http", host)) if self.insecure || is_loopback(host) => {}
+            Some(("http", _)) => {
+                let text = "https://HOST:PORT, or `insecure = true` on a network that you trust: without \
+                            encryption everyone on the way can read and change models";
+                return wrong("coordinator", format!("`{}`", self.coordinator), text);
+            }
+            _ => return wrong("coordinator", format!("`{}`", self.coordinator), "https://HOST:PORT"),
         }
         if let Some(Share { index, of }) = self.share
             && index >= of
@@ -93,6 +114,16 @@ impl Config {
         Ok(())
     }
 
+    /// Whether the coordinator is reached by TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.coordinator.starts_with("https://")
+    }
+
+    /// Where the worker's key and certificate are.
+    pub fn identity_file(&self) -> PathBuf {
+        self.identity.clone().unwrap_or_else(|| self.state_dir.join("identity.pem"))
+    }
+
     /// Threads for training: what was asked for, or one for each core.
     pub fn training_threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -100,8 +131,14 @@ impl Config {
     }
 }
 
+/// Whether a host in a URL is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn default_coordinator() -> String {
-    "http://127.0.0.1:7077".into()
+    "https://127.0.0.1:7077".into()
 }
 fn default_state_dir() -> PathBuf {
     PathBuf::from("starling-worker")
@@ -127,6 +164,13 @@ mod tests {
     fn what_cannot_work_is_named() {
         let error = Config { coordinator: "ftp://x".into(), ..config() }.check().unwrap_err().to_string();
         assert!(error.contains("`coordinator`") && error.contains("ftp://x"), "{error}");
+        for local in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1", "https://far.example:1"] {
+            Config { coordinator: local.into(), ..config() }.check().unwrap();
+        }
+        let far = Config { coordinator: "http://far.example:1".into(), ..config() };
+        let error = far.check().unwrap_err().to_string();
+        assert!(error.contains("insecure = true") && error.contains("https://"), "{error}");
+        Config { insecure: true, ..far }.check().unwrap();
         let error = Config { share: Some(Share { index: 3, of: 3 }), ..config() }.check().unwrap_err();
         assert!(error.to_string().contains("index 3 of 3"), "{error}");
         let error = serde_json::from_str::<Config>(r#"{"name":"w1","thread":2}"#).unwrap_err().to_string();

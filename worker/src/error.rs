@@ -19,6 +19,14 @@ pub enum WorkerError {
         /// What is wrong, and what would help.
         problem: String,
     },
+    /// The worker's certificate.
+    #[error("identity {}: {detail}", file.display())]
+    Identity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, and what would help.
+        detail: String,
+    },
     /// Coordinator and worker cannot work together; trying again would not help.
     #[error("the coordinator at {coordinator} refuses this worker: {detail}")]
     Refused {

@@ -4,6 +4,7 @@
 //! [`trainer`] (one local run), [`transfer`] (vectors over the wire), [`driver`] (sockets, clocks and
 //! threads around them).
 
+pub mod access;
 pub mod client_state;
 pub mod config;
 pub mod data;
@@ -18,6 +19,6 @@ pub mod trainer;
 pub mod transfer;
 
 pub use config::{Config, ConfigError, Share};
-pub use driver::{run, run_with_engine};
+pub use driver::{run, run_on, run_with_engine};
 pub use error::WorkerError;
 pub use trainer::Train;

@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Rounds to measure, after the first
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
+    /// Encrypts, as deployments do; without it the cost of federation alone is measured
+    #[arg(long)]
+    tls: bool,
     /// Prints JSON instead of text
     #[arg(long)]
     json: bool,
@@ -98,7 +101,7 @@ pub(crate) async fn measure(args: &Args) -> Result<(), Failure> {
     let mut all = Vec::new();
     for (workers, size) in pairs {
         bar.set_message(format!("{workers} workers, {size} parameters"));
-        let measured = one(workers, size, args.rounds, &bar).await?;
+        let measured = one((workers, size), args.rounds, args.tls, &bar).await?;
         if args.json {
             bar.suspend(|| output::line(measured.json()))?;
         }
@@ -141,7 +144,12 @@ fn spec(workers: u16, parameters: u64, rounds: u64) -> String {
     )
 }
 
-async fn one(workers: u16, parameters: u64, rounds: u64, bar: &ProgressBar) -> Result<Measured, Failure> {
+async fn one(
+    (workers, parameters): (u16, u64),
+    rounds: u64,
+    tls: bool,
+    bar: &ProgressBar,
+) -> Result<Measured, Failure> {
     let folder = tempfile::Builder::new().prefix("starling-bench-").tempdir();
     let folder = folder.map_err(|error| Failure::new(Code::Create, format!("temporary folder: {error}")))?;
     let source = Source::Digits { train: usize::from(workers) * 10, test: 10, seed: 0 };
@@ -149,11 +157,12 @@ async fn one(workers: u16, parameters: u64, rounds: u64, bar: &ProgressBar) -> R
         folder: folder.path().to_owned(),
         workers: usize::from(workers),
         data: ("bench".to_owned(), source),
+        tls,
     };
     let mut fleet = life::interruptible(Fleet::start(&plan)).await?;
     let mut metrics: Vec<Metrics> = Vec::new();
     let work = async {
-        let run = Operator::connect(fleet.url()).await?.submit(spec(workers, parameters, rounds)).await?;
+        let run = Operator::connect(fleet.target()).await?.submit(spec(workers, parameters, rounds)).await?;
         let each = |seen: Seen<'_>| {
             if let Seen::Event(run::Logged {
                 event: Some(RunEvent::RoundMetrics { metrics: line }), ..

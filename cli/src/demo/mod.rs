@@ -7,7 +7,7 @@ mod folder;
 mod plan;
 
 use crate::{
-    client::Operator,
+    client::{Operator, Target},
     describe, events,
     exit::Failure,
     fleet::{self, Fleet},
@@ -117,6 +117,7 @@ async fn demo(args: &Args, planned: &Planned, folder: &folder::Folder) -> Result
         folder: folder.root().to_owned(),
         workers: usize::from(args.workers),
         data: planned.data.clone(),
+        tls: true,
     };
     if !args.json {
         output::line(planned.describe(args.workers))?;
@@ -137,11 +138,17 @@ async fn train(
     folder: &folder::Folder,
 ) -> Result<Trained, Failure> {
     let started = Instant::now();
-    let mut operator = Operator::connect(fleet.url()).await?;
+    let mut operator = Operator::connect(fleet.target()).await?;
     let run = operator.submit(spec).await?;
     let mut board = Board::new(run.rounds, 0, !args.json);
     if !args.json {
-        let asks = format!("starling run show {} --coordinator {}", run.id, fleet.url());
+        let Target { coordinator, identity, .. } = fleet.target();
+        let identity = identity.as_ref().map(|file| format!(" --identity {}", file.display()));
+        let asks = format!(
+            "starling run show {} --coordinator {coordinator}{}",
+            run.id,
+            identity.unwrap_or_default()
+        );
         board.note(&format!("ask from another terminal: {asks}"));
     }
     let mut metrics = Vec::new();

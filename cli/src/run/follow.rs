@@ -4,7 +4,7 @@
 //! not seen; what arrives twice is dropped, and a gap is an error rather than a silent loss.
 
 use crate::{
-    client::Operator,
+    client::{Operator, Target},
     exit::{Code, Failure},
 };
 use proto::{event::RunEvent, v1};
@@ -67,7 +67,7 @@ pub(crate) enum Seen<'a> {
 
 /// Shows every event from `from` on to `each`, until the run has ended; returns the last event.
 pub(crate) async fn follow(
-    url: &str,
+    target: &Target,
     run: &str,
     from: u64,
     mut each: impl FnMut(Seen<'_>) -> Result<(), Failure>,
@@ -75,7 +75,7 @@ pub(crate) async fn follow(
     let mut next = from;
     let mut lost: Option<Instant> = None;
     loop {
-        let broken = match Operator::connect(url).await {
+        let broken = match Operator::connect(target).await {
             Ok(mut operator) => {
                 let mut progressed = |seen: Seen<'_>| {
                     if lost.take().is_some() {

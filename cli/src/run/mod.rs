@@ -126,7 +126,7 @@ pub(crate) fn read_spec(file: &Path) -> Result<(String, RunSpec), Failure> {
 
 async fn submit(file: &Path, watch: bool, remote: &Remote) -> Result<(), Failure> {
     let (text, _) = read_spec(file)?;
-    let run = Operator::connect(&remote.coordinator).await?.submit(text).await?;
+    let run = Operator::connect(&remote.target).await?.submit(text).await?;
     if remote.json {
         output::line(describe::run_json(&run))?;
     } else {
@@ -136,7 +136,7 @@ async fn submit(file: &Path, watch: bool, remote: &Remote) -> Result<(), Failure
 }
 
 async fn list(remote: &Remote) -> Result<(), Failure> {
-    let runs = Operator::connect(&remote.coordinator).await?.runs().await?;
+    let runs = Operator::connect(&remote.target).await?.runs().await?;
     if remote.json {
         return runs.iter().try_for_each(|run| output::line(describe::run_json(run)));
     }
@@ -144,7 +144,7 @@ async fn list(remote: &Remote) -> Result<(), Failure> {
 }
 
 async fn show(one: &One) -> Result<(), Failure> {
-    let detail = Operator::connect(&one.remote.coordinator).await?.show(&one.run).await?;
+    let detail = Operator::connect(&one.remote.target).await?.show(&one.run).await?;
     if one.remote.json {
         return output::line(describe::detail_json(&detail));
     }
@@ -152,7 +152,7 @@ async fn show(one: &One) -> Result<(), Failure> {
 }
 
 async fn control(one: &One, command: RunCommand) -> Result<(), Failure> {
-    let run = Operator::connect(&one.remote.coordinator).await?.control(&one.run, command).await?;
+    let run = Operator::connect(&one.remote.target).await?.control(&one.run, command).await?;
     if one.remote.json {
         return output::line(describe::run_json(&run));
     }
@@ -161,7 +161,7 @@ async fn control(one: &One, command: RunCommand) -> Result<(), Failure> {
 
 async fn save(one: &One, to: &Output) -> Result<(), Failure> {
     output::refuse_existing(&to.to, to.force)?;
-    let mut operator = Operator::connect(&one.remote.coordinator).await?;
+    let mut operator = Operator::connect(&one.remote.target).await?;
     let exported = export(&mut operator, &one.run, &to.to, to.force).await?;
     if one.remote.json {
         return output::line(exported.json(&to.to));
@@ -171,7 +171,7 @@ async fn save(one: &One, to: &Output) -> Result<(), Failure> {
 
 async fn draw(one: &One, to: &Output) -> Result<(), Failure> {
     output::refuse_existing(&to.to, to.force)?;
-    let detail = Operator::connect(&one.remote.coordinator).await?.show(&one.run).await?;
+    let detail = Operator::connect(&one.remote.target).await?.show(&one.run).await?;
     let metrics = describe::parse_metrics(&detail.metrics);
     let id = detail.summary.unwrap_or_default().id;
     output::write_file(&to.to, to.force, &[plot::svg(&id, &metrics)?.as_bytes()])?;

@@ -10,7 +10,7 @@ use crate::{
 
 /// Shows a run until it ends, or until Ctrl-C, which leaves the run alone.
 pub(super) async fn watch(run: &str, from: u64, remote: &Remote) -> Result<(), Failure> {
-    let summary = Operator::connect(&remote.coordinator).await?.show(run).await?.summary.unwrap_or_default();
+    let summary = Operator::connect(&remote.target).await?.show(run).await?.summary.unwrap_or_default();
     // A name may be given to a second run while this one is watched; the id stays.
     let id = if summary.id.is_empty() { run.to_owned() } else { summary.id };
     let mut board = Board::new(summary.rounds, 0, !remote.json);
@@ -28,7 +28,7 @@ pub(super) async fn watch(run: &str, from: u64, remote: &Remote) -> Result<(), F
     };
     let ended = tokio::select! {
         biased;
-        ended = follow(&remote.coordinator, &id, from, show) => ended,
+        ended = follow(&remote.target, &id, from, show) => ended,
         _ = tokio::signal::ctrl_c() => {
             let text = format!("no longer watching; run {id} goes on (`starling run watch {id}`)");
             Err(Failure::new(Code::Interrupted, text))

@@ -7,6 +7,7 @@
 use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, metrics::Pending};
 use crate::{
     Clock, ModelHost,
+    access::{Access, audit, audit::Note},
     fleet::Fleet,
     health::Health,
     machine::{Action, Decision, End, Event, Machine, Rules, Token},
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) host: Arc<dyn ModelHost>,
     pub(crate) health: Health,
+    pub(crate) access: Arc<Access>,
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
     pub(crate) config: Arc<crate::Config>,
@@ -270,7 +272,10 @@ impl Actor {
                     self.shared.drop_parked();
                 }
                 Action::Commit { .. } => self.commit(action),
-                Action::Quarantine { worker } => self.parts.fleet.set_quarantine(&worker, true).await,
+                Action::Quarantine { worker } => {
+                    self.parts.access.note(Note::own(audit::Action::Quarantined, worker.as_str()));
+                    self.parts.fleet.set_quarantine(&worker, true).await;
+                }
                 Action::Verdict { .. } => {}
                 Action::End(end) => self.ending = Some(end),
             }

@@ -2,7 +2,7 @@
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
 use crate::{
-    health::Health,
+    health::{Health, Part},
     store::{RunRecord, Store, StoreError, StoredEvent},
 };
 use algorithms::{
@@ -70,12 +70,12 @@ impl Job {
         loop {
             match step(self) {
                 Ok(value) => {
-                    self.health.store_works();
+                    self.health.works(Part::Store);
                     return Some(value);
                 }
                 Err(error) => {
                     tracing::error!(run = self.record.id, %error, "the store failed; trying again in {pause:?}");
-                    self.health.store_failed(&error.to_string());
+                    self.health.failed(Part::Store, &error.to_string());
                 }
             }
             std::thread::sleep(pause);

@@ -2,6 +2,7 @@
 
 use super::actor::Actor;
 use crate::{
+    health::Part,
     machine::{End, Opening},
     store::{Stored, StoredEvent},
     view,
@@ -17,7 +18,7 @@ impl Actor {
         while let Some(metrics) = self.pending.pop() {
             if let Err(error) = self.parts.store.append(&self.shared.id, &[], Some(&metrics)) {
                 tracing::error!(%error, "metrics cannot be written");
-                self.parts.health.store_failed(&error.to_string());
+                self.parts.health.failed(Part::Store, &error.to_string());
             }
             self.publish(RunEvent::RoundMetrics { metrics });
         }
@@ -53,12 +54,12 @@ impl Actor {
             let (store, record, batch) = (Arc::clone(&self.parts.store), self.record.clone(), events.clone());
             let saved = tokio::task::spawn_blocking(move || store.save(&record, &batch, None)).await;
             let error = match saved {
-                Ok(Ok(())) => break self.parts.health.store_works(),
+                Ok(Ok(())) => break self.parts.health.works(Part::Store),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
             tracing::error!(run = self.shared.id, error, "the store failed; trying again in {pause:?}");
-            self.parts.health.store_failed(&error);
+            self.parts.health.failed(Part::Store, &error);
             tokio::select! {
                 biased;
                 () = self.parts.stop.cancelled() => break,
@@ -75,7 +76,7 @@ impl Actor {
                 Ok(()) => self.events.clear(),
                 Err(error) => {
                     tracing::error!(%error, "events cannot be written; they are kept in memory");
-                    self.parts.health.store_failed(&error.to_string());
+                    self.parts.health.failed(Part::Store, &error.to_string());
                 }
             }
         }

@@ -1,10 +1,12 @@
 //! `starling.v1.Fleet`: sessions and downloads. Uploads are in their own file.
 
-use super::{Service, draining, upload};
+use super::{Service, draining, peer_of, upload};
 use crate::{
+    access::speaks_for,
     fleet::Session,
     machine::{Event, Federated},
     run::Command,
+    transport::Peer,
 };
 use futures::Stream;
 use proto::{
@@ -43,10 +45,10 @@ impl FleetService for Service {
         if self.parts.stop.is_cancelled() {
             return Err(draining());
         }
-        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let peer = peer_of(&request)?;
         let (outbox, messages) = mpsc::channel(limits::SESSION_QUEUE);
         let (service, inbound) = (self.clone(), request.into_inner());
-        self.tasks.spawn(async move { service.serve_session(address, inbound, outbox).await });
+        self.tasks.spawn(async move { service.serve_session(peer, inbound, outbox).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
@@ -94,9 +96,10 @@ impl FleetService for Service {
         if self.parts.stop.is_cancelled() {
             return Err(draining());
         }
+        let peer = peer_of(&request)?;
         let (replies, stream) = mpsc::channel(2);
         let (service, inbound) = (self.clone(), request.into_inner());
-        self.tasks.spawn(async move { upload::serve(&service, inbound, replies).await });
+        self.tasks.spawn(async move { upload::serve(&service, &peer, inbound, replies).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 }
@@ -104,7 +107,7 @@ impl FleetService for Service {
 impl Service {
     async fn serve_session(
         self,
-        address: String,
+        peer: Peer,
         mut inbound: Streaming<WorkerMessage>,
         outbox: crate::fleet::Outbox,
     ) {
@@ -118,7 +121,7 @@ impl Service {
             }
             Ok(Err(_)) | Err(_) => return,
         };
-        let (worker, session) = match self.greet(&hello, address, &outbox) {
+        let (worker, session) = match self.greet(&hello, &peer, &outbox) {
             Ok(greeted) => greeted,
             Err((code, detail)) => {
                 tracing::warn!(worker = hello.worker, code = code.label(), detail, "a worker was refused");
@@ -146,7 +149,7 @@ impl Service {
     fn greet(
         &self,
         hello: &v1::Hello,
-        address: String,
+        peer: &Peer,
         outbox: &crate::fleet::Outbox,
     ) -> Result<(String, Session), (ErrorCode, String)> {
         if hello.protocol_version < PROTOCOL_OLDEST {
@@ -158,6 +161,7 @@ impl Service {
         }
         let worker: WorkerName =
             hello.worker.parse().map_err(|e: proto::names::NameError| (ErrorCode::Name, e.to_string()))?;
+        speaks_for(peer, worker.as_str()).map_err(|why| (ErrorCode::Forbidden, why))?;
         if hello.datasets.len() > limits::DATASETS_MAX {
             let detail =
                 format!("{} data sets, at most {} are kept", hello.datasets.len(), limits::DATASETS_MAX);
@@ -168,7 +172,7 @@ impl Service {
             outbox: outbox.clone(),
             datasets: hello.datasets.clone(),
             program: hello.program.chars().take(64).collect(),
-            address,
+            address: peer.address.to_string(),
             last_seen: Arc::new(self.parts.clock.now().into()),
             cancel: self.parts.stop.child_token(),
         };

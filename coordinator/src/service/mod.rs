@@ -1,5 +1,6 @@
 //! The gRPC services: they check what comes from outside, and turn it into events and back.
 
+mod access;
 mod fleet;
 mod operator;
 mod upload;
@@ -34,6 +35,12 @@ impl Service {
             ErrorCode::NotFound.status(format!("no run `{short}`; known runs: {known}"))
         })
     }
+}
+
+/// Who calls.
+fn peer_of<T>(request: &tonic::Request<T>) -> Result<crate::transport::Peer, Status> {
+    let peer = request.extensions().get().cloned();
+    peer.ok_or_else(|| Status::internal("a connection without its description"))
 }
 
 fn draining() -> Status {

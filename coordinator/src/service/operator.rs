@@ -1,7 +1,8 @@
 //! `starling.v1.Operator`: submitting, watching and steering runs.
 
-use super::{Service, draining};
+use super::{Service, draining, peer_of};
 use crate::{
+    access::{audit::Action, noted},
     machine,
     run::{Actor, Command, RunHandle},
     store::{RunRecord, Stored},
@@ -40,6 +41,7 @@ impl Operator for Service {
         if self.parts.stop.is_cancelled() {
             return Err(draining());
         }
+        let peer = peer_of(&request)?;
         let spec = RunSpec::from_toml(&request.into_inner().spec)
             .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let _one_at_a_time = self.submission.lock().await;
@@ -54,6 +56,7 @@ impl Operator for Service {
             .await
             .map_err(|error| ErrorCode::Store.status(error.to_string()))??;
         let summary = self.start_run(record, true)?;
+        self.parts.access.note(noted(&peer, Action::Submitted, summary.id.as_str()));
         Ok(Response::new(summary))
     }
 
@@ -91,12 +94,13 @@ impl Operator for Service {
         &self,
         request: Request<v1::ControlRunRequest>,
     ) -> Result<Response<RunSummary>, Status> {
+        let peer = peer_of(&request)?;
         let request = request.into_inner();
         let run = self.run(&request.run)?;
-        let command = match request.command() {
-            v1::RunCommand::Pause => machine::Command::Pause,
-            v1::RunCommand::Resume => machine::Command::Resume,
-            v1::RunCommand::Cancel => machine::Command::Cancel,
+        let (command, action) = match request.command() {
+            v1::RunCommand::Pause => (machine::Command::Pause, Action::Paused),
+            v1::RunCommand::Resume => (machine::Command::Resume, Action::Resumed),
+            v1::RunCommand::Cancel => (machine::Command::Cancel, Action::Cancelled),
             v1::RunCommand::Unspecified => {
                 return Err(ErrorCode::Malformed.status("expected pause, resume or cancel"));
             }
@@ -107,6 +111,7 @@ impl Operator for Service {
             return Err(ErrorCode::State.status(format!("run `{}` is {label}", run.shared.id)));
         }
         let summary = run.ask(|reply| Command::Control { command, reply }).await.ok_or_else(draining)?;
+        self.parts.access.note(noted(&peer, action, summary.id.as_str()));
         Ok(Response::new(summary))
     }
 
@@ -114,7 +119,9 @@ impl Operator for Service {
         &self,
         request: Request<v1::RunRequest>,
     ) -> Result<Response<Self::ExportRunStream>, Status> {
+        let peer = peer_of(&request)?;
         let run = self.run(&request.into_inner().run)?;
+        self.parts.access.note(noted(&peer, Action::Exported, run.shared.id.as_str()));
         let store = Arc::clone(&self.parts.store);
         let id = run.shared.id.clone();
         let record = tokio::task::spawn_blocking(move || {
@@ -165,7 +172,9 @@ impl Operator for Service {
         &self,
         request: Request<v1::ReleaseWorkerRequest>,
     ) -> Result<Response<v1::WorkerSummary>, Status> {
+        let peer = peer_of(&request)?;
         let worker = request.into_inner().worker;
+        self.parts.access.note(noted(&peer, Action::Released, worker.chars().take(80).collect::<String>()));
         self.fleet().set_quarantine(&worker, false).await;
         let known = self.fleet().workers().into_iter().find(|known| known.name == worker);
         known.map(Response::new).ok_or_else(|| {

@@ -3,11 +3,13 @@
 
 use super::Service;
 use crate::{
+    access::speaks_for,
     machine::{Decision, Event, Facts},
     run::{
         Command, Delivery, RunHandle,
         aggregate::{Form, Refusal, vet_header, vet_values},
     },
+    transport::Peer,
 };
 use algorithms::fold::UploadFacts;
 use proto::{
@@ -40,7 +42,12 @@ enum Received {
 }
 
 /// Serves one upload stream to its verdict.
-pub(super) async fn serve(service: &Service, mut inbound: Streaming<UploadRequest>, replies: Replies) {
+pub(super) async fn serve(
+    service: &Service,
+    peer: &Peer,
+    mut inbound: Streaming<UploadRequest>,
+    replies: Replies,
+) {
     let header = match tokio::time::timeout(limits::STALL, inbound.message()).await {
         Ok(Ok(Some(UploadRequest { body: Some(Sent::Header(header)) }))) => header,
         Ok(Ok(_)) => {
@@ -50,6 +57,10 @@ pub(super) async fn serve(service: &Service, mut inbound: Streaming<UploadReques
         }
         Ok(Err(_)) | Err(_) => return,
     };
+    if let Err(why) = speaks_for(peer, &header.worker) {
+        let _ = replies.send(Err(ErrorCode::Forbidden.status(why))).await;
+        return;
+    }
     let decision = match service.fleet().run(&header.run) {
         None => Some(Decision::reject(RejectReason::UnknownRun, "no such run on this coordinator")),
         Some(run) => {

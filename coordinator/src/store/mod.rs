@@ -6,8 +6,10 @@
 //! after it the new one; there is no instant between. Events between commits are written without a
 //! sync: a crash may lose the last of them, never a fact.
 
+mod access;
 mod blobs;
 
+pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::Blobs;
 
 use crate::machine::{Opening, Restored};
@@ -179,6 +181,7 @@ impl Store {
             transaction.open_table(EVENTS)?;
             transaction.open_table(METRICS)?;
             transaction.open_table(QUARANTINE)?;
+            access::prepare(&transaction)?;
             let mut meta = transaction.open_table(META)?;
             let format = meta.get("format")?.map(|format| format.value());
             match format {

@@ -3,6 +3,7 @@
 use super::Tagged;
 use crate::{
     Config,
+    access::Route,
     message::{self, Command, Say},
     session::Event,
     transfer::channel,
@@ -11,18 +12,17 @@ use proto::{
     CAPABILITIES, PROTOCOL_VERSION,
     v1::{self, WorkerMessage, worker_message::Body},
 };
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Holds one connection until it is lost, and says so.
 pub(super) async fn hold(
-    config: Arc<Config>,
+    route: Route,
     queue: mpsc::Receiver<WorkerMessage>,
     events: mpsc::Sender<Tagged>,
     id: u64,
 ) {
-    let why = match talk(&config, queue, &events, id).await {
+    let why = match talk(&route, queue, &events, id).await {
         Ok(()) => "the coordinator closed the session".to_owned(),
         Err(why) => why,
     };
@@ -30,13 +30,13 @@ pub(super) async fn hold(
 }
 
 async fn talk(
-    config: &Config,
+    route: &Route,
     queue: mpsc::Receiver<WorkerMessage>,
     events: &mpsc::Sender<Tagged>,
     id: u64,
 ) -> Result<(), String> {
     let failed = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
-    let mut fleet = channel::session(config).await?;
+    let mut fleet = channel::session(route).await?;
     let _ = events.send((Some(id), Event::Opened)).await;
     let mut messages = fleet.session(ReceiverStream::new(queue)).await.map_err(failed)?.into_inner();
     while let Some(message) = messages.message().await.map_err(failed)? {

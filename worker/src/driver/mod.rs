@@ -11,11 +11,13 @@ mod tests;
 
 use crate::{
     Config, WorkerError,
+    access::{self, Membership, Route},
     client_state::States,
     session::{Action, Event, JobId, Level, Session, Time, Token},
     trainer::{EngineTrainer, Train},
     transfer::{Line, Live, channel},
 };
+use identity::{Dial, Tcp};
 use jobs::{Jobs, Order};
 use proto::{limits::SESSION_QUEUE, v1::WorkerMessage};
 use std::{
@@ -29,7 +31,7 @@ use tokio::{
     task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// A stopping worker waits so long for the step that is being computed and the state that is being
 /// written.
@@ -59,8 +61,29 @@ pub async fn run(
     trainer: Box<dyn Train>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), WorkerError> {
+    run_on(config, trainer, Arc::new(Tcp), shutdown).await
+}
+
+/// As [`run`], over sockets from somewhere else than the operating system.
+///
+/// # Errors
+/// As for [`run_with_engine`].
+pub async fn run_on(
+    config: Config,
+    trainer: Box<dyn Train>,
+    dial: Arc<dyn Dial>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), WorkerError> {
     config.check()?;
     let states = States::open(&config.state_dir, &config.name)?;
+    let mut shutdown = pin!(shutdown);
+    let membership = tokio::select! {
+        biased;
+        () = &mut shutdown => return Ok(()),
+        joined = access::join(&config, dial) => joined?,
+    };
+    let route = membership.route.clone();
+    let _renewing = AbortOnDropHandle::new(tokio::spawn(Membership::keep(membership)));
     let config = Arc::new(config);
     let (line, listening) = watch::channel(None);
     let (events, inbox) = mpsc::channel(EVENTS);
@@ -71,6 +94,7 @@ pub async fn run(
     let session = Session::new(&config.name);
     let mut driver = Driver {
         config,
+        route,
         session,
         line,
         events,
@@ -83,7 +107,7 @@ pub async fn run(
         own: VecDeque::from([Event::Start]),
         began: Instant::now(),
     };
-    let result = driver.drive(inbox, shutdown).await;
+    let result = driver.drive(inbox, &mut shutdown).await;
     driver.finish().await;
     result
 }
@@ -96,6 +120,7 @@ struct Connection {
 
 struct Driver {
     config: Arc<Config>,
+    route: Route,
     session: Session,
     line: watch::Sender<Option<Live>>,
     events: mpsc::Sender<Tagged>,
@@ -115,9 +140,8 @@ impl Driver {
     async fn drive(
         &mut self,
         mut inbox: mpsc::Receiver<Tagged>,
-        shutdown: impl Future<Output = ()>,
+        shutdown: &mut (impl Future<Output = ()> + Unpin),
     ) -> Result<(), WorkerError> {
-        let mut shutdown = pin!(shutdown);
         loop {
             while let Some(event) = self.own.pop_front() {
                 for action in self.session.handle(event, self.began.elapsed()) {
@@ -133,7 +157,7 @@ impl Driver {
             // Messages before timers: a coordinator whose sign of life has arrived is not dead.
             let event = tokio::select! {
                 biased;
-                () = &mut shutdown => Event::Stop,
+                () = &mut *shutdown => Event::Stop,
                 Some((from, event)) = inbox.recv() => {
                     if from.is_some() && from != self.connection.as_ref().map(|connection| connection.id) {
                         continue;
@@ -200,14 +224,13 @@ impl Driver {
         self.opened += 1;
         let id = self.opened;
         let (out, queue) = mpsc::channel(SESSION_QUEUE);
-        let (config, events) = (Arc::clone(&self.config), self.events.clone());
-        let task = self.tasks.spawn(connection::hold(config, queue, events, id));
+        let task = self.tasks.spawn(connection::hold(self.route.clone(), queue, self.events.clone(), id));
         self.connection = Some(Connection { id, out, task });
     }
 
     fn up(&mut self) {
         let Some(connection) = &self.connection else { return };
-        match channel::vectors(&self.config) {
+        match channel::vectors(&self.route) {
             Ok(fleet) => {
                 self.line.send_replace(Some(Live { fleet, out: connection.out.clone() }));
             }

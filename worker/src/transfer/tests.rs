@@ -1,7 +1,7 @@
 //! Transfers over real sockets that break: what arrives is what was sent, from where it stopped.
 
 use super::*;
-use crate::{Config, testing::Coordinator};
+use crate::testing::Coordinator;
 use algorithms::{Vector, Vectors};
 use proto::{chunk::bytes_of, digest::Digest, limits::CHUNK_BYTES, v1};
 use std::sync::Arc;
@@ -13,9 +13,8 @@ fn vector(length: usize) -> Vector {
 }
 
 fn live(coordinator: &Coordinator) -> Live {
-    let mut config = Config::new("w".parse().unwrap());
-    config.coordinator.clone_from(&coordinator.address);
-    Live { fleet: channel::vectors(&config).unwrap(), out: mpsc::channel(1).0 }
+    let route = crate::access::Route::plain(&coordinator.address, Arc::new(identity::Tcp));
+    Live { fleet: channel::vectors(&route).unwrap(), out: mpsc::channel(1).0 }
 }
 
 fn line(coordinator: &Coordinator) -> (watch::Sender<Option<Live>>, Line) {

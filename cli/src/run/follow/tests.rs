@@ -45,11 +45,12 @@ async fn a_restart_of_the_coordinator_loses_no_event() {
     let stop = CancellationToken::new();
     let (address, first) = serve(folder.path(), SocketAddr::from(([127, 0, 0, 1], 0)), stop.clone()).await;
     let url = format!("http://{address}");
+    let target = Target { coordinator: url, identity: None, insecure: false };
     let spec = "name = \"a\"\nrounds = 1\n[model]\nkind = \"flat\"\nparameters = 3\n[data]\nname = \"x\"\n";
-    let run = Operator::connect(&url).await.unwrap().submit(spec.to_owned()).await.unwrap();
+    let run = Operator::connect(&target).await.unwrap().submit(spec.to_owned()).await.unwrap();
     let (sender, mut seen) = mpsc::unbounded_channel();
     let follower = tokio::spawn({
-        let (url, run) = (url.clone(), run.id.clone());
+        let (target, run) = (target.clone(), run.id.clone());
         async move {
             let each = |what: Seen<'_>| {
                 let text = match what {
@@ -59,7 +60,7 @@ async fn a_restart_of_the_coordinator_loses_no_event() {
                 };
                 sender.send(text).map_err(Failure::internal)
             };
-            follow(&url, &run, 0, each).await
+            follow(&target, &run, 0, each).await
         }
     });
     let mut all = vec![seen.recv().await.unwrap()];
@@ -69,7 +70,7 @@ async fn a_restart_of_the_coordinator_loses_no_event() {
     }
     first.await.unwrap().unwrap();
     serve(folder.path(), address, CancellationToken::new()).await;
-    let mut operator = Operator::connect(&url).await.unwrap();
+    let mut operator = Operator::connect(&target).await.unwrap();
     operator.control("a", v1::RunCommand::Cancel).await.unwrap();
     assert_eq!(follower.await.unwrap().unwrap(), RunEvent::Cancelled {});
     while let Some(text) = seen.recv().await {

@@ -1,0 +1,82 @@
+//! How a client's connection is made: a socket from somewhere (the operating system, or a simulated
+//! network), and TLS over it.
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use std::{
+    fmt, io,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+use tonic::codegen::http::Uri;
+use tower::Service;
+
+/// Bytes in and out.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
+
+/// Opens sockets.
+pub trait Dial: Send + Sync + fmt::Debug {
+    /// A socket to a host and a port.
+    fn dial(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Box<dyn Socket>>>;
+}
+
+/// Sockets of the operating system, without Nagle's delay.
+#[derive(Debug, Clone, Copy)]
+pub struct Tcp;
+
+impl Dial for Tcp {
+    fn dial(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Box<dyn Socket>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Socket>)
+        })
+    }
+}
+
+/// For tonic's endpoints: a socket, with TLS over it when there is a configuration for it.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    dial: Arc<dyn Dial>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Connector {
+    /// With TLS or, knowingly, without.
+    pub fn new(dial: Arc<dyn Dial>, tls: Option<Arc<ClientConfig>>) -> Self {
+        Self { dial, tls }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Socket>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { dial, tls } = self.clone();
+        Box::pin(async move {
+            let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{uri}: {why}"));
+            // An address of version 6 stands in brackets.
+            let host = uri.host().ok_or_else(|| wrong("no host"))?.trim_matches(['[', ']']).to_owned();
+            let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+            let socket = dial.dial(host.clone(), port).await?;
+            let Some(tls) = tls else { return Ok(TokioIo::new(socket)) };
+            let name = ServerName::try_from(host).map_err(|error| wrong(&error.to_string()))?;
+            let stream = TlsConnector::from(tls).connect(name, socket).await?;
+            Ok(TokioIo::new(Box::new(stream) as Box<dyn Socket>))
+        })
+    }
+}
