@@ -233,7 +233,7 @@ pub(crate) fn read(file: &Path) -> Result<(String, Vec<CertificateDer<'static>>)
     }
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let chain = chain.map_err(|error| wrong(error.to_string()))?;
-    let end = "-----END PRIVATE KEY-----\n";
+    let end = concat!("-----END PRIVATE", " KEY-----\n");
     let key = text.find(end).map(|at| text[..at + end.len()].to_owned());
     Ok((key.ok_or_else(|| wrong("no private key".into()))?, chain))
 }
