@@ -94,8 +94,3 @@ fn the_one_peer_exponential_graph_averages_powers_of_two_exactly() {
 }
 
 #[test]
-fn two_nodes_share_one_edge() {
-    let topology = make("ring", &Params::new()).unwrap();
-    let mixing = Mixing::new(topology.as_ref(), Weights::Metropolis, &View { nodes: 2, round: 3, seed: 1 });
-    assert_eq!(mixing.unwrap().apply(&[1.0, 0.0]), [0.5, 0.5]);
-}
