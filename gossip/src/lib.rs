@@ -10,6 +10,9 @@
 
 pub mod analysis;
 pub mod mixing;
+pub mod predict;
+pub mod report;
+pub mod schedule;
 pub mod seed;
 pub mod topology;
 
@@ -19,4 +22,5 @@ pub mod topologies {
 }
 
 pub use mixing::{GRID, Mixing, MixingError, Share, Weights, shares};
+pub use schedule::Schedule;
 pub use topology::{NoKeys, ParamError, Params, Row, SizeError, Topology, View, make};

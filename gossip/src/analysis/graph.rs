@@ -16,7 +16,9 @@ pub fn components(graph: &[Vec<usize>]) -> Vec<Vec<usize>> {
         found: Vec::new(),
     };
     (0..graph.len()).for_each(|root| search.from(root));
-    search.found.iter_mut().for_each(|component| component.sort_unstable());
+    for component in &mut search.found {
+        component.sort_unstable();
+    }
     search.found.sort_unstable();
     search.found
 }
@@ -70,7 +72,9 @@ impl Search<'_> {
         if self.low[node] == self.order[node] {
             let at = self.stack.iter().rposition(|other| *other == node).unwrap_or(0);
             let component = self.stack.split_off(at);
-            component.iter().for_each(|member| self.on_stack[*member] = false);
+            for member in &component {
+                self.on_stack[*member] = false;
+            }
             self.found.push(component);
         }
     }
@@ -101,7 +105,9 @@ fn levels(graph: &[Vec<usize>], root: usize) -> Vec<Option<usize>> {
     let mut level = 0;
     while !edge.is_empty() {
         edge.retain(|node| levels[*node].is_none());
-        edge.iter().for_each(|node| levels[*node] = Some(level));
+        for node in &edge {
+            levels[*node] = Some(level);
+        }
         edge = edge.iter().flat_map(|node| graph[*node].iter().copied()).collect();
         edge.sort_unstable();
         edge.dedup();

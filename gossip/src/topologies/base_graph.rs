@@ -67,7 +67,9 @@ impl Topology for BaseGraph {
             graph[a].push(b);
             graph[b].push(a);
         }
-        graph.iter_mut().for_each(|to| to.sort_unstable());
+        for to in &mut graph {
+            to.sort_unstable();
+        }
         graph
     }
 
@@ -80,7 +82,9 @@ impl Topology for BaseGraph {
                 columns[from].push(Share { to, weight });
             }
         }
-        columns.iter_mut().for_each(|column| column.sort_by_key(|share| share.to));
+        for column in &mut columns {
+            column.sort_by_key(|share| share.to);
+        }
         Some(columns)
     }
 }

@@ -15,7 +15,7 @@ pub const ROW: Row = Row {
     citation: "Sinkhorn and Knopp, Pacific J. Math. 1967, 21(2) (balanced weights)",
     make: |params| {
         let config: Config = parse(NAME, params)?;
-        let edges = Edges::new(config).map_err(|detail| ParamError::Key { topology: NAME, detail })?;
+        let edges = Edges::new(&config).map_err(|detail| ParamError::Key { topology: NAME, detail })?;
         Ok(Box::new(edges))
     },
     defaults: || params_of(&Config::default()),
@@ -73,7 +73,7 @@ struct Edges {
 }
 
 impl Edges {
-    fn new(config: Config) -> Result<Self, String> {
+    fn new(config: &Config) -> Result<Self, String> {
         let mut columns: Vec<Vec<Share>> = vec![Vec::new()];
         for edge in &config.edges {
             let (from, to, weight) = match *edge {
@@ -172,7 +172,9 @@ fn balanced(mut columns: Vec<Vec<Share>>, directed: bool) -> Result<Vec<Vec<Shar
     let row_sums = |by_column: &[f64]| {
         let mut sums = vec![0.0; nodes];
         for (column, scale) in columns.iter().zip(by_column) {
-            column.iter().for_each(|share| sums[share.to] += scale);
+            for share in column {
+                sums[share.to] += scale;
+            }
         }
         sums
     };
@@ -185,7 +187,9 @@ fn balanced(mut columns: Vec<Vec<Share>>, directed: bool) -> Result<Vec<Vec<Shar
         let off = rows.iter().zip(&sums).map(|(row, sum)| (row * sum - 1.0_f64).abs()).fold(0.0, f64::max);
         if off < 1e-14 * nodes as f64 {
             for (column, by_column) in columns.iter_mut().zip(&cols) {
-                column.iter_mut().for_each(|share| share.weight = rows[share.to] * by_column);
+                for share in column.iter_mut() {
+                    share.weight = rows[share.to] * by_column;
+                }
             }
             return Ok(columns);
         }
@@ -207,11 +211,11 @@ mod tests {
     use crate::{Mixing, Weights};
     use serde_json::json;
 
-    fn build(value: serde_json::Value) -> Result<Box<dyn Topology>, ParamError> {
+    fn build(value: &serde_json::Value) -> Result<Box<dyn Topology>, ParamError> {
         (ROW.make)(value.as_object().unwrap())
     }
 
-    fn mixing(value: serde_json::Value, nodes: usize) -> Mixing {
+    fn mixing(value: &serde_json::Value, nodes: usize) -> Mixing {
         Mixing::new(build(value).unwrap().as_ref(), Weights::Push, &View { nodes, round: 0, seed: 0 }).unwrap()
     }
 
@@ -219,18 +223,18 @@ mod tests {
 
     #[test]
     fn sinkhorn_makes_the_mean_unbiased() {
-        let uneven = mixing(json!({"edges": UNEVEN}), 4).row_sums();
+        let uneven = mixing(&json!({"edges": UNEVEN}), 4).row_sums();
         assert!(uneven.iter().any(|sum| (sum - 1.0).abs() > 0.1));
         for directed in [true, false] {
             let value = json!({"edges": UNEVEN, "weights": "sinkhorn", "directed": directed});
-            let even = mixing(value, 4).row_sums();
+            let even = mixing(&value, 4).row_sums();
             assert!(even.iter().all(|sum| (sum - 1.0).abs() < 1e-12), "{even:?}");
         }
     }
 
     #[test]
     fn given_weights_are_taken_and_the_rest_is_kept() {
-        let mixing = mixing(json!({"edges": [[0, 1, 0.25], [1, 0, 0.1]], "weights": "given"}), 2);
+        let mixing = mixing(&json!({"edges": [[0, 1, 0.25], [1, 0, 0.1]], "weights": "given"}), 2);
         let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-14, "{got} {want}");
         close(mixing.apply(&[1.0, 0.0])[0], 0.75);
         close(mixing.apply(&[0.0, 1.0])[1], 0.9);
@@ -248,11 +252,11 @@ mod tests {
             (json!({"edges": [[0, 99_999_999]]}), "up to 65535"),
             (json!({"edges": [[0]]}), "Edge"),
         ] {
-            let error = build(value).unwrap_err().to_string();
+            let error = build(&value).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
         }
         let nodes = 5;
-        let error = build(json!({"edges": UNEVEN})).unwrap().check(&View { nodes, round: 0, seed: 0 });
+        let error = build(&json!({"edges": UNEVEN})).unwrap().check(&View { nodes, round: 0, seed: 0 });
         assert!(error.unwrap_err().to_string().contains("expected 4"));
     }
 }
