@@ -9,6 +9,9 @@
 //! keeps the mass), [`kernel`] (mixing whole vectors). `README.md` has the design and what was found.
 
 pub mod analysis;
+pub mod kernel;
+pub mod machine;
+pub mod mass;
 pub mod mixing;
 pub mod predict;
 pub mod report;
@@ -21,6 +24,7 @@ pub mod topologies {
     include!(concat!(env!("OUT_DIR"), "/topologies.rs"));
 }
 
+pub use mass::Mass;
 pub use mixing::{GRID, Mixing, MixingError, Share, Weights, shares};
 pub use schedule::Schedule;
 pub use topology::{NoKeys, ParamError, Params, Row, SizeError, Topology, View, make};
