@@ -114,6 +114,38 @@ fn neighbours_are_ascending_distinct_others() {
 }
 
 #[test]
+fn known_edges_are_there() {
+    let table: [(&str, usize, usize, &[usize]); 22] = [
+        ("ring", 6, 0, &[1, 5]),
+        ("ring", 2, 0, &[1]),
+        ("directed-ring", 6, 5, &[0]),
+        ("path", 6, 0, &[1]),
+        ("path", 6, 3, &[2, 4]),
+        ("grid", 12, 0, &[1, 4]),
+        ("grid", 12, 5, &[1, 4, 6, 9]),
+        ("grid", 7, 3, &[2, 4]),
+        ("torus", 12, 0, &[1, 3, 4, 8]),
+        ("torus", 9, 4, &[1, 3, 5, 7]),
+        ("star", 5, 0, &[1, 2, 3, 4]),
+        ("star", 5, 3, &[0]),
+        ("full", 4, 2, &[0, 1, 3]),
+        ("hypercube", 8, 5, &[1, 4, 7]),
+        ("one-peer-hypercube", 8, 5, &[4]),
+        ("static-exponential", 10, 8, &[0, 2, 6, 9]),
+        ("one-peer-exponential", 10, 9, &[0]),
+        ("k-peer-exponential", 9, 8, &[0, 1]),
+        ("broadcast-hub", 4, 0, &[1, 2, 3]),
+        ("broadcast-hub", 4, 2, &[0]),
+        ("reset-chain", 5, 0, &[1]),
+        ("reset-chain", 5, 3, &[0, 4]),
+    ];
+    for (kind, nodes, node, want) in table {
+        let topology = gossip::make(kind, &Params::new()).unwrap();
+        assert_eq!(topology.out_neighbours(node, &View { nodes, round: 0, seed: 0 }), want, "{kind}");
+    }
+}
+
+#[test]
 fn undirected_means_that_each_edge_has_its_reverse() {
     each(|topology, view| {
         let graph = topology.graph(view);

@@ -5,7 +5,11 @@
 
 mod support;
 
-use gossip::{machine::Barrier, report::Mode};
+use gossip::{
+    Mass,
+    machine::{Action, Barrier, Event, Machine, Member, Membership},
+    report::Mode,
+};
 use serde_json::json;
 use support::{CALM, Faults, Net, Return, config};
 
@@ -17,9 +21,8 @@ fn fingerprint(net: &Net) -> Vec<(u64, Vec<u64>)> {
 
 /// Stops each node at the end of the round, so that all are in the same one.
 fn in_step(kind: &str, mode: Mode, seed: u64, faults: Faults) -> Vec<Vec<u64>> {
-    let mut net = Net::new(config(kind, json!({}), mode, Barrier::Synchronous), 6, seed);
-    // The same tasks whatever the network does.
-    net.tasks = Net::new(config(kind, json!({}), mode, Barrier::Synchronous), 6, 0).tasks;
+    let mut net = Net::new(config(kind, json!({}), mode, Barrier::Synchronous), 6, 0);
+    net.reseed(seed);
     net.faults = faults;
     let mut models = vec![Vec::new(); 6];
     while models.iter().any(Vec::is_empty) {
@@ -75,13 +78,60 @@ fn symmetric_mode_keeps_the_sum_of_the_models_under_loss_and_deadlines() {
 }
 
 #[test]
+fn numerators_are_kept_with_the_mass() {
+    let mut net = Net::new(config("random-k-out", json!({}), Mode::Push, Barrier::Asynchronous), 8, 2);
+    net.faults = Faults { loss: 0.3, duplicate: 0.2, delay: 10 };
+    net.eta = 0.0;
+    let moved: Vec<f64> = (0..8).map(|id| f64::from(id * id)).collect();
+    net.set_models(&moved);
+    assert!(net.run_to_round(1));
+    for _ in 0..20_000 {
+        net.step();
+        let nodes: Vec<_> = net.up().collect();
+        let on_links = nodes.iter().flat_map(|from| nodes.iter().map(|to| Net::payload_on_link(from, to)));
+        let sum = nodes.iter().map(|node| node.numerator()[0]).chain(on_links).sum::<f64>();
+        assert!((sum - 140.0).abs() < 1e-9, "{sum}");
+    }
+    let off = net.distance(&[17.5, 0.0, 0.0]);
+    assert!(off < 0.1, "{off}");
+}
+
+#[test]
+fn single_precision_drifts_little() {
+    let members = Membership::new((0..4).map(|id| Member { id, incarnation: 0 }));
+    let edges = json!({"edges": [[0, 1], [0, 2], [1, 2], [2, 3], [3, 0]]});
+    let start = |member: Member| {
+        let config = config("edges", edges.clone(), Mode::Push, Barrier::Synchronous);
+        Machine::new(config, member, members.clone(), (0, vec![1.0_f32 + member.id as f32])).unwrap()
+    };
+    let mut nodes: Vec<Machine<f32>> = members.live().into_iter().map(start).collect();
+    for round in 0..20_000 {
+        let mut inbox = Vec::new();
+        for node in &mut nodes {
+            inbox.extend(node.handle(Event::Trained { round, change: vec![0.0] }, round));
+        }
+        while let Some(action) = inbox.pop() {
+            if let Action::Send(envelope) = action {
+                inbox.extend(nodes[envelope.to.id as usize].handle(Event::Received(envelope), round));
+            }
+        }
+    }
+    assert_eq!(nodes.iter().map(Machine::mass).sum::<Mass>(), Mass::ONE + Mass::ONE + Mass::ONE + Mass::ONE);
+    let sum = nodes.iter().map(|node| f64::from(node.numerator()[0])).sum::<f64>();
+    assert!((sum / 10.0 - 1.0).abs() < 1e-4, "{sum}");
+    assert!(nodes.iter().all(|node| (node.model().unwrap()[0] - 2.5).abs() < 1e-3));
+}
+
+#[test]
 fn the_guard_bounds_what_starvation_amplifies() {
     let run = |w_min: f64| {
         let mut config = config("reset-chain", json!({}), Mode::Push, Barrier::Synchronous);
         config.w_min = w_min;
         let mut net = Net::new(config, 12, 4);
         for (diagonal, _) in net.tasks.values_mut() {
-            diagonal.iter_mut().for_each(|a| *a = 0.5 + 0.25 * *a);
+            for a in diagonal {
+                *a = 0.5 + 0.25 * *a;
+            }
         }
         let mut largest: f64 = 0.0;
         while net.lowest_round() < 1_500 && largest < 1e6 {
@@ -153,12 +203,14 @@ fn partition(evict: bool, return_by: Return) -> ([f64; 3], f64) {
 
 #[test]
 fn after_a_partition_all_come_together_again() {
-    for (evict, return_by) in [(false, Return::Carry), (true, Return::Carry), (true, Return::Copy)] {
+    for (evict, return_by) in [(false, Return::Own), (true, Return::Own), (true, Return::Copy)] {
         let ([before, during, after], total) = partition(evict, return_by);
         let what = format!("evict {evict}, {return_by:?}: {before} {during} {after}, total {total}");
-        println!("{what}");
-        assert!(before < 0.3 && during > 2.0 * before && after < 0.3, "{what}");
-        assert!(evict || total == 8.0, "{what}");
-        assert!((total - 8.0).abs() < 1.5, "{what}");
+        // Merely suspected, the links to the other side keep their shares and what is left is sparse; once
+        // evicted, each side has a graph of its own and stays at its own optimum.
+        assert!(before < 0.3 && after < 0.3 && (evict || during > 2.0 * before), "{what}");
+        // Who comes back has mass 1. With own models all do, and the total is the number of nodes again. With
+        // copies the side that is copied stays as it is, with what it took back from the links it cut.
+        assert!(if return_by == Return::Own { total == 8.0 } else { (6.0..12.0).contains(&total) }, "{what}");
     }
 }

@@ -2,11 +2,7 @@
 
 use super::link::Link;
 use super::{Action, Config, Machine, MachineError, Member, Membership, Mode, Phase};
-use crate::{
-    Params, Schedule,
-    kernel::{Scalar, add},
-    make,
-};
+use crate::{Params, Schedule, kernel::Scalar, make};
 use std::sync::Arc;
 
 /// The schedule over so many nodes.
@@ -69,25 +65,5 @@ impl<T: Scalar> Machine<T> {
         }
         self.state.account += link.received - link.sent;
         self.state.expected.retain(|(_, id)| *id != peer.id);
-    }
-
-    /// The node as a new member with what it has, after it was evicted while it was alive: its mass
-    /// becomes its account, and its links begin anew.
-    pub fn reincarnate(self, me: Member, membership: Membership) -> Result<Self, MachineError> {
-        let mut old = self.state;
-        let links = std::mem::take(&mut old.links);
-        for under_way in links.into_values().filter_map(|link| link.under_way) {
-            if let super::Content::Share { mass } = under_way.transfer.content {
-                old.w += mass;
-                add(&mut old.x, &under_way.transfer.payload);
-            }
-        }
-        for held in old.held.values().flat_map(|round| round.values()) {
-            old.w += held.mass;
-            add(&mut old.x, &held.payload);
-        }
-        let mut machine = Self::new(self.config, me, membership, (old.round, old.x))?;
-        (machine.state.w, machine.state.account) = (old.w, old.w);
-        Ok(machine)
     }
 }

@@ -1,7 +1,7 @@
 //! Who takes part: a value that peers merge in any order and all end up with, without a vote.
 //!
 //! A member is an id and an incarnation. An eviction is for ever for that incarnation; a higher
-//! incarnation of the same id is another member. Mass is fenced link by link ([`super::link`]), so peers
+//! incarnation of the same id is another member. Mass is fenced link by link, so peers
 //! may learn of a change at different times, and in different order, and still lose nothing.
 
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@
 //! adapt-then-combine form, pairwise as in AD-PSGD); the answerer decides for both, so an exchange
 //! happens at both ends or at neither.
 //!
-//! Everything that must happen once runs over a [`link`] ledger. A node's *account* is the mass that it
+//! Everything that must happen once runs over the ledger of a link. A node's *account* is the mass that it
 //! answers for: what it started with, corrected at each eviction by what it exchanged with the evicted.
 //! At any time, without asking anybody,
 //!
@@ -18,6 +18,7 @@
 //! **Durability**: a driver that stores [`Machine::state`] before it carries out the actions of the same
 //! event may resume with it after a crash. One that does not must come back as a new incarnation.
 
+mod events;
 mod exchange;
 mod leave;
 mod link;
@@ -28,110 +29,13 @@ mod push;
 mod round;
 mod transfer;
 
-use crate::{Mass, MixingError, Schedule, Topology, kernel::Scalar, report::Mode};
+use crate::{Mass, MixingError, Schedule, kernel::Scalar, report::Mode};
+pub use events::{Action, Barrier, Config, Event, MachineError};
 use link::Link;
 pub use membership::{Member, Membership};
 pub use message::{Body, Content, Envelope, Payload, Refusal, Transfer, Verdict};
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
-
-/// When a node goes on to its next round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "kind")]
-pub enum Barrier {
-    /// When everything of its round has arrived and has been taken. Transfers are applied in the order of
-    /// their senders, so that without deadlines and evictions the run does not depend on the network.
-    Synchronous,
-    /// When everything up to `rounds` rounds back has arrived; the rest is applied as it comes.
-    Bounded {
-        /// How far a node may run ahead of what it has not heard of.
-        rounds: u64,
-    },
-    /// At once.
-    Asynchronous,
-}
-
-/// What all nodes of a run agree on.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The graph.
-    pub topology: Arc<dyn Topology>,
-    /// How to mix.
-    pub mode: Mode,
-    /// When to go on.
-    pub barrier: Barrier,
-    /// The run's seed.
-    pub seed: u64,
-    /// The starvation guard: a node sends no more than what leaves it this mass, or its own weight in the
-    /// matrix where that is less (push mode). 0.3 unless there is a reason; 0 turns it off.
-    pub w_min: f64,
-    /// Milliseconds after which a round goes on without those that are missing; `None` waits for ever.
-    pub deadline_ms: Option<u64>,
-    /// Milliseconds until a transfer or a question is repeated; doubles up to eight times this.
-    pub retry_ms: u64,
-}
-
-/// What happens to a node.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event<T> {
-    /// The node starts, or resumes after a crash with its stored state.
-    Start,
-    /// The training that [`Action::Train`] asked for is done.
-    Trained {
-        /// The round asked for.
-        round: u64,
-        /// New model minus [`Machine::model`]; d parameters.
-        change: Vec<T>,
-    },
-    /// A message arrived.
-    Received(Envelope<T>),
-    /// Somebody joined, left or was found dead; merged with what is known.
-    Membership(Membership),
-    /// A peer cannot be reached at the moment, or can again.
-    Suspected {
-        /// Which peer.
-        id: u64,
-        /// Whether it is suspected from now on.
-        suspected: bool,
-    },
-    /// This node shall leave in good order.
-    Leave,
-    /// The time asked for by [`Action::WakeAt`].
-    Tick,
-}
-
-/// What a driver has to do, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action<T> {
-    /// Send it; it may be lost.
-    Send(Envelope<T>),
-    /// Train from [`Machine::model`] and answer with [`Event::Trained`].
-    Train {
-        /// The round to answer with.
-        round: u64,
-    },
-    /// Call with [`Event::Tick`] at this time. Replaces the earlier request.
-    WakeAt(u64),
-    /// The membership changed. The sum of `account` over the live members is the new epoch's total.
-    Epoch {
-        /// The new epoch.
-        number: u64,
-        /// This node's part of the total.
-        account: Mass,
-        /// The topology has no graph over so many nodes: the run's ring takes its place.
-        fallback: Option<String>,
-    },
-    /// This node was evicted: it does nothing any more. Come back with [`Machine::reincarnate`], or as
-    /// new with a sponsor's model.
-    Evicted,
-    /// The node has handed over everything and may be turned off. Evict it from the membership.
-    Left,
-    /// An event that makes no sense, and why; nothing was changed.
-    Ignored(String),
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a node is in its round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,28 +98,9 @@ pub struct Machine<T> {
     actions: Vec<Action<T>>,
 }
 
-/// Why there is no such machine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MachineError {
-    /// The member does not take part.
-    #[error("member {id} (incarnation {incarnation}) is not live in the membership that it starts with")]
-    NotAMember {
-        /// Its id.
-        id: u64,
-        /// Its incarnation.
-        incarnation: u64,
-    },
-    /// Symmetric mode over a graph whose matrices are not symmetric.
-    #[error("topology `{0}`: symmetric mode needs symmetric matrices, expected push mode")]
-    NotSymmetric(&'static str),
-    /// No such schedule.
-    #[error(transparent)]
-    Mixing(#[from] MixingError),
-}
-
 impl<T: Scalar> Machine<T> {
     /// A node that starts in `round` with `model` and mass 1: at the beginning of a run, or as one that
-    /// joins with a copy of a sponsor's model.
+    /// joins or comes back.
     pub fn new(
         config: Config,
         me: Member,

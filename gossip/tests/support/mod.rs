@@ -55,8 +55,8 @@ pub struct Peer {
 /// What a peer that was evicted while alive does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Return {
-    /// Comes back with what it has.
-    Carry,
+    /// Comes back with its own model and mass 1.
+    Own,
     /// Comes back with the model of another live peer and mass 1.
     Copy,
 }
@@ -98,7 +98,7 @@ impl Net {
             faults: CALM,
             peers: BTreeMap::new(),
             cut: BTreeSet::new(),
-            return_by: Return::Carry,
+            return_by: Return::Own,
             eta: 0.05,
             tasks: BTreeMap::new(),
             training: 5,
@@ -158,6 +158,11 @@ impl Net {
 
     pub fn lowest_round(&self) -> u64 {
         self.up().map(Node::round).min().unwrap_or(0)
+    }
+
+    /// Another network for the same tasks.
+    pub fn reseed(&mut self, seed: u64) {
+        self.stream = Stream::new(seed, "network", &[]);
     }
 
     /// Gives node i a first change of `moved[i]` in the first coordinate, in place of its first training.
@@ -269,15 +274,17 @@ impl Net {
     }
 
     fn come_back(&mut self, id: u64) {
-        if self.return_by == Return::Copy && self.sponsor(id).is_some() {
+        let own = self.peers[&id].node.model();
+        let copies = self.return_by == Return::Copy && self.sponsor(id).is_some();
+        let Some(model) = own.filter(|_| !copies) else {
             self.join(id);
             return;
-        }
+        };
         let node = self.peers.remove(&id).unwrap().node;
         let mut membership = node.membership().clone();
         let me = membership.next(id);
         membership.admit(me);
-        self.install(node.reincarnate(me, membership).unwrap());
+        self.start(me, membership, (node.round(), model));
     }
 
     fn transmit(&mut self, envelope: &Envelope<f64>) {
@@ -304,12 +311,12 @@ impl Net {
             }
             Due::Message(_) => {}
             Due::Trained { member, round, change } => {
-                let training = |peer: &&Peer| {
+                let training = |peer: &Peer| {
                     peer.node.me() == member
                         && peer.node.round() == round
                         && peer.node.phase() == Phase::Training
                 };
-                if self.peers.get(&member.id).filter(training).is_some() {
+                if self.peers.get(&member.id).is_some_and(training) {
                     self.event(member.id, Event::Trained { round, change });
                 }
             }
@@ -362,6 +369,12 @@ impl Net {
             },
             _ => Mass::ZERO,
         }
+    }
+
+    /// First coordinate of the numerator that only the link has.
+    pub fn payload_on_link(from: &Node, to: &Node) -> f64 {
+        let under_way = from.under_way(to.me()).filter(|transfer| !to.has_settled(from.me(), transfer.seq));
+        under_way.map_or(0.0, |transfer| transfer.payload[0])
     }
 
     /// What those nodes hold and what is under way between them.
