@@ -1,13 +1,22 @@
-//! Who talks to whom in a decentralised run, and with which weights: pure functions of the number
-//! of live nodes, the round and the run's seed.
+//! Decentralised mixing without a coordinator: who talks to whom, with which weights, and what a
+//! peer does with what it receives. Pure: no I/O, clock, thread or hash order; time and randomness
+//! are arguments, equal input gives equal bytes.
 //!
-//! Every node computes the same answer without asking anybody, because it sees nothing but these
-//! three numbers: there is no I/O, clock, thread or hash order here. Node ids are positions,
-//! `0..nodes`, in the agreed order of the live members.
+//! Node ids of topologies are positions, `0..nodes`, in the agreed order of the live members.
 //!
-//! Reading order: [`topology`] (the trait), one file of [`topologies`], [`mixing`] (the weights).
+//! Reading order: [`topology`] (the trait), one file of [`topologies`], [`mixing`] (the weights),
+//! [`analysis`] and [`report`] (what a graph promises), [`machine`] (a peer, with the ledger that
+//! keeps the mass), [`kernel`] (mixing whole vectors). `README.md` has the design and what was found.
 
+pub mod analysis;
+pub mod kernel;
+pub mod machine;
+pub mod mass;
 pub mod mixing;
+pub mod predict;
+pub mod report;
+pub mod schedule;
+pub mod seed;
 pub mod topology;
 
 /// One file per topology; `build.rs` lists them.
@@ -15,5 +24,7 @@ pub mod topologies {
     include!(concat!(env!("OUT_DIR"), "/topologies.rs"));
 }
 
-pub use mixing::{Mixing, MixingError, Share, Weights, shares};
-pub use topology::{ParamError, Params, Row, Topology, View, make};
+pub use mass::Mass;
+pub use mixing::{GRID, Mixing, MixingError, Share, Weights, shares};
+pub use schedule::Schedule;
+pub use topology::{NoKeys, ParamError, Params, Row, SizeError, Topology, View, make};

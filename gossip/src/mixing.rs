@@ -5,9 +5,16 @@
 //! is made or lost. With [`Weights::Metropolis`] rows do as well, and plain averaging is unbiased;
 //! with [`Weights::Push`] they need not, and the receivers have to divide by the mass that they hold
 //! (push-sum, Kempe, Dobra and Gehrke 2003).
+//!
+//! Weights are multiples of [`GRID`]: what goes out is rounded down and the node keeps the exact rest,
+//! so that columns sum to 1 without rounding, and in symmetric matrices rows as well. Mass that is
+//! split by them ([`crate::Mass`]) adds up to the last bit for ever. The shift is below 4e-15.
 
-use crate::{Topology, View};
+use crate::{SizeError, Topology, View};
 use serde::{Deserialize, Serialize};
+
+/// The unit of weights and of mass, 2⁻⁴⁸.
+pub const GRID: f64 = 1.0 / (1_u64 << 48) as f64;
 
 /// How a node splits its mass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +29,16 @@ pub enum Weights {
 }
 
 /// What a node keeps or sends in a round.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// The receiver, or the node itself.
     pub to: usize,
-    /// Its part of the sender's mass, above 0 and at most 1.
+    /// Its part of the sender's mass, from 0 to 1, a multiple of [`GRID`].
     pub weight: f64,
 }
 
 /// Why a graph has no such weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MixingError {
     /// Metropolis weights need that each edge has its reverse.
     #[error(
@@ -41,17 +48,26 @@ pub enum MixingError {
         /// The topology.
         topology: &'static str,
     },
+    /// No such graph over so many nodes.
+    #[error(transparent)]
+    Size(#[from] SizeError),
 }
 
 /// Column `node` of the round's matrix: its shares in ascending order of receivers, itself included,
-/// summing to 1 up to rounding. What a peer needs in order to send, without the whole matrix.
+/// summing to 1. What a peer needs in order to send, without the whole matrix.
+///
+/// # Panics
+/// If there is no such node.
 pub fn shares(
     topology: &dyn Topology,
     weights: Weights,
     node: usize,
     view: &View,
 ) -> Result<Vec<Share>, MixingError> {
-    check(topology, weights)?;
+    check(topology, weights, view)?;
+    if let Some(mut given) = topology.given(view) {
+        return Ok(on_grid(node, given.swap_remove(node)));
+    }
     let degree = |other| topology.out_neighbours(other, view).len();
     Ok(split(node, topology.out_neighbours(node, view), weights, degree))
 }
@@ -65,11 +81,22 @@ pub struct Mixing {
 impl Mixing {
     /// The matrix that `topology` induces in the round of `view`.
     pub fn new(topology: &dyn Topology, weights: Weights, view: &View) -> Result<Self, MixingError> {
-        check(topology, weights)?;
-        let receivers: Vec<_> = (0..view.nodes).map(|node| topology.out_neighbours(node, view)).collect();
+        check(topology, weights, view)?;
+        if let Some(given) = topology.given(view) {
+            return Ok(Self::from_columns(given));
+        }
+        let receivers = topology.graph(view);
         let degrees: Vec<usize> = receivers.iter().map(Vec::len).collect();
         let column = |(node, to)| split(node, to, weights, |other| degrees[other]);
         Ok(Self { columns: receivers.into_iter().enumerate().map(column).collect() })
+    }
+
+    /// A matrix by its columns, each ascending in receivers and with the sender's own share, which is
+    /// replaced by what the others leave of 1.
+    pub fn from_columns(columns: Vec<Vec<Share>>) -> Self {
+        Self {
+            columns: columns.into_iter().enumerate().map(|(node, column)| on_grid(node, column)).collect(),
+        }
     }
 
     /// Number of nodes, `n`.
@@ -83,6 +110,28 @@ impl Mixing {
     /// If there is no such node.
     pub fn column(&self, from: usize) -> &[Share] {
         &self.columns[from]
+    }
+
+    /// Row `to`: from whom that node receives, itself included, ascending; `Share::to` is the sender.
+    pub fn row(&self, to: usize) -> Vec<Share> {
+        let from = |(from, column): (usize, &Vec<Share>)| {
+            let found = column.iter().find(|share| share.to == to)?;
+            Some(Share { to: from, weight: found.weight })
+        };
+        self.columns.iter().enumerate().filter_map(from).collect()
+    }
+
+    /// Receivers of each node, without itself.
+    pub fn graph(&self) -> Vec<Vec<usize>> {
+        let others = |(node, column): (usize, &Vec<Share>)| {
+            column.iter().map(|share| share.to).filter(|to| *to != node).collect()
+        };
+        self.columns.iter().enumerate().map(others).collect()
+    }
+
+    /// Whether `P` equals its transpose to the last bit.
+    pub fn symmetric(&self) -> bool {
+        (0..self.nodes()).all(|node| self.row(node) == self.columns[node])
     }
 
     /// `P x`: one round of mixing one scalar per node.
@@ -111,7 +160,8 @@ impl Mixing {
     }
 }
 
-fn check(topology: &dyn Topology, weights: Weights) -> Result<(), MixingError> {
+fn check(topology: &dyn Topology, weights: Weights, view: &View) -> Result<(), MixingError> {
+    topology.check(view)?;
     if weights == Weights::Metropolis && topology.directed() {
         return Err(MixingError::Directed { topology: topology.name() });
     }
@@ -125,10 +175,19 @@ fn split(node: usize, to: Vec<usize>, weights: Weights, degree: impl Fn(usize) -
         Weights::Push => 1.0 / (1 + own_degree) as f64,
     };
     let mut shares: Vec<Share> = to.into_iter().map(|to| Share { to, weight: weight(to) }).collect();
-    let sent: f64 = shares.iter().map(|share| share.weight).sum();
     let at = shares.partition_point(|share| share.to < node);
-    shares.insert(at, Share { to: node, weight: 1.0 - sent });
-    shares
+    shares.insert(at, Share { to: node, weight: 0.0 });
+    on_grid(node, shares)
+}
+
+fn on_grid(node: usize, mut column: Vec<Share>) -> Vec<Share> {
+    let mut kept = 1.0;
+    for share in column.iter_mut().filter(|share| share.to != node) {
+        share.weight = (share.weight / GRID).floor() * GRID;
+        kept -= share.weight;
+    }
+    column.iter_mut().filter(|share| share.to == node).for_each(|own| own.weight = kept.max(0.0));
+    column
 }
 
 #[cfg(test)]
@@ -142,12 +201,6 @@ mod tests {
     impl Topology for Star {
         fn name(&self) -> &'static str {
             "star"
-        }
-        fn directed(&self) -> bool {
-            false
-        }
-        fn period(&self, _nodes: usize) -> Option<u64> {
-            Some(1)
         }
         fn out_neighbours(&self, node: usize, view: &View) -> Vec<usize> {
             if node == 0 { (1..view.nodes).collect() } else { vec![0] }

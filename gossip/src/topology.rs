@@ -1,8 +1,8 @@
 //! What a topology is: the receivers of each node in each round. One file of [`crate::topologies`]
 //! holds one topology with its keys, and the registry makes it known by name.
 
-use crate::topologies::TOPOLOGIES;
-use serde::{Serialize, de::DeserializeOwned};
+use crate::{Share, topologies::TOPOLOGIES};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
 /// Keys of a topology by name, as the run file gives them under `[topology]`, without `kind`.
@@ -25,15 +25,52 @@ pub trait Topology: Send + Sync + Debug {
     fn name(&self) -> &'static str;
 
     /// Whether an edge may lack its reverse. Directed graphs need [`crate::Weights::Push`].
-    fn directed(&self) -> bool;
+    fn directed(&self) -> bool {
+        false
+    }
 
     /// Rounds after which the graphs repeat, at least 1, for `nodes` live nodes; `None` when they
     /// never do.
-    fn period(&self, nodes: usize) -> Option<u64>;
+    fn period(&self, _nodes: usize) -> Option<u64> {
+        Some(1)
+    }
+
+    /// Whether there is such a graph over `view.nodes` nodes with that seed, in any round.
+    fn check(&self, _view: &View) -> Result<(), SizeError> {
+        Ok(())
+    }
 
     /// Nodes to which `node` sends in the round of `view`: ascending, distinct, never itself.
     fn out_neighbours(&self, node: usize, view: &View) -> Vec<usize>;
+
+    /// [`Topology::out_neighbours`] of every node. Topologies that are drawn as a whole override it.
+    fn graph(&self, view: &View) -> Vec<Vec<usize>> {
+        (0..view.nodes).map(|node| self.out_neighbours(node, view)).collect()
+    }
+
+    /// Weights that belong to the topology, by columns, ascending in receivers and with the sender's
+    /// own share; `None` when the weights follow from the degrees ([`crate::Weights`]).
+    fn given(&self, _view: &View) -> Option<Vec<Vec<Share>>> {
+        None
+    }
 }
+
+/// A topology that has no graph over so many nodes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("topology `{topology}` has no graph over {nodes} nodes: expected {expected}")]
+pub struct SizeError {
+    /// The topology.
+    pub topology: &'static str,
+    /// Live nodes.
+    pub nodes: usize,
+    /// What would do.
+    pub expected: String,
+}
+
+/// The configuration of a topology without keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoKeys {}
 
 /// One row of the registry.
 #[derive(Debug, Clone, Copy)]
@@ -100,8 +137,32 @@ pub(crate) fn circulant(node: usize, nodes: usize, hops: impl IntoIterator<Item 
     if nodes < 2 {
         return Vec::new();
     }
-    let mut to: Vec<usize> =
-        hops.into_iter().map(|hop| (node + hop) % nodes).filter(|to| *to != node).collect();
+    tidy(node, hops.into_iter().map(|hop| (node + hop) % nodes).collect())
+}
+
+/// Rows and columns of a lattice: `rows` if given, else the most square division there is.
+pub(crate) fn lattice(rows: Option<usize>, nodes: usize) -> Option<(usize, usize)> {
+    let squarest = || (1..=nodes.isqrt().max(1)).rev().find(|rows| nodes.is_multiple_of(*rows));
+    let rows = rows.or_else(squarest)?;
+    (rows > 0 && nodes.is_multiple_of(rows)).then(|| (rows, nodes / rows))
+}
+
+/// The error of a lattice that `nodes` do not fill.
+pub(crate) fn lattice_error(topology: &'static str, rows: Option<usize>, nodes: usize) -> SizeError {
+    SizeError { topology, nodes, expected: format!("a multiple of rows = {}", rows.unwrap_or_default()) }
+}
+
+/// For graphs that exist only over `2^D` nodes.
+pub(crate) fn power_of_two(topology: &'static str, nodes: usize) -> Result<(), SizeError> {
+    if nodes < 2 || nodes.is_power_of_two() {
+        return Ok(());
+    }
+    Err(SizeError { topology, nodes, expected: "a power of two".to_owned() })
+}
+
+/// Ascending, distinct, without `node`: the form that [`Topology::out_neighbours`] promises.
+pub(crate) fn tidy(node: usize, mut to: Vec<usize>) -> Vec<usize> {
+    to.retain(|to| *to != node);
     to.sort_unstable();
     to.dedup();
     to
@@ -131,8 +192,12 @@ mod tests {
             let params = Params::from_iter([(key.to_owned(), 3.into())]);
             make(name, &params).unwrap_err().to_string()
         };
-        assert!(message("rng", "x").contains("expected one of full, one-peer-exponential, ring"));
+        let unknown = message("rng", "x");
+        assert!(
+            unknown.contains("expected one of") && unknown.contains("one-peer-exponential, "),
+            "{unknown}"
+        );
         assert!(message("ring", "directd").contains("directd"));
-        assert!(message("ring", "directed").contains("expected a boolean"));
+        assert!(message("random-pair", "matching").contains("expected a boolean"));
     }
 }

@@ -2,27 +2,18 @@
 //!
 //! The yardstick for the other topologies, and the dearest: n − 1 messages per node and round.
 
-use crate::{
-    ParamError, Row, Topology, View,
-    topology::{circulant, params_of, parse},
-};
-use serde::{Deserialize, Serialize};
+use crate::{Row, topology::{NoKeys, params_of, parse, circulant}, Topology, View};
 
 /// The registry's row.
 pub const ROW: Row = Row {
     name: "full",
     citation: "Lian et al., NeurIPS 2017, arXiv:1705.09056 (W = 11ᵀ/n)",
     make: |params| {
-        let Config {} = parse("full", params)?;
-        Ok::<_, ParamError>(Box::new(Full))
+        let NoKeys {} = parse("full", params)?;
+        Ok(Box::new(Full))
     },
-    defaults: || params_of(&Config::default()),
+    defaults: || params_of(&NoKeys::default()),
 };
-
-/// Keys under `[topology]`: none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
 
 #[derive(Debug)]
 struct Full;
@@ -30,14 +21,6 @@ struct Full;
 impl Topology for Full {
     fn name(&self) -> &'static str {
         ROW.name
-    }
-
-    fn directed(&self) -> bool {
-        false
-    }
-
-    fn period(&self, _nodes: usize) -> Option<u64> {
-        Some(1)
     }
 
     fn out_neighbours(&self, node: usize, view: &View) -> Vec<usize> {

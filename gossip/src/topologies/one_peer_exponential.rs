@@ -4,27 +4,18 @@
 //! One message per node and round, as a directed ring, but when n is a power of two the product of
 //! τ consecutive rounds is the exact mean. For other n it only contracts (n = 6: by 0.6 a round).
 
-use crate::{
-    ParamError, Row, Topology, View,
-    topology::{circulant, log2_ceil, params_of, parse},
-};
-use serde::{Deserialize, Serialize};
+use crate::{Row, topology::{NoKeys, params_of, parse, circulant, log2_ceil}, Topology, View};
 
 /// The registry's row.
 pub const ROW: Row = Row {
     name: "one-peer-exponential",
     citation: "Ying et al., NeurIPS 2021, arXiv:2110.13363; Assran et al., ICML 2019, arXiv:1811.10792",
     make: |params| {
-        let Config {} = parse("one-peer-exponential", params)?;
-        Ok::<_, ParamError>(Box::new(OnePeerExponential))
+        let NoKeys {} = parse("one-peer-exponential", params)?;
+        Ok(Box::new(OnePeerExponential))
     },
-    defaults: || params_of(&Config::default()),
+    defaults: || params_of(&NoKeys::default()),
 };
-
-/// Keys under `[topology]`: none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
 
 #[derive(Debug)]
 struct OnePeerExponential;

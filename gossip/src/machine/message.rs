@@ -1,0 +1,134 @@
+//! What peers say to each other. A driver puts it on the wire and checks the frame (checksum, size);
+//! a frame that fails there counts as lost.
+
+use super::{Member, Membership};
+use crate::{Mass, kernel::Scalar};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{ops::Deref, sync::Arc};
+
+/// A vector of d parameters that is shared between the ledger and the messages made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Payload<T>(Arc<[T]>);
+
+impl<T> From<Vec<T>> for Payload<T> {
+    fn from(values: Vec<T>) -> Self {
+        Self(values.into())
+    }
+}
+
+impl<T> Deref for Payload<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Serialize> Serialize for Payload<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Payload<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// A message with its ends. Both incarnations count: a message to or from another life is void.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// The sender.
+    pub from: Member,
+    /// The receiver.
+    pub to: Member,
+    /// What it says.
+    pub body: Body<T>,
+}
+
+/// The messages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Body<T> {
+    /// Something that must take effect exactly once. Repeated with the same bytes until its verdict.
+    Transfer(Transfer<T>),
+    /// What became of the transfer with that number: final, and the same for each repetition.
+    Verdict {
+        /// The transfer's number.
+        seq: u64,
+        /// What became of it.
+        verdict: Verdict<T>,
+    },
+    /// Asks whether anything of a round up to this one is still to come.
+    Poll,
+    /// Nothing of this round or an earlier one is to come.
+    Progress {
+        /// The sender's last settled round on this link.
+        round: u64,
+    },
+    /// The sender is leaving: settle what is under way to it and start nothing new.
+    Leave,
+    /// Nothing is under way to the leaver, and nothing will be.
+    Closed,
+    /// What the sender knows of who takes part, because the receiver does not seem to.
+    Membership(Membership),
+}
+
+/// The content of [`Body::Transfer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transfer<T> {
+    /// 1, 2, … on this link, between these incarnations.
+    pub seq: u64,
+    /// The sender's round.
+    pub round: u64,
+    /// What it means.
+    pub content: Content,
+    /// A share of the numerator, or the whole model: d parameters.
+    pub payload: Payload<T>,
+}
+
+/// What the payload of a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Content {
+    /// A share of the sender's numerator together with its mass (push mode).
+    Share {
+        /// Its mass, above 0.
+        mass: Mass,
+    },
+    /// The sender's model; both ends move towards the other's by this weight (symmetric mode).
+    Offer {
+        /// The edge's weight in the sender's round.
+        weight: f64,
+    },
+}
+
+/// What became of a transfer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Verdict<T> {
+    /// A share was taken.
+    Applied,
+    /// An offer was taken; this is the answerer's model before.
+    Answered(Payload<T>),
+    /// Nothing was done and nothing will be: the sender takes a share back.
+    Refused(Refusal),
+}
+
+/// Why a transfer was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Another number of parameters.
+    #[error("the payload has another number of parameters")]
+    Shape,
+    /// Not a number, infinite, or a mass that is not positive.
+    #[error("the payload is not finite or its mass is not positive")]
+    NotFinite,
+    /// Push mode talks to symmetric mode, or the ends do not agree on the edge's weight.
+    #[error("the ends do not agree on mode or weight")]
+    Disagreement,
+    /// The receiver closed that round without it.
+    #[error("the round is over")]
+    Late,
+}
+
+pub(super) fn all_finite<T: Scalar>(values: &[T]) -> bool {
+    values.iter().all(|value| value.finite())
+}

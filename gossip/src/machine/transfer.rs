@@ -1,0 +1,142 @@
+//! The receiving and the concluding end of a transfer, for both modes, and its repetition.
+
+use super::link::{Arrival, Link};
+use super::message::{Body, Content, Refusal, Transfer, Verdict, all_finite};
+use super::{Held, Machine, Member, Mode, Phase};
+use crate::{
+    Mass,
+    kernel::{Scalar, add},
+};
+use std::collections::btree_map::Entry;
+
+impl<T: Scalar> Machine<T> {
+    pub(super) fn transfer(&mut self, from: Member, transfer: Transfer<T>) {
+        let Some(link) = self.state.links.get(&from.id) else { return };
+        let seq = transfer.seq;
+        let verdict = match link.arrival(seq) {
+            Arrival::Void => return,
+            Arrival::Repeated(verdict) => verdict,
+            Arrival::Next => {
+                let Some(verdict) = self.judge(from.id, &transfer) else {
+                    self.link_mut(from.id, |link| link.waiting = Some(transfer));
+                    return;
+                };
+                let round = transfer.round;
+                self.link_mut(from.id, |link| link.settle(&transfer, verdict.clone()));
+                self.state.expected.retain(|(r, id)| *id != from.id || *r > round);
+                verdict
+            }
+        };
+        self.send(from, Body::Verdict { seq, verdict });
+    }
+
+    /// Takes or refuses the next transfer of a link; `None` when it has to wait.
+    fn judge(&mut self, peer: u64, transfer: &Transfer<T>) -> Option<Verdict<T>> {
+        let refused = |refusal| Some(Verdict::Refused(refusal));
+        if transfer.payload.len() != self.state.x.len() {
+            return refused(Refusal::Shape);
+        }
+        if !all_finite(&transfer.payload) {
+            return refused(Refusal::NotFinite);
+        }
+        match (transfer.content, self.config.mode) {
+            (Content::Share { mass }, Mode::Push) if mass > Mass::ZERO => {
+                self.take((transfer.round, peer), Held { mass, payload: transfer.payload.to_vec() });
+                Some(Verdict::Applied)
+            }
+            (Content::Share { .. }, Mode::Push) => refused(Refusal::NotFinite),
+            (Content::Offer { weight }, Mode::Symmetric) => self.answer(peer, transfer, weight),
+            (_, _) => refused(Refusal::Disagreement),
+        }
+    }
+
+    /// Adds it now, or at the end of its round where rounds are closed in order.
+    pub(super) fn take(&mut self, (round, peer): (u64, u64), held: Held<T>) {
+        if !self.in_step() {
+            self.apply(&held);
+            return;
+        }
+        // Two lives of a peer may both have been in that round.
+        match self.state.held.entry(round).or_default().entry(peer) {
+            Entry::Occupied(mut before) => {
+                before.get_mut().mass += held.mass;
+                add(&mut before.get_mut().payload, &held.payload);
+            }
+            Entry::Vacant(place) => {
+                place.insert(held);
+            }
+        }
+    }
+
+    pub(super) fn apply(&mut self, held: &Held<T>) {
+        self.state.w += held.mass;
+        add(&mut self.state.x, &held.payload);
+    }
+
+    pub(super) fn verdict(&mut self, from: Member, seq: u64, verdict: Verdict<T>) {
+        let Some(mut link) = self.state.links.remove(&from.id) else { return };
+        if let Some(transfer) = link.conclude(seq) {
+            match verdict {
+                Verdict::Applied => {}
+                Verdict::Refused(_) => self.take_back(&mut link, &transfer),
+                Verdict::Answered(theirs) => self.answered(from.id, &transfer, &theirs),
+            }
+            if let Content::Offer { .. } = transfer.content {
+                link.note(transfer.round);
+                self.state.expected.retain(|(r, id)| *id != from.id || *r > transfer.round);
+            }
+        }
+        self.state.links.insert(from.id, link);
+    }
+
+    /// A share that the other end will never take.
+    pub(super) fn take_back(&mut self, link: &mut Link<T>, transfer: &Transfer<T>) {
+        if let Content::Share { .. } = transfer.content {
+            self.state.w += link.refund(transfer);
+            add(&mut self.state.x, &transfer.payload);
+        }
+    }
+
+    /// Repeats what has had no verdict for too long, and asks those whose part of the round is missing.
+    pub(super) fn repeat(&mut self) {
+        let (now, retry) = (self.now, self.config.retry_ms.max(1));
+        let mut due = Vec::new();
+        for link in self.state.links.values_mut() {
+            let Some(under_way) = link.under_way.as_mut().filter(|under_way| under_way.retry_at <= now)
+            else {
+                continue;
+            };
+            under_way.retry_at = now + (retry << under_way.attempts.min(3));
+            under_way.attempts += 1;
+            due.push((link.peer, under_way.transfer.clone()));
+        }
+        for (peer, transfer) in due {
+            self.send(peer, Body::Transfer(transfer));
+        }
+        if self.state.poll_at > now {
+            return;
+        }
+        let ask: Vec<Member> = self.asked().collect();
+        let body = if self.state.phase == Phase::Leaving { Body::Leave } else { Body::Poll };
+        self.state.poll_at = now + retry;
+        for peer in ask {
+            self.send(peer, body.clone());
+        }
+    }
+
+    /// From whom an answer is needed.
+    fn asked(&self) -> impl Iterator<Item = Member> {
+        let needed = |link: &&Link<T>| match self.state.phase {
+            Phase::Waiting { .. } => self.state.expected.iter().any(|(_, id)| *id == link.peer.id),
+            Phase::Leaving => !link.closed_to_us,
+            Phase::Training | Phase::Over => false,
+        };
+        self.state.links.values().filter(needed).map(|link| link.peer)
+    }
+
+    pub(super) fn wake_at(&self) -> Option<u64> {
+        let retries = self.state.links.values().filter_map(|link| Some(link.under_way.as_ref()?.retry_at));
+        let poll = self.asked().next().map(|_| self.state.poll_at);
+        retries.chain(poll).chain(self.deadline()).min()
+    }
+}
