@@ -48,11 +48,16 @@ pub fn hello(name: &str) -> Said {
 impl Peer {
     /// Opens a session and says something on it.
     pub async fn open(address: SocketAddr, name: &str, first: Said) -> Self {
-        let mut fleet = FleetClient::new(channel(address));
+        Self::over(channel(address), name, first).await.expect("the session is opened")
+    }
+
+    /// As [`Self::open`], on a connection that the test made.
+    pub async fn over(channel: Channel, name: &str, first: Said) -> Result<Self, Status> {
+        let mut fleet = FleetClient::new(channel);
         let (out, queue) = mpsc::channel(64);
         out.try_send(WorkerMessage { body: Some(first) }).expect("the queue is empty");
-        let opened = fleet.session(ReceiverStream::new(queue)).await.expect("the session is opened");
-        Self { fleet, name: name.to_owned(), out, inbound: opened.into_inner(), beat: None }
+        let opened = fleet.session(ReceiverStream::new(queue)).await?;
+        Ok(Self { fleet, name: name.to_owned(), out, inbound: opened.into_inner(), beat: None })
     }
 
     /// Opens a session as a worker that is welcome, and stays alive.
