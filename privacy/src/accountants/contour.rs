@@ -1,0 +1,167 @@
+//! The privacy profile by integration in the complex plane: exact up to a quadrature error that is
+//! estimated and must be below 1e-7.
+//!
+//! Its cost does not depend on the number of rounds, and nothing is put on a grid. It needs that the
+//! loss's transform decays along the line, which it does not for a loss that takes isolated values
+//! only, nor for few rounds with few participations; then it says so.
+
+use super::{report::Refusal, saddle::Saddle};
+use crate::{
+    Ledger,
+    moments::{Composition, Direction},
+    numeric::complex::Complex,
+};
+
+/// By which ε is enlarged, as a bound on the quadrature error.
+const MARGIN: f64 = 1e-6;
+
+/// Number of exponentials after which an integral is given up.
+const MOST_WORK: usize = 60_000_000;
+
+/// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
+///
+/// # Errors
+/// If an event has no dominating pair, `delta` is 0, or the integral does not converge.
+pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> {
+    if delta <= 0.0 {
+        return Err(Refusal::DeltaZero);
+    }
+    let composition = composition(ledger, group)?;
+    let mut worst = 0.0_f64;
+    for direction in composition.directions() {
+        let saddle = Saddle::for_delta(&composition, *direction, delta);
+        worst = worst.max(Line::through(&composition, *direction, saddle)?.epsilon(delta, saddle.epsilon)?);
+    }
+    Ok(worst * (1.0 + MARGIN))
+}
+
+/// `δ(ε)` for groups of `group` units.
+///
+/// # Errors
+/// As [`epsilon`].
+pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
+    let composition = composition(ledger, group)?;
+    let mut worst = 0.0_f64;
+    for direction in composition.directions() {
+        let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
+        worst = worst.max(Line::through(&composition, *direction, saddle)?.delta(epsilon)?.0);
+    }
+    Ok(worst * (1.0 + MARGIN))
+}
+
+fn composition(ledger: &Ledger, group: u32) -> Result<Composition, Refusal> {
+    let composition = Composition::of(ledger, group).ok_or(Refusal::NoDominatingPair)?;
+    if composition.parts.iter().all(|(loss, _)| loss.is_discrete()) {
+        return Err(Refusal::DiscreteLoss);
+    }
+    Ok(composition)
+}
+
+/// The integrand without `e^{-sε}` along a vertical line.
+struct Line {
+    nodes: Vec<(Complex, Complex)>,
+    weights: Vec<f64>,
+}
+
+impl Line {
+    /// A line through the saddle with as many nodes as it takes.
+    fn through(composition: &Composition, direction: Direction, saddle: Saddle) -> Result<Self, Refusal> {
+        let mut step = 0.1;
+        loop {
+            let line = Self::with_step(composition, direction, saddle, step)?;
+            let (value, error) = line.sum(saddle.epsilon);
+            if error <= 1e-7 * value {
+                return Ok(line);
+            }
+            step *= 0.5;
+            if step < 0.01 {
+                return Err(Refusal::NotConverged);
+            }
+        }
+    }
+
+    /// Nodes at `s = saddle + i·scale·sinh(u)`, `u` in multiples of `step`, until the integrand is
+    /// e^-40 of its peak.
+    fn with_step(
+        composition: &Composition,
+        direction: Direction,
+        saddle: Saddle,
+        step: f64,
+    ) -> Result<Self, Refusal> {
+        let scale = saddle.curvature().powf(-0.5);
+        let mut line = Self { nodes: Vec::new(), weights: Vec::new() };
+        let (mut resolved, mut points, mut work) = (0.0, Vec::new(), 0);
+        let mut peak = f64::NEG_INFINITY;
+        for index in 0.. {
+            let u = f64::from(index) * step;
+            let y = scale * u.sinh();
+            if index == 0 || y > resolved {
+                resolved = 2.0 * y.max(4.0 * scale);
+                let t = direction.exponent(saddle.s);
+                points = composition.parts.iter().map(|(loss, _)| loss.points(t, resolved)).collect();
+            }
+            let s = Complex::new(saddle.s, y);
+            let t = if direction == Direction::Remove { s + Complex::real(1.0) } else { s.scale(-1.0) };
+            let mut value = s.scale(-saddle.epsilon) - s.ln() - (s + Complex::real(1.0)).ln();
+            for (points, (_, count)) in points.iter().zip(&composition.parts) {
+                value = value + points.ln_moment_complex(t).scale(*count);
+                work += points.loss.len();
+            }
+            let weight = scale * u.cosh() * step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 };
+            line.nodes.push((s, value + s.scale(saddle.epsilon)));
+            line.weights.push(weight);
+            let size = value.re + weight.ln();
+            peak = peak.max(size);
+            if size < peak - 40.0 {
+                return Ok(line);
+            }
+            if work > MOST_WORK {
+                break;
+            }
+        }
+        Err(Refusal::NotConverged)
+    }
+
+    /// `δ(ε)` and its difference to the sum over every other node.
+    fn sum(&self, epsilon: f64) -> (f64, f64) {
+        let (mut all, mut even) = (0.0, 0.0);
+        for (index, term) in self.terms(epsilon).enumerate() {
+            all += term.re;
+            if index % 2 == 0 {
+                even += 2.0 * term.re;
+            }
+        }
+        (all, (all - even).abs())
+    }
+
+    fn terms(&self, epsilon: f64) -> impl Iterator<Item = Complex> {
+        let weighted = self.nodes.iter().zip(&self.weights);
+        weighted.map(move |((s, value), weight)| (*value - s.scale(epsilon)).exp().scale(*weight))
+    }
+
+    /// `δ(ε)` and its derivative.
+    fn delta(&self, epsilon: f64) -> Result<(f64, f64), Refusal> {
+        let value: f64 = self.terms(epsilon).map(|term| term.re).sum();
+        let slope = self.terms(epsilon).zip(&self.nodes).map(|(term, (s, _))| -(term * *s).re).sum();
+        if value > 0.0 { Ok((value, slope)) } else { Err(Refusal::NotConverged) }
+    }
+
+    /// The ε ≥ 0 with `δ(ε) = delta`, by Newton's method on ln δ, which is nearly linear.
+    fn epsilon(&self, delta: f64, guess: f64) -> Result<f64, Refusal> {
+        let mut epsilon = guess.max(0.0);
+        for _ in 0..60 {
+            let (value, slope) = self.delta(epsilon)?;
+            if epsilon == 0.0 && value <= delta {
+                return Ok(0.0);
+            }
+            let step = (value / delta).ln() * value / slope;
+            let next = (epsilon - step).max(0.0);
+            if (next - epsilon).abs() <= 1e-12 * epsilon {
+                let (value, error) = self.sum(next);
+                return if error <= 1e-6 * value { Ok(next) } else { Err(Refusal::NotConverged) };
+            }
+            epsilon = next;
+        }
+        Err(Refusal::NotConverged)
+    }
+}
