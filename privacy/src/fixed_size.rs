@@ -57,6 +57,6 @@ fn central_moments(noise: f64) -> Vec<f64> {
         count: std::num::NonZeroU64::MIN,
     };
     let loss = Loss::of(&event, Adjacency::AddRemove, 1);
-    let points = loss.map(|loss| loss.points(f64::from(MOST_EXACT) + 1.0, 0.0)).unwrap_or_default();
+    let points = loss.map(|loss| loss.points(f64::from(MOST_EXACT) + 1.0)).unwrap_or_default();
     (0..=MOST_EXACT as i32 / 2 + 1).map(|k| points.ln_central(2 * k)).collect()
 }

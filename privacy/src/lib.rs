@@ -14,6 +14,7 @@ mod moments;
 mod numeric;
 pub mod parameters;
 pub mod strategy;
+pub mod trade_off;
 
 pub use accountants::report::{Accountant, Refusal, Report};
 pub use clip::{NotFinite, clip};

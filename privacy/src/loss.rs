@@ -8,7 +8,10 @@
 
 use crate::{
     Adjacency, Event, Mechanism, Sampling,
-    numeric::special::{LN_SQRT_TAU, binomial_tail, ln_binomial, ln_sum_exp},
+    numeric::{
+        search::bisect,
+        special::{LN_SQRT_TAU, binomial_tail, ln_binomial, ln_sum_exp, normal_cdf},
+    },
 };
 
 /// Standard deviations beyond which nothing is summed: a mass below 1e-43.
@@ -58,6 +61,12 @@ impl Points {
         self.ln_q.push(ln_q);
         self.loss.push(loss);
     }
+
+    /// Length of the interval of losses.
+    pub(crate) fn range(&self) -> f64 {
+        let most = self.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        most - self.loss.iter().copied().fold(f64::INFINITY, f64::min)
+    }
 }
 
 impl Loss {
@@ -104,21 +113,30 @@ impl Loss {
         }
     }
 
-    /// Points for `E_Q[e^{tL}]` for all complex `t` whose real part is between 0 and `t` and whose
-    /// imaginary part is at most `oscillation` in size.
-    pub(crate) fn points(&self, t: f64, oscillation: f64) -> Points {
+    /// Points for the whole of `E_Q[e^{tL}]` at a real `t`.
+    pub(crate) fn points(&self, t: f64) -> Points {
         let mut points = Points::default();
         for part in &self.parts {
-            part.smooth(t, oscillation, &mut points);
+            part.whole(t, &mut points);
         }
         points
     }
 
-    /// Points of cells that do not cross a multiple of `spacing`, for the moments between 0 and `t`.
-    pub(crate) fn cells(&self, t: f64, spacing: f64) -> Points {
+    /// Points for `E_Q[e^{tL}]` without the tails: `P` has at most the mass `tail` above them and `Q`
+    /// below them. `t` is the largest real part in size, `oscillation` the largest imaginary part.
+    pub(crate) fn without_tails(&self, tail: f64, t: f64, oscillation: f64) -> Points {
         let mut points = Points::default();
         for part in &self.parts {
-            part.cells(t, spacing, &mut points);
+            part.bounded(tail, (t, oscillation), &mut points);
+        }
+        points
+    }
+
+    /// Points of cells that do not cross a multiple of `spacing`, without the same tails.
+    pub(crate) fn cells(&self, tail: f64, spacing: f64) -> Points {
+        let mut points = Points::default();
+        for part in &self.parts {
+            part.cells(tail, spacing, &mut points);
         }
         points
     }
@@ -230,42 +248,61 @@ impl Part {
         (left.min(least(&self.upper)) - REACH * sd, right - -REACH * sd)
     }
 
+    /// Outside of it `P` has at most the mass `tail` above and `Q` below, for Gaussian noise.
+    fn bounds(&self, sd: f64, tail: f64) -> (f64, f64) {
+        let beyond = |mixture: &Mixture, x: f64, sign: f64| -> f64 {
+            mixture.iter().map(|(weight, shift)| weight * normal_cdf(sign * (shift - x) / sd)).sum()
+        };
+        let reach = 40.0 * sd + self.spread();
+        let (_, high) = bisect(-reach, reach, 60, |x| beyond(&self.upper, x, 1.0) > tail);
+        let (low, _) = bisect(-reach, reach, 60, |x| beyond(&self.lower, x, -1.0) <= tail);
+        (low, high)
+    }
+
     fn push(&self, ln_weight: f64, x: f64, points: &mut Points) {
         let (ln_q, loss) = self.at(x);
         points.push(self.share.ln() + ln_q + ln_weight, loss);
     }
 
-    fn smooth(&self, t: f64, oscillation: f64, points: &mut Points) {
+    fn whole(&self, t: f64, points: &mut Points) {
         match self.noise {
             Noise::Gaussian(sd) => {
                 // The integrand is analytic up to the zeros of the mixtures at distance π·sd²/spread,
                 // so that the trapezoid rule converges like e^{-2π·distance/step}.
                 let (low, high) = self.gaussian_range(sd, t);
-                let slope = self.spread() / (sd * sd);
-                let per_length = (2.6 / sd).max(3.0 * slope) + oscillation * slope / std::f64::consts::TAU;
-                let count = ((high - low) * per_length).ceil();
+                let count = ((high - low) * (2.6 / sd).max(3.0 * self.spread() / (sd * sd))).ceil();
                 let step = (high - low) / count;
                 (0..=count as u64).for_each(|i| self.push(step.ln(), low + i as f64 * step, points));
             }
-            Noise::Laplace(scale) => {
-                let swing = (t.abs() + oscillation + 4.0) * self.spread() / scale;
-                self.laplace(points, |part, from, to, points| {
-                    let pieces = (swing / 2.0 + 8.0).ceil();
-                    let width = (to - from) / pieces;
-                    for i in 0..pieces as u64 {
-                        let from = from + i as f64 * width;
-                        part.piece(from, from + width, &GAUSS_6, points);
-                    }
-                });
-            }
-            _ => self.atoms(t, points),
+            Noise::Laplace(scale) => self.laplace_pieces(scale, t.abs(), points),
+            _ => self.atoms(points),
         }
     }
 
-    fn cells(&self, t: f64, spacing: f64, points: &mut Points) {
+    fn bounded(&self, tail: f64, (t, oscillation): (f64, f64), points: &mut Points) {
         match self.noise {
             Noise::Gaussian(sd) => {
-                let (low, high) = self.gaussian_range(sd, t);
+                let (low, high) = self.bounds(sd, tail);
+                // The loss is steepest at the top, and bends most where both parts of a mixture weigh
+                // the same.
+                let slope = self.spread() / (sd * sd);
+                let steepest = (self.at(high).1 - self.at(high - 1e-3 * sd).1) / (1e-3 * sd);
+                let share = (steepest / slope).clamp(0.0, 0.5);
+                let bend = t.abs() * slope * slope * share * (1.0 - share);
+                let narrow = 2.5 / (1.0 / (sd * sd) + bend).sqrt();
+                let widest = narrow.min(3.0 / slope).min(14.0 / (oscillation * steepest));
+                let pieces = ((high - low) / widest).ceil();
+                self.pieces((low, high), pieces, points);
+            }
+            Noise::Laplace(scale) => self.laplace_pieces(scale, t.abs() + oscillation, points),
+            _ => self.atoms(points),
+        }
+    }
+
+    fn cells(&self, tail: f64, spacing: f64, points: &mut Points) {
+        match self.noise {
+            Noise::Gaussian(sd) => {
+                let (low, high) = self.bounds(sd, tail);
                 let widest = (0.25 * sd).min(0.25 * sd * sd / self.spread());
                 self.cut(low, high, (spacing, widest), points);
             }
@@ -273,7 +310,22 @@ impl Part {
                 let widest = 0.25 * scale;
                 self.laplace(points, |part, from, to, points| part.cut(from, to, (spacing, widest), points));
             }
-            _ => self.atoms(t, points),
+            _ => self.atoms(points),
+        }
+    }
+
+    fn laplace_pieces(&self, scale: f64, exponent: f64, points: &mut Points) {
+        let swing = (exponent + 4.0) * self.spread() / scale;
+        self.laplace(points, |part, from, to, points| {
+            part.pieces((from, to), (swing / 4.0 + 4.0).ceil(), points);
+        });
+    }
+
+    fn pieces(&self, (low, high): (f64, f64), count: f64, points: &mut Points) {
+        let width = (high - low) / count;
+        for i in 0..count as u64 {
+            let from = low + i as f64 * width;
+            self.piece(from, from + width, &GAUSS_16, points);
         }
     }
 
@@ -294,25 +346,28 @@ impl Part {
     /// Cells between `from` and `to` that are at most `widest` wide and cross no multiple of `spacing`.
     fn cut(&self, from: f64, to: f64, (spacing, widest): (f64, f64), points: &mut Points) {
         let mut x = from;
-        let mut loss = self.at(x).1;
+        // An index, since a rounded quotient could ask for the same edge again.
+        let mut edge_index = (self.at(x).1 / spacing).floor() + 1.0;
         let mut stride = widest;
         while x < to {
             let end = (x + widest).min(to);
-            let edge = ((loss / spacing).floor() + 1.0) * spacing;
+            let edge = edge_index * spacing;
             let tolerance = 1e-9 * spacing + 4.0 * f64::EPSILON * edge.abs();
-            let far = self.at(end).1;
-            let next = if far < edge { end } else { self.crossing((x, end), edge, (stride, tolerance)) };
-            let narrow = next - x < widest / 16.0;
-            self.piece(x, next, if narrow { &GAUSS_3 } else { &GAUSS_6 }, points);
-            stride = next - x;
-            (x, loss) = if next == end { (end, far) } else { (next, edge) };
+            let crosses = self.at(end).1 >= edge;
+            let next = if crosses { self.crossing((x, end), edge, (stride, tolerance)) } else { end };
+            if next > x {
+                let narrow = next - x < widest / 16.0;
+                self.piece(x, next, if narrow { &GAUSS_3 } else { &GAUSS_6 }, points);
+                stride = next - x;
+            }
+            edge_index += f64::from(u8::from(crosses));
+            x = next;
         }
     }
 
     /// Where the loss, which rises, reaches `edge` in the interval, by secant steps from a guess.
     fn crossing(&self, (mut low, mut high): (f64, f64), edge: f64, (guess, tolerance): (f64, f64)) -> f64 {
-        let (start, from) = (low, self.at(low).1 - edge);
-        let (mut x0, mut f0) = (start, from);
+        let (mut x0, mut f0) = (low, self.at(low).1 - edge);
         let mut x = (low + guess).min(high);
         for _ in 0..60 {
             let f = self.at(x).1 - edge;
@@ -328,7 +383,7 @@ impl Part {
             (x0, f0) = (x, f);
             x = if secant > low && secant < high { secant } else { f64::midpoint(low, high) };
         }
-        x.max(start + 1e-300)
+        x
     }
 
     fn piece(&self, from: f64, to: f64, rule: &[(f64, f64)], points: &mut Points) {
@@ -339,10 +394,12 @@ impl Part {
     }
 
     /// Distributions on integers and answers.
-    fn atoms(&self, t: f64, points: &mut Points) {
+    fn atoms(&self, points: &mut Points) {
         let (low, high, ln_norm) = match self.noise {
             Noise::DiscreteGaussian(sd) => {
-                let (low, high) = self.gaussian_range(sd, t);
+                // Far enough for orders up to a thousand deviations.
+                let far = (REACH * sd).max(2.0 * self.spread()) + 2.0;
+                let (low, high) = (-far - self.spread(), far + self.spread());
                 let reach = (12.0 * sd + 12.0).ceil() as i64;
                 let norm: f64 = (1..=reach).map(|x| (-0.5 * (x as f64 / sd).powi(2)).exp()).sum();
                 (low, high, (2.0 * norm).ln_1p())
@@ -381,3 +438,23 @@ const GAUSS_6: [(f64, f64); 6] = [
     (0.661_209_386_466_264_5, 0.360_761_573_048_138_6),
     (0.932_469_514_203_152, 0.171_324_492_379_170_35),
 ];
+const GAUSS_16: [(f64, f64); 16] = {
+    let half = [
+        (0.095_012_509_837_637_44, 0.189_450_610_455_068_5),
+        (0.281_603_550_779_258_9, 0.182_603_415_044_923_6),
+        (0.458_016_777_657_227_4, 0.169_156_519_395_002_54),
+        (0.617_876_244_402_643_7, 0.149_595_988_816_576_73),
+        (0.755_404_408_355_003, 0.124_628_971_255_533_87),
+        (0.865_631_202_387_831_7, 0.095_158_511_682_492_78),
+        (0.944_575_023_073_232_6, 0.062_253_523_938_647_89),
+        (0.989_400_934_991_649_9, 0.027_152_459_411_754_095),
+    ];
+    let mut all = [(0.0, 0.0); 16];
+    let mut i = 0;
+    while i < 8 {
+        all[i] = (-half[i].0, half[i].1);
+        all[i + 8] = half[i];
+        i += 1;
+    }
+    all
+};

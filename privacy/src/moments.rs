@@ -28,18 +28,35 @@ impl Direction {
     }
 }
 
-/// The losses of a ledger's distinct events, with their counts.
+/// Of the δ that is asked for, the share that the tails which are cut off may take.
+const TAILS: f64 = 1e-10;
+
+/// The losses of a ledger's distinct events, with their counts, without the tails.
+///
+/// A very unlikely, very large loss would dominate the moments and say nothing about δ: its mass is
+/// added to δ instead.
 #[derive(Debug, Clone)]
 pub(crate) struct Composition {
     pub(crate) parts: Vec<(Loss, f64)>,
+    /// Mass that one application may lose at either end.
+    pub(crate) tail: f64,
+    /// Mass that all applications lose together.
+    pub(crate) lost: f64,
 }
 
 impl Composition {
-    /// `None` when an event has no dominating pair.
-    pub(crate) fn of(ledger: &Ledger, group: u32) -> Option<Self> {
+    /// For questions about a δ near `delta`; `None` when an event has no dominating pair.
+    pub(crate) fn of(ledger: &Ledger, group: u32, delta: f64) -> Option<Self> {
         let part = |(event, count)| Some((Loss::of(event, ledger.adjacency(), group)?, count));
-        let parts = ledger.merged().into_iter().map(part).collect::<Option<_>>()?;
-        Some(Self { parts })
+        let parts: Vec<(Loss, f64)> = ledger.merged().into_iter().map(part).collect::<Option<_>>()?;
+        let count: f64 = parts.iter().map(|(_, count)| count).sum();
+        let tail = (0.5 * TAILS * delta / count.max(1.0)).max(1e-250);
+        Some(Self { parts, tail, lost: 2.0 * tail * count })
+    }
+
+    /// The points of each part for exponents up to `t` and this much oscillation.
+    pub(crate) fn points(&self, t: f64, oscillation: f64) -> Vec<Points> {
+        self.parts.iter().map(|(loss, _)| loss.without_tails(self.tail, t, oscillation)).collect()
     }
 
     pub(crate) fn directions(&self) -> &'static [Direction] {
@@ -52,8 +69,8 @@ impl Composition {
         let t = direction.exponent(s);
         let sign = if direction == Direction::Remove { 1.0 } else { -1.0 };
         let mut sum = [0.0; 3];
-        for (loss, count) in &self.parts {
-            let [value, first, second] = loss.points(t, 0.0).derivatives(t);
+        for (points, (_, count)) in self.points(t, 0.0).iter().zip(&self.parts) {
+            let [value, first, second] = points.derivatives(t);
             sum[0] += count * value;
             sum[1] += count * sign * first;
             sum[2] += count * second;

@@ -284,7 +284,7 @@ fn concentrated_privacy() {
         close(&case, zcdp::simple_epsilon(rho, delta), number(&case, "bun_steinke_simple_eps"), 1e-12);
         let theirs = number(&case, "dpa_rdp_eps_default_orders");
         let ours = zcdp::epsilon(rho, delta);
-        assert!(ours <= theirs + 1e-9 && ours >= theirs * 0.998, "{ours}: {case}");
+        assert!(ours <= theirs + 1e-9 && ours >= theirs * 0.95, "{ours}: {case}");
     }
     let events = [(gaussian(2.0), Sampling::Everyone, 8), (laplace(5.0), Sampling::Everyone, 50)];
     let ledger = ledger(Adjacency::ReplaceOne, &events);

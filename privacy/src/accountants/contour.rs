@@ -16,7 +16,7 @@ use crate::{
 const MARGIN: f64 = 1e-6;
 
 /// Number of exponentials after which an integral is given up.
-const MOST_WORK: usize = 60_000_000;
+const MOST_WORK: usize = 1_000_000;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
 ///
@@ -26,11 +26,12 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     if delta <= 0.0 {
         return Err(Refusal::DeltaZero);
     }
-    let composition = composition(ledger, group)?;
+    let composition = composition(ledger, group, delta)?;
     let mut worst = 0.0_f64;
     for direction in composition.directions() {
         let saddle = Saddle::for_delta(&composition, *direction, delta);
-        worst = worst.max(Line::through(&composition, *direction, saddle)?.epsilon(delta, saddle.epsilon)?);
+        let line = Line::through(&composition, *direction, saddle)?;
+        worst = worst.max(line.epsilon(delta - composition.lost, saddle.epsilon)?);
     }
     Ok(worst * (1.0 + MARGIN))
 }
@@ -40,17 +41,18 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 /// # Errors
 /// As [`epsilon`].
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
-    let composition = composition(ledger, group)?;
+    let bound = super::rdp::delta(ledger, epsilon, group)?;
+    let composition = composition(ledger, group, 1e-3 * bound)?;
     let mut worst = 0.0_f64;
     for direction in composition.directions() {
         let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
         worst = worst.max(Line::through(&composition, *direction, saddle)?.delta(epsilon)?.0);
     }
-    Ok(worst * (1.0 + MARGIN))
+    Ok(worst * (1.0 + MARGIN) + composition.lost)
 }
 
-fn composition(ledger: &Ledger, group: u32) -> Result<Composition, Refusal> {
-    let composition = Composition::of(ledger, group).ok_or(Refusal::NoDominatingPair)?;
+fn composition(ledger: &Ledger, group: u32, delta: f64) -> Result<Composition, Refusal> {
+    let composition = Composition::of(ledger, group, delta).ok_or(Refusal::NoDominatingPair)?;
     if composition.parts.iter().all(|(loss, _)| loss.is_discrete()) {
         return Err(Refusal::DiscreteLoss);
     }
@@ -64,55 +66,48 @@ struct Line {
 }
 
 impl Line {
-    /// A line through the saddle with as many nodes as it takes.
+    /// A line through the saddle with nodes as dense as it takes: the trapezoid rule's error is `δ`
+    /// at multiples of `2π/step` from ε, tilted by the saddle.
     fn through(composition: &Composition, direction: Direction, saddle: Saddle) -> Result<Self, Refusal> {
-        let mut step = 0.1;
-        loop {
+        let mut step = 0.25 * saddle.curvature().powf(-0.5);
+        for _ in 0..4 {
             let line = Self::with_step(composition, direction, saddle, step)?;
             let (value, error) = line.sum(saddle.epsilon);
             if error <= 1e-7 * value {
                 return Ok(line);
             }
             step *= 0.5;
-            if step < 0.01 {
-                return Err(Refusal::NotConverged);
-            }
         }
+        Err(Refusal::NotConverged)
     }
 
-    /// Nodes at `s = saddle + i·scale·sinh(u)`, `u` in multiples of `step`, until the integrand is
-    /// e^-40 of its peak.
+    /// Nodes at `s = saddle + i·y`, `y` in multiples of `step`, until the integrand is e^-36 of its peak.
     fn with_step(
         composition: &Composition,
         direction: Direction,
         saddle: Saddle,
         step: f64,
     ) -> Result<Self, Refusal> {
-        let scale = saddle.curvature().powf(-0.5);
         let mut line = Self { nodes: Vec::new(), weights: Vec::new() };
         let (mut resolved, mut points, mut work) = (0.0, Vec::new(), 0);
         let mut peak = f64::NEG_INFINITY;
         for index in 0.. {
-            let u = f64::from(index) * step;
-            let y = scale * u.sinh();
+            let y = f64::from(index) * step;
             if index == 0 || y > resolved {
-                resolved = 2.0 * y.max(4.0 * scale);
-                let t = direction.exponent(saddle.s);
-                points = composition.parts.iter().map(|(loss, _)| loss.points(t, resolved)).collect();
+                resolved = 2.0 * y.max(16.0 * step);
+                points = composition.points(direction.exponent(saddle.s), resolved);
             }
             let s = Complex::new(saddle.s, y);
             let t = if direction == Direction::Remove { s + Complex::real(1.0) } else { s.scale(-1.0) };
-            let mut value = s.scale(-saddle.epsilon) - s.ln() - (s + Complex::real(1.0)).ln();
+            let mut value = Complex::ZERO - s.ln() - (s + Complex::real(1.0)).ln();
             for (points, (_, count)) in points.iter().zip(&composition.parts) {
                 value = value + points.ln_moment_complex(t).scale(*count);
                 work += points.loss.len();
             }
-            let weight = scale * u.cosh() * step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 };
-            line.nodes.push((s, value + s.scale(saddle.epsilon)));
-            line.weights.push(weight);
-            let size = value.re + weight.ln();
-            peak = peak.max(size);
-            if size < peak - 40.0 {
+            line.nodes.push((s, value));
+            line.weights.push(step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 });
+            peak = peak.max(value.re);
+            if value.re < peak - 36.0 {
                 return Ok(line);
             }
             if work > MOST_WORK {

@@ -9,6 +9,7 @@
 use super::{report::Refusal, saddle::Saddle};
 use crate::{
     Ledger,
+    loss::Points,
     moments::{Composition, Direction},
     numeric::{complex::Complex, fft::Fft},
 };
@@ -17,7 +18,7 @@ use crate::{
 const MARGIN: f64 = 1e-8;
 /// −ln of the tilted mass that may lie outside the window.
 const OUTSIDE: f64 = 34.0;
-const FEWEST_POINTS: usize = 1 << 17;
+const FEWEST_POINTS: usize = 1 << 16;
 const MOST_POINTS: usize = 1 << 20;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
@@ -28,10 +29,10 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     if delta <= 0.0 {
         return Err(Refusal::DeltaZero);
     }
-    let composition = Composition::of(ledger, group).ok_or(Refusal::NoDominatingPair)?;
+    let composition = Composition::of(ledger, group, delta).ok_or(Refusal::NoDominatingPair)?;
     let one = |direction: &Direction| {
         let saddle = Saddle::for_delta(&composition, *direction, delta);
-        Grid::of(&composition, *direction, saddle).epsilon(delta)
+        Grid::of(&composition, *direction, saddle).epsilon(delta - composition.lost)
     };
     Ok(composition.directions().iter().map(one).fold(0.0, f64::max))
 }
@@ -41,10 +42,11 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 /// # Errors
 /// If an event has no dominating pair.
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
-    let composition = Composition::of(ledger, group).ok_or(Refusal::NoDominatingPair)?;
+    let bound = super::rdp::delta(ledger, epsilon, group)?;
+    let composition = Composition::of(ledger, group, 1e-3 * bound).ok_or(Refusal::NoDominatingPair)?;
     let one = |direction: &Direction| {
         let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
-        Grid::of(&composition, *direction, saddle).delta(epsilon)
+        Grid::of(&composition, *direction, saddle).delta(epsilon) + composition.lost
     };
     Ok(composition.directions().iter().map(one).fold(0.0, f64::max))
 }
@@ -65,16 +67,18 @@ impl Grid {
         let (low, high) = window(composition, direction, &saddle);
         let tilt = saddle.s;
         let t = direction.exponent(tilt);
-        let one_step = |(loss, _): &(crate::loss::Loss, f64)| loss.points(t, 0.0).derivatives(t)[2];
-        let narrowest = composition.parts.iter().map(one_step).fold(f64::INFINITY, f64::min).sqrt();
-        let wanted = ((high - low) / (0.125 * narrowest)).min(MOST_POINTS as f64) as usize;
+        let points = composition.points(t, 0.0);
+        let one_step = points.iter().map(|points| points.derivatives(t)[2]);
+        let narrowest = one_step.fold(f64::INFINITY, f64::min).sqrt();
+        let wanted = ((high - low) / (0.1 * narrowest)).min(MOST_POINTS as f64) as usize;
         let length = wanted.max(FEWEST_POINTS).next_power_of_two();
-        let spacing = (high - low) / length as f64;
+        let widest = points.iter().map(Points::range).fold(0.0, f64::max);
+        let spacing = ((high - low) / length as f64).max(widest / MOST_POINTS as f64);
         let fft = Fft::new(length);
         let mut product = vec![Complex::real(1.0); length];
         let mut scale = 0.0;
         for (loss, count) in &composition.parts {
-            let points = loss.cells(t, spacing);
+            let points = loss.cells(composition.tail, spacing);
             let [value, ..] = points.derivatives(t);
             let mut masses = vec![Complex::ZERO; length];
             let shape = Shape { spacing, tilt, value, direction };
@@ -147,10 +151,10 @@ impl Grid {
 /// Losses outside which the tilted law of the ledger has a mass below `e^{-OUTSIDE}`, by Chernoff
 /// bounds.
 fn window(composition: &Composition, direction: Direction, saddle: &Saddle) -> (f64, f64) {
-    let deviation = saddle.variance.sqrt();
     let (mut low, mut high) = (f64::NEG_INFINITY, f64::INFINITY);
-    for power in -4..=6 {
-        let shift = 2.0_f64.powi(power) / deviation;
+    let largest = 16.0 / saddle.variance.sqrt();
+    for power in -8..=0 {
+        let shift = 2.0_f64.powi(power) * largest;
         let moved = |shift: f64| composition.derivatives(direction, saddle.s + shift)[0] - saddle.value;
         high = high.min((moved(shift) + OUTSIDE) / shift);
         low = low.max((moved(-shift) + OUTSIDE) / -shift);

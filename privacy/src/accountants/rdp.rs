@@ -138,7 +138,13 @@ impl Curve {
             there = at(high);
         }
         let (ln_less, value) = minimise(low, high, 1e-4, at);
-        (1.0 + ln_less.exp(), value)
+        let searched = (1.0 + ln_less.exp(), value);
+        if !self.parts.iter().any(|(source, _)| matches!(source, Source::Integers(_))) {
+            return searched;
+        }
+        // A minimum of several bounds at whole orders may have several minima.
+        let whole = (2..=256).map(|order| (f64::from(order), at(f64::from(order - 1).ln())));
+        whole.fold(searched, |best, next| if next.1 < best.1 { next } else { best })
     }
 }
 
@@ -206,7 +212,7 @@ impl Source {
             Self::Pair(loss) => {
                 let at = |direction: Direction| {
                     let t = direction.exponent(order - 1.0);
-                    loss.points(t, 0.0).ln_moment(t)
+                    loss.points(t).ln_moment(t)
                 };
                 let forward = at(Direction::Remove);
                 let moment = if loss.is_symmetric() { forward } else { forward.max(at(Direction::Add)) };
