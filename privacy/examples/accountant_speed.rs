@@ -7,6 +7,11 @@ fn main() {
         serde_json::from_str(include_str!("../tests/fixtures/privacy.json")).unwrap();
     for case in all["cases"].as_array().unwrap() {
         let kind = case["kind"].as_str().unwrap();
+        if let Ok(only) = std::env::var("ONLY") {
+            if case["id"] != only.as_str() {
+                continue;
+            }
+        }
         if kind != "poisson_gaussian" && kind != "gaussian_composed" {
             continue;
         }

@@ -5,6 +5,7 @@
 //! [`Ledger`] and account for it with this crate.
 
 pub mod accountants;
+pub mod adaptive;
 pub mod clip;
 pub mod distributed;
 mod fixed_size;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use super::report;
+use super::report::{self, Accountant};
 use crate::{
     Adjacency, Budget, Event, Ledger, LedgerError, Mechanism, NoiseMultiplier, ParameterError, Sampling,
     Unit, numeric::search::bisect,
@@ -55,11 +55,11 @@ impl Plan {
     /// # Errors
     /// If the plan makes no sense or no multiplier suffices.
     pub fn noise(&self, budget: Budget) -> Result<NoiseMultiplier, CalibrationError> {
-        // ln ε over the budget, falling in ln z; the accountant is asked about 15 times.
+        let ask = Quick::for_ledger(&self.ledger(NoiseMultiplier::new(1.0)?)?, budget.delta());
+        // ln ε over the budget, falling in ln z.
         let excess = |ln_z: f64| -> Result<f64, CalibrationError> {
             let ledger = self.ledger(NoiseMultiplier::new(ln_z.exp())?)?;
-            let epsilon = report::epsilon(&ledger, budget.delta(), 1).epsilon;
-            Ok((epsilon.max(1e-12) / budget.epsilon()).ln())
+            Ok((ask.epsilon(&ledger, budget.delta()).max(1e-12) / budget.epsilon()).ln())
         };
         let (mut low, mut high) = (0.0, 0.0);
         let mut above = excess(0.0)?;
@@ -97,6 +97,19 @@ impl Plan {
             }
         }
         Ok(NoiseMultiplier::new(high.exp())?)
+    }
+}
+
+/// The accountant that answered once, so that those which cannot are not asked over and over.
+struct Quick(Accountant);
+
+impl Quick {
+    fn for_ledger(ledger: &Ledger, delta: f64) -> Self {
+        Self(report::epsilon(ledger, delta, 1).accountant)
+    }
+
+    fn epsilon(&self, ledger: &Ledger, delta: f64) -> f64 {
+        self.0.epsilon(ledger, delta, 1).unwrap_or_else(|_| report::epsilon(ledger, delta, 1).epsilon)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::{
 /// By which ε is enlarged, as a bound on the quadrature error.
 const MARGIN: f64 = 1e-6;
 
-/// Number of exponentials after which an integral is given up.
-const MOST_WORK: usize = 1_000_000;
+/// Number of exponentials after which an attempt is given up.
+const MOST_WORK: usize = 800_000;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
 ///
@@ -27,11 +27,14 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
         return Err(Refusal::DeltaZero);
     }
     let composition = composition(ledger, group, delta)?;
+    let rest = delta - composition.lost;
     let mut worst = 0.0_f64;
     for direction in composition.directions() {
+        if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+            continue;
+        }
         let saddle = Saddle::for_delta(&composition, *direction, delta);
-        let line = Line::through(&composition, *direction, saddle)?;
-        worst = worst.max(line.epsilon(delta - composition.lost, saddle.epsilon)?);
+        worst = worst.max(Line::through(&composition, *direction, saddle)?.epsilon(rest, saddle.epsilon)?);
     }
     Ok(worst * (1.0 + MARGIN))
 }
@@ -66,38 +69,42 @@ struct Line {
 }
 
 impl Line {
-    /// A line through the saddle with nodes as dense as it takes: the trapezoid rule's error is `δ`
-    /// at multiples of `2π/step` from ε, tilted by the saddle.
+    /// A line through the saddle. Even nodes suit an integrand that oscillates before it decays (the
+    /// rule's error is then `δ` at multiples of `2π/step` from ε, tilted by the saddle); nodes that
+    /// spread like a hyperbolic sine suit one that decays slowly.
     fn through(composition: &Composition, direction: Direction, saddle: Saddle) -> Result<Self, Refusal> {
-        let mut step = 0.25 * saddle.curvature().powf(-0.5);
-        for _ in 0..4 {
-            let line = Self::with_step(composition, direction, saddle, step)?;
+        for (spread, step) in [(true, 0.1), (false, 0.25), (true, 0.05), (false, 0.1)] {
+            let Some(line) = Self::with_step(composition, direction, saddle, (spread, step)) else {
+                continue;
+            };
             let (value, error) = line.sum(saddle.epsilon);
             if error <= 1e-7 * value {
                 return Ok(line);
             }
-            step *= 0.5;
         }
         Err(Refusal::NotConverged)
     }
 
-    /// Nodes at `s = saddle + i·y`, `y` in multiples of `step`, until the integrand is e^-36 of its peak.
+    /// Nodes at `s = saddle + i·scale·y`, until the integrand is e^-24 of its peak: below that, the
+    /// tails that were cut off show.
     fn with_step(
         composition: &Composition,
         direction: Direction,
         saddle: Saddle,
-        step: f64,
-    ) -> Result<Self, Refusal> {
+        (spread, step): (bool, f64),
+    ) -> Option<Self> {
+        let scale = saddle.curvature().powf(-0.5);
         let mut line = Self { nodes: Vec::new(), weights: Vec::new() };
         let (mut resolved, mut points, mut work) = (0.0, Vec::new(), 0);
         let mut peak = f64::NEG_INFINITY;
         for index in 0.. {
-            let y = f64::from(index) * step;
+            let u = f64::from(index) * step;
+            let (y, stretch) = if spread { (u.sinh(), u.cosh()) } else { (u, 1.0) };
             if index == 0 || y > resolved {
-                resolved = 2.0 * y.max(16.0 * step);
-                points = composition.points(direction.exponent(saddle.s), resolved);
+                resolved = 2.0 * y.max(4.0);
+                points = composition.points(direction.exponent(saddle.s), resolved * scale);
             }
-            let s = Complex::new(saddle.s, y);
+            let s = Complex::new(saddle.s, y * scale);
             let t = if direction == Direction::Remove { s + Complex::real(1.0) } else { s.scale(-1.0) };
             let mut value = Complex::ZERO - s.ln() - (s + Complex::real(1.0)).ln();
             for (points, (_, count)) in points.iter().zip(&composition.parts) {
@@ -105,16 +112,18 @@ impl Line {
                 work += points.loss.len();
             }
             line.nodes.push((s, value));
-            line.weights.push(step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 });
-            peak = peak.max(value.re);
-            if value.re < peak - 36.0 {
-                return Ok(line);
+            line.weights
+                .push(stretch * scale * step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 });
+            let size = value.re + stretch.ln();
+            peak = peak.max(size);
+            if size < peak - 24.0 {
+                return Some(line);
             }
             if work > MOST_WORK {
                 break;
             }
         }
-        Err(Refusal::NotConverged)
+        None
     }
 
     /// `δ(ε)` and its difference to the sum over every other node.

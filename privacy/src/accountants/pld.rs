@@ -18,8 +18,10 @@ use crate::{
 const MARGIN: f64 = 1e-8;
 /// −ln of the tilted mass that may lie outside the window.
 const OUTSIDE: f64 = 34.0;
-const FEWEST_POINTS: usize = 1 << 16;
-const MOST_POINTS: usize = 1 << 20;
+/// How far the grid may move ε, relative to it.
+const FINE: f64 = 3e-4;
+const FEWEST_BITS: u32 = 14;
+const MOST_BITS: u32 = 20;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
 ///
@@ -30,11 +32,16 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
         return Err(Refusal::DeltaZero);
     }
     let composition = Composition::of(ledger, group, delta).ok_or(Refusal::NoDominatingPair)?;
-    let one = |direction: &Direction| {
+    let rest = delta - composition.lost;
+    let mut worst = 0.0_f64;
+    for direction in composition.directions() {
+        if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+            continue;
+        }
         let saddle = Saddle::for_delta(&composition, *direction, delta);
-        Grid::of(&composition, *direction, saddle).epsilon(delta - composition.lost)
-    };
-    Ok(composition.directions().iter().map(one).fold(0.0, f64::max))
+        worst = worst.max(Grid::of(&composition, *direction, saddle).epsilon(rest));
+    }
+    Ok(worst)
 }
 
 /// `δ(ε)` for groups of `group` units.
@@ -63,41 +70,19 @@ struct Grid {
 }
 
 impl Grid {
+    /// A grid so fine that it moves ε by less than `FINE`, or as fine as it may be.
     fn of(composition: &Composition, direction: Direction, saddle: Saddle) -> Self {
-        let (low, high) = window(composition, direction, &saddle);
-        let tilt = saddle.s;
-        let t = direction.exponent(tilt);
-        let points = composition.points(t, 0.0);
-        let one_step = points.iter().map(|points| points.derivatives(t)[2]);
-        let narrowest = one_step.fold(f64::INFINITY, f64::min).sqrt();
-        let wanted = ((high - low) / (0.1 * narrowest)).min(MOST_POINTS as f64) as usize;
-        let length = wanted.max(FEWEST_POINTS).next_power_of_two();
-        let widest = points.iter().map(Points::range).fold(0.0, f64::max);
-        let spacing = ((high - low) / length as f64).max(widest / MOST_POINTS as f64);
-        let fft = Fft::new(length);
-        let mut product = vec![Complex::real(1.0); length];
-        let mut scale = 0.0;
-        for (loss, count) in &composition.parts {
-            let points = loss.cells(composition.tail, spacing);
-            let [value, ..] = points.derivatives(t);
-            let mut masses = vec![Complex::ZERO; length];
-            let shape = Shape { spacing, tilt, value, direction };
-            points.ln_q.iter().zip(&points.loss).for_each(|(q, loss)| shape.split(*q, *loss, &mut masses));
-            let total: f64 = masses.iter().map(|mass| mass.re).sum();
-            for mass in &mut masses {
-                *mass = mass.scale(1.0 / total);
+        let window = window(composition, direction, &saddle);
+        let mut bits = FEWEST_BITS;
+        loop {
+            let cells = Cells::of(composition, (direction, saddle), window, 1 << bits);
+            let moved = cells.raised / saddle.s;
+            if moved <= FINE * saddle.epsilon.max(1e-3) || bits >= MOST_BITS {
+                return cells.compose(composition, window.0, saddle.s);
             }
-            scale += count * (value + total.ln());
-            fft.forward(&mut masses);
-            for (product, mass) in product.iter_mut().zip(&masses) {
-                let ln = mass.ln();
-                *product = *product * Complex::new(count * ln.re, count * ln.im).exp();
-            }
+            // The error falls with the spacing or with its square.
+            bits = if moved <= 3.0 * FINE * saddle.epsilon { bits + 1 } else { bits + 2 }.min(MOST_BITS);
         }
-        fft.inverse(&mut product);
-        let start = (low / spacing).floor() as i64;
-        let at = |i: usize| product[(start + i as i64).rem_euclid(length as i64) as usize].re.max(0.0);
-        Self { start, spacing, masses: (0..length).map(at).collect(), tilt, scale }
     }
 
     fn loss(&self, index: usize) -> f64 {
@@ -145,6 +130,63 @@ impl Grid {
             (loss <= epsilon).then(|| mass - (epsilon - loss - self.spacing).exp() * weighted)
         });
         found.unwrap_or(1.0).clamp(0.0, 1.0)
+    }
+}
+
+/// The tilted masses of each part on the grid.
+struct Cells {
+    spacing: f64,
+    parts: Vec<Vec<Complex>>,
+    /// ln of the moment of the whole ledger at the tilt.
+    scale: f64,
+    /// By how much the grid raised it.
+    raised: f64,
+}
+
+impl Cells {
+    fn of(
+        composition: &Composition,
+        (direction, saddle): (Direction, Saddle),
+        (low, high): (f64, f64),
+        length: usize,
+    ) -> Self {
+        let t = direction.exponent(saddle.s);
+        let widest = composition.points(t, 0.0).iter().map(Points::range).fold(0.0, f64::max);
+        let spacing = ((high - low) / length as f64).max(widest / length as f64);
+        let mut cells = Self { spacing, parts: Vec::new(), scale: 0.0, raised: 0.0 };
+        for (loss, count) in &composition.parts {
+            let points = loss.cells(composition.tail, spacing);
+            let value = points.ln_moment(t);
+            let mut masses = vec![Complex::ZERO; length];
+            let shape = Shape { spacing, tilt: saddle.s, value, direction };
+            points.ln_q.iter().zip(&points.loss).for_each(|(q, loss)| shape.split(*q, *loss, &mut masses));
+            let total: f64 = masses.iter().map(|mass| mass.re).sum();
+            for mass in &mut masses {
+                *mass = mass.scale(1.0 / total);
+            }
+            cells.scale += count * (value + total.ln());
+            cells.raised += count * total.ln();
+            cells.parts.push(masses);
+        }
+        cells
+    }
+
+    fn compose(self, composition: &Composition, low: f64, tilt: f64) -> Grid {
+        let length = self.parts.first().map_or(1, Vec::len);
+        let fft = Fft::new(length);
+        let mut product = vec![Complex::real(1.0); length];
+        for (mut masses, (_, count)) in self.parts.into_iter().zip(&composition.parts) {
+            fft.forward(&mut masses);
+            for (product, mass) in product.iter_mut().zip(&masses) {
+                let ln = mass.ln();
+                *product = *product * Complex::new(count * ln.re, count * ln.im).exp();
+            }
+        }
+        fft.inverse(&mut product);
+        let start = (low / self.spacing).floor() as i64;
+        let at = |i: usize| product[(start + i as i64).rem_euclid(length as i64) as usize].re.max(0.0);
+        let masses = (0..length).map(at).collect();
+        Grid { start, spacing: self.spacing, masses, tilt, scale: self.scale }
     }
 }
 

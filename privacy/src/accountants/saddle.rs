@@ -37,6 +37,18 @@ impl Saddle {
         peak - 0.5 * (std::f64::consts::TAU * self.curvature()).ln()
     }
 
+    /// Whether `δ(epsilon) ≤ delta` follows from one moment alone: `(1 − e^{ε−l})₊` is at most
+    /// `s^s/(s+1)^{s+1}·e^{s(l−ε)}`. Cheap, and enough to rule out one of the two directions.
+    pub(crate) fn rules_out(
+        composition: &Composition,
+        direction: Direction,
+        epsilon: f64,
+        delta: f64,
+    ) -> bool {
+        let Self { s, value, .. } = Self::for_epsilon(composition, direction, epsilon);
+        value - s * epsilon + s * s.ln() - (s + 1.0) * s.ln_1p() <= delta.ln()
+    }
+
     /// For the ε at which δ is about `delta`, or for 0 if that is negative.
     pub(crate) fn for_delta(composition: &Composition, direction: Direction, delta: f64) -> Self {
         let ln_delta = delta.ln();
