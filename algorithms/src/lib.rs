@@ -11,7 +11,9 @@
 pub mod cohort;
 pub mod fold;
 pub mod local;
+mod parts;
 pub mod rule;
+pub mod scalar;
 pub mod seed;
 mod vectors;
 
@@ -20,5 +22,9 @@ pub mod rules {
     include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 }
 
-pub use rule::{Algorithm, Finished, LocalRun, ParamError, Params, RoundFacts, Rule, make, params_of};
+pub use rule::{
+    Algorithm, Finished, LocalRun, ParamError, Params, RoundFacts, Rule, fresh_server, make, make_as,
+    params_of,
+};
+pub use scalar::Scalar;
 pub use vectors::{MODEL, Vector, Vectors, axpy, scale, zeros};

@@ -29,7 +29,7 @@ fn job(trainer: &mut EngineTrainer, spec: RunSpec, round: u64) -> TrainJob {
         spec: Arc::new(spec),
         round,
         lr,
-        start: Arc::new(vec![0.0; length]),
+        model: Arc::new(vec![0.0; length]),
         plan: LocalPlan::default(),
     }
 }
@@ -50,16 +50,16 @@ fn a_local_run_learns_and_repeats_to_the_bit() {
         })
         .unwrap();
     // Two epochs of 100 examples in batches of 16, the last of which holds 4.
-    assert_eq!((first.steps, first.examples, reports.len()), (14, 100, 14));
+    assert_eq!((first.run.steps, first.examples, reports.len()), (14, 100, 14));
     assert_eq!(reports[13], Progress { done: 14, due: 14 });
     assert!(first.loss > 0.0 && first.loss < 10.0_f64.ln(), "{}", first.loss);
     assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
     let later = TrainJob { round: 1, ..job.clone() };
-    assert_ne!(trainer.train(&later, &mut go).unwrap().end, first.end);
-    let scored = EvaluateJob { spec: Arc::clone(&job.spec), model: Arc::new(first.end) };
+    assert_ne!(trainer.train(&later, &mut go).unwrap().run.end, first.run.end);
+    let scored = EvaluateJob { spec: Arc::clone(&job.spec), model: Arc::new(first.run.end) };
     let scores = trainer.evaluate(&scored, &mut go).unwrap();
     assert_eq!(scores.predictions, 40);
-    let before = EvaluateJob { model: Arc::clone(&job.start), ..scored };
+    let before = EvaluateJob { model: Arc::clone(&job.model), ..scored };
     assert!(scores.loss_sum < trainer.evaluate(&before, &mut go).unwrap().loss_sum);
 }
 
@@ -82,7 +82,7 @@ fn shares_divide_the_data_and_need_a_share() {
         let mut trainer = trainer(Some(Share { index, of: 3 }));
         let job = job(&mut trainer, spec(DIVIDED), 0);
         let result = trainer.train(&job, &mut go).unwrap();
-        assert_eq!(result.steps, 3);
+        assert_eq!(result.run.steps, 3);
         sum += result.examples;
     }
     assert_eq!(sum, 100);
@@ -118,8 +118,8 @@ fn a_flat_model_needs_no_data_and_moves_every_round() {
     let mut trainer = trainer(None);
     let job = job(&mut trainer, flat, 0);
     let first = trainer.train(&job, &mut go).unwrap();
-    assert_eq!((first.end.len(), first.examples), (10_000, 1));
-    assert!(first.end.iter().all(|value| (0.0..=1e-3).contains(value)));
+    assert_eq!((first.run.end.len(), first.examples), (10_000, 1));
+    assert!(first.run.end.iter().all(|value| (0.0..=1e-3).contains(value)));
     assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
-    assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().end, first.end);
+    assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().run.end, first.run.end);
 }
