@@ -9,6 +9,8 @@
 //! aggregate), [`cohort`].
 
 pub mod cohort;
+pub mod combine;
+pub mod compress;
 pub mod fold;
 pub mod local;
 mod parts;
