@@ -16,7 +16,9 @@ pub mod local;
 mod parts;
 pub mod rule;
 pub mod scalar;
+pub mod schedule;
 pub mod seed;
+pub mod staleness;
 mod vectors;
 
 /// One file per algorithm; `build.rs` lists them.

@@ -1,5 +1,9 @@
 //! Where one algorithm must be another, bit for bit or to rounding, and what the limits are.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    reason = "a test may panic, and reads better with values"
+)]
 
 mod common;
 

@@ -163,7 +163,7 @@ impl Combiner {
             Self::TrimmedMean { trim } => {
                 range((0.0..0.5).contains(&trim), "trim", trim, "at least 0 and below 0.5")
             }
-            Self::MultiKrum { keep: Some(0), .. } => range(false, "keep", 0, "at least 1"),
+            Self::MultiKrum { keep: Some(0), .. } => range(false, "keep", 0_u32, "at least 1"),
             Self::GeometricMedian { iterations, smoothing } => {
                 counts("iterations", iterations)?;
                 above_0("smoothing", smoothing)
@@ -192,7 +192,7 @@ impl Combiner {
     pub fn choose(&self, weights: &[f64], distances: &Distances) -> Result<Choice, CombineError> {
         let k = weights.len();
         self.check()?;
-        self.enough("updates", 1, k)?;
+        enough("updates", 1, k)?;
         if distances.updates() != k || weights.iter().any(|weight| !(weight.is_finite() && *weight > 0.0)) {
             let detail = format!("{k} weights for {} updates, all finite and above 0", distances.updates());
             return Err(CombineError::Shape(detail));
@@ -208,16 +208,16 @@ impl Combiner {
             Self::Median {} => Choice::Trimmed { trim: (k - 1) / 2 },
             Self::TrimmedMean { trim } => Choice::Trimmed { trim: (trim * k as f64) as usize },
             Self::Krum { byzantine } => {
-                self.enough("krum", 2 * byzantine + 3, k)?;
+                enough("krum", 2 * byzantine + 3, k)?;
                 Choice::mean_of(&krum::best(distances, byzantine, 1), k)
             }
             Self::MultiKrum { byzantine, keep } => {
-                self.enough("multi-krum", 2 * byzantine + 3, k)?;
+                enough("multi-krum", 2 * byzantine + 3, k)?;
                 let keep = keep.unwrap_or(k - byzantine).min(k);
                 Choice::mean_of(&krum::best(distances, byzantine, keep), k)
             }
             Self::Bulyan { byzantine } => {
-                self.enough("bulyan", 4 * byzantine + 3, k)?;
+                enough("bulyan", 4 * byzantine + 3, k)?;
                 Choice::Closest {
                     chosen: krum::repeated(distances, byzantine, k - 2 * byzantine),
                     keep: k - 4 * byzantine,
@@ -228,10 +228,6 @@ impl Combiner {
             }
             Self::CentredClipping { radius, iterations } => clipping::centred(distances, radius, iterations),
         })
-    }
-
-    fn enough(&self, combiner: &'static str, needed: usize, got: usize) -> Result<(), CombineError> {
-        if got >= needed { Ok(()) } else { Err(CombineError::TooFew { combiner, needed, got }) }
     }
 
     /// Combines updates that are in memory. `centre` is the last aggregate, for
@@ -261,13 +257,17 @@ impl Combiner {
     }
 }
 
+fn enough(combiner: &'static str, needed: usize, got: usize) -> Result<(), CombineError> {
+    if got >= needed { Ok(()) } else { Err(CombineError::TooFew { combiner, needed, got }) }
+}
+
 fn range(
     holds: bool,
     key: &'static str,
-    value: impl ToString,
+    value: impl Into<f64>,
     expected: &'static str,
 ) -> Result<(), CombineError> {
-    if holds { Ok(()) } else { Err(CombineError::Range { key, value: value.to_string(), expected }) }
+    if holds { Ok(()) } else { Err(CombineError::Range { key, value: value.into().to_string(), expected }) }
 }
 
 fn normalised(weights: &[f64]) -> Vec<f64> {

@@ -200,7 +200,7 @@ proptest! {
             distances.add(&block(0, cut), None);
             distances.add(&block(cut, 9), None);
             let choice = combiner.choose(&vec![1.0; updates.len()], &distances).unwrap();
-            let mut out = vec![0.0; 9];
+            let mut out = [0.0; 9];
             choice.apply(&block(0, cut), None, &mut out[..cut]);
             choice.apply(&block(cut, 9), None, &mut out[cut..]);
             for (a, b) in out.iter().zip(&whole) {

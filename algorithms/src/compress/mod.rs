@@ -130,16 +130,16 @@ impl Compressor {
     pub fn check(&self) -> Result<(), CompressError> {
         match *self {
             Self::Int8 { block } | Self::Int4 { block } | Self::Sign { block } => {
-                range((1..=1 << 20).contains(&block), "block", block, "1 to 1048576")
+                range((1..=1 << 20).contains(&block), "block", block as f64, "1 to 1048576")
             }
             Self::TopK { ratio } | Self::RandomK { ratio, .. } => {
                 range(ratio > 0.0 && ratio <= 1.0, "ratio", ratio, "above 0 and at most 1")
             }
             Self::NOfM { keep, group } => {
-                range((1..=64).contains(&group), "group", group, "1 to 64")?;
-                range((1..=group).contains(&keep), "keep", keep, "1 to `group`")
+                range((1..=64).contains(&group), "group", group as f64, "1 to 64")?;
+                range((1..=group).contains(&keep), "keep", keep as f64, "1 to `group`")
             }
-            Self::LowRank { rank } => range((1..=1_024).contains(&rank), "rank", rank, "1 to 1024"),
+            Self::LowRank { rank } => range((1..=1_024).contains(&rank), "rank", rank as f64, "1 to 1024"),
             Self::None {} | Self::F16 {} | Self::Bf16 {} => Ok(()),
         }
     }
@@ -209,11 +209,6 @@ fn layout(matrices: &[Matrix], vector: usize) -> Result<(), CompressError> {
     if matrices == vector { Ok(()) } else { Err(CompressError::Layout { matrices, vector }) }
 }
 
-fn range(
-    holds: bool,
-    key: &'static str,
-    value: impl ToString,
-    expected: &'static str,
-) -> Result<(), CompressError> {
+fn range(holds: bool, key: &'static str, value: f64, expected: &'static str) -> Result<(), CompressError> {
     if holds { Ok(()) } else { Err(CompressError::Range { key, value: value.to_string(), expected }) }
 }

@@ -112,7 +112,9 @@ pub(super) fn decode_groups(
     let map = input.take(d.div_ceil(8))?;
     let places: Vec<usize> = (0..d).filter(|at| flag(map, *at)).collect();
     let mut counts = vec![0; d.div_ceil(group)];
-    places.iter().for_each(|place| counts[place / group] += 1);
+    for place in &places {
+        counts[place / group] += 1;
+    }
     let due = |at: usize| keep.min(d - at * group);
     if let Some(at) = (0..counts.len()).find(|at| counts[*at] != due(*at)) {
         return Err(CompressError::Bytes(format!(

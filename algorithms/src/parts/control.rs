@@ -20,12 +20,12 @@ pub(crate) fn folds() -> Vec<Fold> {
 }
 
 /// `c − c_i`.
-pub(crate) fn shift<S: Scalar>(down: &Vectors<S>, state: &Vectors<S>) -> Option<Vector<S>> {
+pub(crate) fn shift<S: Scalar>(down: &Vectors<S>, state: &Vectors<S>) -> Vector<S> {
     let mut shift = down[CONTROL].as_ref().clone();
     if let Some(own) = state.get(CONTROL) {
         axpy(&mut shift, -S::ONE, own);
     }
-    Some(Arc::new(shift))
+    Arc::new(shift)
 }
 
 /// Uploads Δ_i and keeps `c_i⁺ = c_i − c − Δ_i / (K_i η)`.

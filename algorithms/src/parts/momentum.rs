@@ -25,10 +25,10 @@ pub(crate) fn folds() -> Vec<Fold> {
 }
 
 /// `(1 − α) M`.
-pub(crate) fn shift<S: Scalar>(down: &Vectors<S>, alpha: f64) -> Option<Vector<S>> {
+pub(crate) fn shift<S: Scalar>(down: &Vectors<S>, alpha: f64) -> Vector<S> {
     let mut shift = down[MOMENTUM].as_ref().clone();
     scale(&mut shift, S::ONE - S::of(alpha));
-    Some(Arc::new(shift))
+    Arc::new(shift)
 }
 
 /// `w ← w + η_g Δ̄` and the new M.

@@ -61,7 +61,7 @@ impl<S: Scalar> Algorithm<S> for FedCm {
     fn plan(&self, down: &Vectors<S>, _state: &Vectors<S>) -> LocalPlan<S> {
         LocalPlan {
             grad_scale: S::of(self.alpha),
-            shift: momentum::shift(down, self.alpha),
+            shift: Some(momentum::shift(down, self.alpha)),
             ..LocalPlan::default()
         }
     }

@@ -65,7 +65,7 @@ impl<S: Scalar> Algorithm<S> for FedGamma {
 
     fn plan(&self, down: &Vectors<S>, state: &Vectors<S>) -> LocalPlan<S> {
         let probe = Probe::ascent(S::of(self.rho));
-        LocalPlan { shift: control::shift(down, state), probe, ..LocalPlan::default() }
+        LocalPlan { shift: Some(control::shift(down, state)), probe, ..LocalPlan::default() }
     }
 
     fn finish(&self, run: LocalRun<S>, down: &Vectors<S>, state: &Vectors<S>) -> Finished<S> {

@@ -65,7 +65,7 @@ impl<S: Scalar> Algorithm<S> for MoFedSam {
     fn plan(&self, down: &Vectors<S>, _state: &Vectors<S>) -> LocalPlan<S> {
         LocalPlan {
             grad_scale: S::of(self.alpha),
-            shift: momentum::shift(down, self.alpha),
+            shift: Some(momentum::shift(down, self.alpha)),
             probe: Probe::ascent(S::of(self.rho)),
             ..LocalPlan::default()
         }

@@ -61,7 +61,7 @@ impl<S: Scalar> Algorithm<S> for Scaffold {
     }
 
     fn plan(&self, down: &Vectors<S>, state: &Vectors<S>) -> LocalPlan<S> {
-        LocalPlan { shift: control::shift(down, state), ..LocalPlan::default() }
+        LocalPlan { shift: Some(control::shift(down, state)), ..LocalPlan::default() }
     }
 
     fn finish(&self, run: LocalRun<S>, down: &Vectors<S>, state: &Vectors<S>) -> Finished<S> {
