@@ -4,7 +4,7 @@
 
 mod common;
 
-use algorithms::{LocalRun, MODEL, make, rules::RULES};
+use algorithms::{LocalRun, MODEL, make, rules::RULES, seed};
 use common::{Federation, Golden, Mean, distance, golden};
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
@@ -140,6 +140,29 @@ fn a_newcomer_keeps_mirrored_vectors_in_balance() {
             let gap = federation.imbalance(population.0);
             assert!(gap < 1e-12, "{}, round {t}: {gap:e}", rule.name);
         }
+    }
+}
+
+/// A stored run must go on with the numbers that it began with.
+#[test]
+fn the_first_four_rules_keep_their_bytes() {
+    let problem = golden().problem;
+    for (kind, params, want) in [
+        ("fedavg", json!({}), 0x90ED_EDBC_6BA8_E6D2_u64),
+        ("fedprox", json!({"prox": 0.3}), 0xA764_5D99_4D9A_354A),
+        ("scaffold", json!({"server_lr": 0.7}), 0x986D_BD14_643A_CFE3),
+        ("feddyn", json!({"prox": 0.13}), 0xC64D_5C29_3B18_364C),
+    ] {
+        let mut federation = Federation::<f32>::new(&problem, kind, &params);
+        (federation.compat, federation.clip, federation.lr_decay) = (false, Some(0.5), 1.0);
+        let mut hash = 0;
+        for t in 0..40 {
+            federation.lr = f64::from(0.1 * 0.998_f32.powi(t as i32));
+            for w in federation.round(t, &problem.schedule[t % problem.schedule.len()]) {
+                hash = seed::mix(hash ^ u64::from(w.to_bits()));
+            }
+        }
+        assert_eq!(hash, want, "{kind}: {hash:016x}");
     }
 }
 

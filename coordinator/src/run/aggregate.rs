@@ -127,7 +127,7 @@ mod tests {
         [Fold { into: "delta", from: "delta", weighting: Weighting::Examples, scale: Scale::One }];
     const FACTS: UploadFacts = UploadFacts { examples: 3, steps: 2, lr: 0.1 };
 
-    fn form(shapes: &[(&'static str, usize); 1]) -> Form<'_> {
+    fn form<'a>(shapes: &'a [(&'static str, usize); 1]) -> Form<'a> {
         Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1 }
     }
 

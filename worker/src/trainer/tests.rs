@@ -3,7 +3,7 @@
 use super::super::*;
 use super::*;
 use crate::{Share, data::Source};
-use algorithms::local::LocalPlan;
+use algorithms::local::{LocalPlan, Probe};
 use std::{ops::ControlFlow, sync::Arc};
 
 fn spec(extra: &str) -> RunSpec {
@@ -122,4 +122,38 @@ fn a_flat_model_needs_no_data_and_moves_every_round() {
     assert!(first.run.end.iter().all(|value| (0.0..=1e-3).contains(value)));
     assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
     assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().run.end, first.run.end);
+}
+
+/// The end of a run by that plan.
+fn end_of(plan: LocalPlan) -> Vec<f32> {
+    let mut trainer = trainer(None);
+    let mut job = job(&mut trainer, spec(LINEAR), 0);
+    job.plan = plan;
+    trainer.train(&job, &mut go).unwrap().run.end
+}
+
+#[test]
+fn a_plan_says_where_gradients_are_taken() {
+    let plain = end_of(LocalPlan::default());
+    let ascent = |rho| LocalPlan { probe: Probe::Ascent { rho }, ..LocalPlan::default() };
+    // Too small to move a weight: the second pass is on the same mini-batch, or this would differ.
+    assert_eq!(end_of(ascent(1e-30)), plain);
+    let perturbed = end_of(ascent(0.5));
+    assert_ne!(perturbed, plain);
+    assert_eq!(end_of(ascent(0.5)), perturbed);
+}
+
+#[test]
+fn a_plan_says_where_a_run_starts_and_what_is_measured() {
+    let mut trainer = trainer(None);
+    let mut job = job(&mut trainer, spec(LINEAR), 0);
+    job.plan.start_loss = true;
+    let run = trainer.train(&job, &mut go).unwrap().run;
+    // Zero weights give every one of ten digits the same chance.
+    assert!((run.start_loss.unwrap() - 10.0_f64.ln()).abs() < 1e-5, "{:?}", run.start_loss);
+    assert_eq!(run.start, job.model);
+    job.plan = LocalPlan { offset: Some(Arc::new(vec![0.01; job.model.len()])), ..LocalPlan::default() };
+    let moved = trainer.train(&job, &mut go).unwrap().run;
+    assert!(moved.start.iter().all(|w| *w == 0.01) && moved.start_loss.is_none());
+    assert_ne!(moved.end, run.end);
 }
