@@ -8,6 +8,8 @@
 //! Budget of the 63 bits: an element may be at most 2^7 after `scale`, a weight at most 2^20, so a
 //! contribution stays below 2^50 and 4,096 of them below 2^62.
 
+use crate::Algorithm;
+
 /// Largest magnitude of an element after its fold's scale. A larger one is refused at vetting.
 pub const ELEMENT_MAX: f64 = 128.0;
 /// Largest weight (examples) that one upload may claim.
@@ -37,6 +39,8 @@ pub enum Weighting {
 pub enum Scale {
     /// Nothing.
     One,
+    /// `1 / K_i`: turns a local change into the mean change of a step.
+    InverseSteps,
     /// `1 / (K_i η_t)`: turns a local change into a mean gradient.
     InverseStepsLr,
 }
@@ -78,6 +82,7 @@ impl Fold {
     pub fn factor(&self, facts: &UploadFacts) -> f64 {
         match self.scale {
             Scale::One => 1.0,
+            Scale::InverseSteps => 1.0 / f64::from(facts.steps.max(1)),
             Scale::InverseStepsLr => 1.0 / (f64::from(facts.steps.max(1)) * f64::from(facts.lr)),
         }
     }
@@ -91,6 +96,20 @@ impl Fold {
     }
 }
 
+/// Empty accumulators for the uploads of a round, for a model of `d` scalars.
+///
+/// # Panics
+/// If a fold reads a vector that the algorithm does not upload.
+pub fn accumulators(algorithm: &dyn Algorithm, d: usize) -> Vec<Accumulator> {
+    let shapes = algorithm.upload(d);
+    let length = |fold: &Fold| shapes.iter().find(|(name, _)| *name == fold.from).map(|(_, length)| *length);
+    let empty = |fold: Fold| {
+        let length = length(&fold).expect("a fold reads what its rule uploads");
+        Accumulator::new(fold, length)
+    };
+    algorithm.folds().into_iter().map(empty).collect()
+}
+
 /// A streaming fixed-point mean: memory does not grow with the number of uploads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accumulator {
@@ -101,14 +120,19 @@ pub struct Accumulator {
 }
 
 impl Accumulator {
-    /// An empty accumulator for vectors of length `d`.
-    pub fn new(fold: Fold, d: usize) -> Self {
-        Self { fold, sum: vec![0; d], weight: 0, count: 0 }
+    /// An empty accumulator for vectors of that length.
+    pub fn new(fold: Fold, length: usize) -> Self {
+        Self { fold, sum: vec![0; length], weight: 0, count: 0 }
     }
 
     /// The fold that it serves.
     pub fn fold(&self) -> &Fold {
         &self.fold
+    }
+
+    /// Scalars in each vector that it takes.
+    pub fn length(&self) -> usize {
+        self.sum.len()
     }
 
     /// Uploads counted so far.

@@ -9,10 +9,16 @@
 //! aggregate), [`cohort`].
 
 pub mod cohort;
+pub mod combine;
+pub mod compress;
 pub mod fold;
 pub mod local;
+mod parts;
 pub mod rule;
+pub mod scalar;
+pub mod schedule;
 pub mod seed;
+pub mod staleness;
 mod vectors;
 
 /// One file per algorithm; `build.rs` lists them.
@@ -20,5 +26,9 @@ pub mod rules {
     include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 }
 
-pub use rule::{Algorithm, Finished, LocalRun, ParamError, Params, RoundFacts, Rule, make, params_of};
+pub use rule::{
+    Algorithm, Finished, LocalRun, ParamError, Params, RoundFacts, Rule, fresh_server, make, make_as,
+    params_of,
+};
+pub use scalar::Scalar;
 pub use vectors::{MODEL, Vector, Vectors, axpy, scale, zeros};

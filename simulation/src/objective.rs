@@ -2,9 +2,10 @@
 
 use algorithms::{
     LocalRun, Vector,
-    local::{LocalPlan, StepSize, step},
+    local::{LocalPlan, StepSize, Walk},
     seed,
 };
+use std::convert::Infallible;
 
 /// `f_i(w) = ½ Σ_k a_k (w_k − b_k)²`; clients differ in `a` and `b`, so that their optima disagree.
 #[derive(Debug, Clone)]
@@ -31,18 +32,24 @@ impl Quadratic {
     /// A local run. `noise` moves the optimum: real training never repeats itself bit for bit.
     pub(crate) fn train(
         &self,
-        start: &Vector,
+        model: &Vector,
         plan: &LocalPlan,
         (steps, lr): (u32, f32),
         noise: f32,
     ) -> LocalRun {
         let size = StepSize { lr, weight_decay: 0.001, clip: Some(10.0), compat: false };
-        let mut w = start.as_ref().clone();
+        let mut walk = Walk::new(model, plan, size);
+        let gap = |w: &[f32], k: usize| w[k] - self.b[k] - noise;
+        let loss = |w: &[f32]| (0..w.len()).map(|k| 0.5 * f64::from(self.a[k] * gap(w, k) * gap(w, k))).sum();
+        let start_loss = plan.start_loss.then(|| loss(walk.weights()));
         for _ in 0..steps {
-            let mut gradient: Vec<f32> =
-                w.iter().zip(&self.a).zip(&self.b).map(|((w, a), b)| a * (w - b - noise)).collect();
-            step(&mut w, &mut gradient, start, plan, &size);
+            let Ok(()) = walk.step(|w, gradient| {
+                for (k, g) in gradient.iter_mut().enumerate() {
+                    *g = self.a[k] * gap(w, k);
+                }
+                Ok::<(), Infallible>(())
+            });
         }
-        LocalRun { start: start.clone(), end: w, steps, lr }
+        LocalRun { start_loss, ..walk.finish() }
     }
 }

@@ -1,8 +1,9 @@
 //! A trainer without data: shrinks the weights and honours the plan's shift, so that client state
 //! matters. For tests of rounds, transfers and faults, where real training would only cost time.
 
+use algorithms::LocalRun;
 use proto::spec::{ModelSpec, RunSpec};
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 use worker::trainer::{EvaluateJob, LocalResult, Progress, Report, Scores, Train, TrainError, TrainJob};
 
 /// Trains `flat` models: `w ← (1 − shrink) · w − lr · shift`.
@@ -37,9 +38,9 @@ impl Train for Toy {
             thread::sleep(Duration::from_millis(1));
         }
         let shift = |at: usize| job.plan.shift.as_ref().map_or(0.0, |shift| shift[at]);
-        let end = job.start.iter().enumerate().map(|(at, w)| w * (1.0 - self.shrink) - job.lr * shift(at));
-        let end = end.collect();
-        Ok(LocalResult { end, steps: 1, examples: 10, loss: 0.5 })
+        let end = job.model.iter().enumerate().map(|(at, w)| w * (1.0 - self.shrink) - job.lr * shift(at));
+        let run = LocalRun::new(Arc::clone(&job.model), end.collect(), 1, job.lr);
+        Ok(LocalResult { run, examples: 10, loss: 0.5 })
     }
 
     fn evaluate(&mut self, job: &EvaluateJob, _: Report<'_>) -> Result<Scores, TrainError> {

@@ -4,12 +4,13 @@
 
 use algorithms::{
     Algorithm, LocalRun, MODEL, Params, RoundFacts, Rule, Vector, Vectors,
-    fold::{Accumulator, UploadFacts},
-    local::{StepSize, step},
+    fold::{Accumulator, UploadFacts, accumulators},
+    fresh_server,
+    local::{StepSize, Walk},
     make,
     rules::RULES,
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
 
 const D: usize = 6;
 const CLIENTS: usize = 4;
@@ -36,11 +37,6 @@ fn busy_server(algorithm: &dyn Algorithm) -> Vectors {
     names.enumerate().map(|(salt, name)| (name.to_owned(), some_vector(salt + 1))).collect()
 }
 
-fn fresh_server(algorithm: &dyn Algorithm, w: Vec<f32>) -> Vectors {
-    let zeros = algorithm.server_vectors().iter().map(|name| ((*name).to_owned(), Arc::new(vec![0.0; D])));
-    zeros.chain([(MODEL.to_owned(), Arc::new(w))]).collect()
-}
-
 /// What a worker receives, and nothing else.
 fn sent_down(algorithm: &dyn Algorithm, server: &Vectors) -> Vectors {
     let names = [MODEL].into_iter().chain(algorithm.down().iter().copied());
@@ -49,7 +45,7 @@ fn sent_down(algorithm: &dyn Algorithm, server: &Vectors) -> Vectors {
 
 fn some_run(start: &Vector) -> LocalRun {
     let end = start.iter().enumerate().map(|(k, w)| w - 0.02 * (k + 1) as f32).collect();
-    LocalRun { start: start.clone(), end, steps: STEPS, lr: LR }
+    LocalRun::new(start.clone(), end, STEPS, LR)
 }
 
 fn names(vectors: &Vectors) -> BTreeSet<&str> {
@@ -126,7 +122,14 @@ fn declared_names_fit_together() {
         assert!(!server.contains(MODEL), "{}: the model is not declared", rule.name);
         assert!(algorithm.down().iter().all(|name| server.contains(name)), "{}", rule.name);
 
-        let upload: BTreeSet<_> = algorithm.upload().iter().copied().collect();
+        let shapes = algorithm.upload(D);
+        assert!(shapes.is_sorted_by(|a, b| a.0 < b.0), "{}: {shapes:?} are not in name order", rule.name);
+        let upload: BTreeSet<_> = shapes.iter().map(|(name, _)| *name).collect();
+        let known = algorithm.recalled().iter().all(|(name, under)| {
+            server.contains(name) && !algorithm.down().contains(under) && *under != MODEL
+        });
+        assert!(known, "{}: {:?}", rule.name, algorithm.recalled());
+        assert!(algorithm.mirrored().iter().all(|name| server.contains(name)), "{}", rule.name);
         let folds = algorithm.folds();
         assert!(!folds.is_empty(), "{}: nothing is aggregated", rule.name);
         assert!(folds.iter().all(|fold| upload.contains(fold.from)), "{}: {folds:?}", rule.name);
@@ -140,16 +143,15 @@ fn uploads_states_and_plans_are_as_declared() {
     each(|rule, algorithm| {
         let server = busy_server(algorithm);
         let down = sent_down(algorithm, &server);
-        let declared: BTreeSet<_> = algorithm.upload().iter().copied().collect();
         let mut state = Vectors::new();
         for round in 0..3 {
             let plan = algorithm.plan(&down, &state);
             assert!(plan.shift.is_none_or(|shift| shift.len() == D), "{}, round {round}", rule.name);
             let finished = algorithm.finish(some_run(&server[MODEL]), &down, &state);
-            assert_eq!(names(&finished.upload), declared, "{}, round {round}", rule.name);
+            let shapes: Vec<_> = finished.upload.iter().map(|(name, v)| (name.as_str(), v.len())).collect();
+            assert_eq!(shapes, algorithm.upload(D), "{}, round {round}", rule.name);
             assert_eq!(finished.next.is_empty(), !algorithm.has_client_state(), "{}", rule.name);
-            let lengths = finished.upload.values().chain(finished.next.values());
-            assert!(lengths.into_iter().all(|vector| vector.len() == D), "{}, round {round}", rule.name);
+            assert!(finished.next.values().all(|vector| vector.len() == D), "{}, round {round}", rule.name);
             state = finished.next;
         }
     });
@@ -170,8 +172,12 @@ fn the_server_keeps_its_vectors_and_their_lengths() {
 // === Purity ===
 
 fn means(algorithm: &dyn Algorithm, salt: usize) -> Vectors {
-    let folds = algorithm.folds().into_iter().enumerate();
-    folds.map(|(i, fold)| (fold.into.to_owned(), some_vector(salt + i))).collect()
+    let folds = accumulators(algorithm, D).into_iter().enumerate();
+    let some = |(i, fold): (usize, Accumulator)| {
+        let vector = some_vector(salt + i).iter().copied().take(fold.length()).collect();
+        (fold.fold().into.to_owned(), Arc::new(vector))
+    };
+    folds.map(some).collect()
 }
 
 #[test]
@@ -205,9 +211,10 @@ fn equal_input_gives_equal_output() {
 fn a_fresh_server_does_not_move_by_nothing() {
     each(|rule, algorithm| {
         let w = some_vector(4).as_ref().clone();
-        let mut server = fresh_server(algorithm, w.clone());
-        let nothing =
-            algorithm.folds().into_iter().map(|fold| (fold.into.to_owned(), Arc::new(vec![0.0; D])));
+        let mut server = fresh_server(algorithm, Arc::new(w.clone()));
+        let nothing = accumulators(algorithm, D)
+            .into_iter()
+            .map(|fold| (fold.fold().into.to_owned(), Arc::new(vec![0.0; fold.length()])));
         algorithm.apply(&mut server, &nothing.collect(), &FACTS);
         assert_eq!(*server[MODEL], w, "{}", rule.name);
         assert!(server.values().flat_map(|v| v.iter()).all(|x| x.is_finite()), "{}", rule.name);
@@ -219,8 +226,16 @@ fn a_fresh_server_does_not_move_by_nothing() {
 /// Client i has the loss `½ Σ_k a_ik (w_k − b_ik)²`; curvatures and centres differ.
 fn gradient(client: usize, w: &[f32]) -> Vec<f32> {
     let curvature = |k: usize| 0.5 + 0.25 * ((k + client) % CLIENTS) as f32;
-    let centre = |k: usize| 1.0 + k as f32 * 0.2 + [-0.5, 0.25, -0.25, 0.5][client];
-    w.iter().enumerate().map(|(k, w)| curvature(k) * (w - centre(k))).collect()
+    w.iter().enumerate().map(|(k, w)| curvature(k) * (w - centre(client, k))).collect()
+}
+
+fn centre(client: usize, k: usize) -> f32 {
+    1.0 + k as f32 * 0.2 + [-0.5, 0.25, -0.25, 0.5][client]
+}
+
+fn loss(client: usize, w: &[f32]) -> f64 {
+    let slopes = gradient(client, w).into_iter().zip(w).enumerate();
+    slopes.map(|(k, (slope, w))| f64::from(0.5 * slope * (w - centre(client, k)))).sum()
 }
 
 fn global_gradient_norm(w: &[f32]) -> f32 {
@@ -231,17 +246,19 @@ fn global_gradient_norm(w: &[f32]) -> f32 {
 
 fn round(algorithm: &dyn Algorithm, server: &mut Vectors, states: &mut [Vectors]) {
     let size = StepSize { lr: LR, weight_decay: 0.0, clip: None, compat: false };
-    let mut folds: Vec<_> = algorithm.folds().into_iter().map(|fold| Accumulator::new(fold, D)).collect();
+    let mut folds = accumulators(algorithm, D);
     let down = sent_down(algorithm, server);
-    let start = server[MODEL].clone();
     for (client, state) in states.iter_mut().enumerate() {
         let plan = algorithm.plan(&down, state);
-        let mut w = start.as_ref().clone();
+        let mut walk = Walk::new(&server[MODEL], &plan, size);
+        let start_loss = plan.start_loss.then(|| loss(client, walk.weights()));
         for _ in 0..STEPS {
-            let mut gradient = gradient(client, &w);
-            step(&mut w, &mut gradient, &start, &plan, &size);
+            let Ok(()) = walk.step(|w, out| {
+                out.copy_from_slice(&gradient(client, w));
+                Ok::<(), Infallible>(())
+            });
         }
-        let run = LocalRun { start: start.clone(), end: w, steps: STEPS, lr: LR };
+        let run = LocalRun { start_loss, ..walk.finish() };
         let finished = algorithm.finish(run, &down, state);
         *state = finished.next;
         for fold in &mut folds {
@@ -258,7 +275,7 @@ fn round(algorithm: &dyn Algorithm, server: &mut Vectors, states: &mut [Vectors]
 #[test]
 fn everybody_on_a_quadratic_gets_near_its_minimum() {
     each(|rule, algorithm| {
-        let mut server = fresh_server(algorithm, vec![0.0; D]);
+        let mut server = fresh_server(algorithm, Arc::new(vec![0.0; D]));
         let mut states = vec![Vectors::new(); CLIENTS];
         let before = global_gradient_norm(&server[MODEL]);
         for _ in 0..150 {

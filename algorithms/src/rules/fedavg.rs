@@ -4,86 +4,55 @@
 //! Traffic: d down, d up. Client state: none. Server state: w.
 
 use crate::{
-    Algorithm, Finished, LocalRun, MODEL, ParamError, RoundFacts, Rule, Vectors,
-    fold::{Fold, Scale, Weighting},
+    Algorithm, Finished, LocalRun, ParamError, RoundFacts, Rule, Scalar, Vectors,
+    fold::{Fold, Weighting},
     local::LocalPlan,
-    rule::{non_negative, params_of, parse},
+    parts::mean::{DELTA, delta_fold, move_model, upload_delta},
+    rule::{Settings, non_negative},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// The registry's row.
-pub const RULE: Rule = Rule {
-    name: "fedavg",
-    citation: "McMahan et al., AISTATS 2017, arXiv:1602.05629",
-    make: |params| {
-        let config: Config = parse("fedavg", params)?;
-        config.build().map(|rule| Box::new(rule) as Box<dyn Algorithm>)
-    },
-    defaults: || params_of(&Config::default()),
-};
+pub const RULE: Rule = Rule { citation: "McMahan et al., AISTATS 2017, arXiv:1602.05629", ..Rule::of::<FedAvg>() };
 
 /// Keys under `[algorithm]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct FedAvg {
     /// How clients count in the mean: `examples` or `uniform`.
     pub weighting: Weighting,
     /// Server learning rate η_g.
-    pub server_lr: f32,
+    pub server_lr: f64,
 }
 
-impl Default for Config {
+impl Default for FedAvg {
     fn default() -> Self {
         Self { weighting: Weighting::Examples, server_lr: 1.0 }
     }
 }
 
-impl Config {
-    fn build(self) -> Result<FedAvg, ParamError> {
-        non_negative("fedavg", "server_lr", self.server_lr)?;
-        Ok(FedAvg(self))
+impl Settings for FedAvg {
+    const NAME: &'static str = "fedavg";
+
+    fn check(&self) -> Result<(), ParamError> {
+        non_negative(Self::NAME, "server_lr", self.server_lr)
     }
 }
 
-#[derive(Debug)]
-struct FedAvg(Config);
-
-impl Algorithm for FedAvg {
+impl<S: Scalar> Algorithm<S> for FedAvg {
     fn folds(&self) -> Vec<Fold> {
-        vec![delta_fold(self.0.weighting)]
+        vec![delta_fold(self.weighting)]
     }
 
-    fn plan(&self, _down: &Vectors, _state: &Vectors) -> LocalPlan {
+    fn plan(&self, _down: &Vectors<S>, _state: &Vectors<S>) -> LocalPlan<S> {
         LocalPlan::default()
     }
 
-    fn finish(&self, run: LocalRun, _down: &Vectors, _state: &Vectors) -> Finished {
+    fn finish(&self, run: LocalRun<S>, _down: &Vectors<S>, _state: &Vectors<S>) -> Finished<S> {
         upload_delta(run)
     }
 
-    fn apply(&self, server: &mut Vectors, mean: &Vectors, _facts: &RoundFacts) {
-        move_model(server, self.0.server_lr, &mean["delta"]);
+    fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, _facts: &RoundFacts) {
+        move_model(server, S::of(self.server_lr), &mean[DELTA]);
     }
-}
-
-/// The mean of the local changes.
-pub(crate) fn delta_fold(weighting: Weighting) -> Fold {
-    Fold { into: "delta", from: "delta", weighting, scale: Scale::One }
-}
-
-/// An upload of Δ_i alone, and no client state.
-pub(crate) fn upload_delta(run: LocalRun) -> Finished {
-    let upload = Vectors::from([("delta".to_owned(), Arc::new(run.into_delta()))]);
-    Finished { upload, next: Vectors::new() }
-}
-
-/// `w ← w + η_g x`.
-pub(crate) fn move_model(server: &mut Vectors, lr: f32, x: &[f32]) {
-    crate::axpy(server_vector(server, MODEL), lr, x);
-}
-
-/// A server vector, for writing; no copy when nobody else holds it.
-pub(crate) fn server_vector<'a>(server: &'a mut Vectors, name: &str) -> &'a mut Vec<f32> {
-    Arc::make_mut(server.get_mut(name).expect("a run starts with every server vector of its rule"))
 }

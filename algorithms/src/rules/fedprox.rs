@@ -4,68 +4,58 @@
 //! Traffic: d down, d up. Client state: none. With `prox = 0` it is FedAvg, exactly.
 
 use crate::{
-    Algorithm, Finished, LocalRun, ParamError, RoundFacts, Rule, Vectors,
+    Algorithm, Finished, LocalRun, ParamError, RoundFacts, Rule, Scalar, Vectors,
     fold::{Fold, Weighting},
     local::LocalPlan,
-    rule::{non_negative, params_of, parse},
-    rules::fedavg::{delta_fold, move_model, upload_delta},
+    parts::mean::{DELTA, delta_fold, move_model, upload_delta},
+    rule::{Settings, non_negative},
 };
 use serde::{Deserialize, Serialize};
 
 /// The registry's row.
-pub const RULE: Rule = Rule {
-    name: "fedprox",
-    citation: "Li et al., MLSys 2020, arXiv:1812.06127",
-    make: |params| {
-        let config: Config = parse("fedprox", params)?;
-        config.build().map(|rule| Box::new(rule) as Box<dyn Algorithm>)
-    },
-    defaults: || params_of(&Config::default()),
-};
+pub const RULE: Rule = Rule { citation: "Li et al., MLSys 2020, arXiv:1812.06127", ..Rule::of::<FedProx>() };
 
 /// Keys under `[algorithm]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct FedProx {
     /// Prox coefficient λ; unstable once `lr · (prox + weight_decay) > 2`.
-    pub prox: f32,
+    pub prox: f64,
     /// How clients count in the mean: `examples` or `uniform`.
     pub weighting: Weighting,
     /// Server learning rate η_g.
-    pub server_lr: f32,
+    pub server_lr: f64,
 }
 
-impl Default for Config {
+impl Default for FedProx {
     fn default() -> Self {
         Self { prox: 0.1, weighting: Weighting::Examples, server_lr: 1.0 }
     }
 }
 
-impl Config {
-    fn build(self) -> Result<FedProx, ParamError> {
-        non_negative("fedprox", "prox", self.prox)?;
-        non_negative("fedprox", "server_lr", self.server_lr)?;
-        Ok(FedProx(self))
+impl Settings for FedProx {
+    const NAME: &'static str = "fedprox";
+
+    fn check(&self) -> Result<(), ParamError> {
+        non_negative(Self::NAME, "prox", self.prox)?;
+        non_negative(Self::NAME, "server_lr", self.server_lr)
     }
 }
 
-#[derive(Debug)]
-struct FedProx(Config);
-
-impl Algorithm for FedProx {
+impl<S: Scalar> Algorithm<S> for FedProx {
     fn folds(&self) -> Vec<Fold> {
-        vec![delta_fold(self.0.weighting)]
+        vec![delta_fold(self.weighting)]
     }
 
-    fn plan(&self, _down: &Vectors, _state: &Vectors) -> LocalPlan {
-        LocalPlan { prox: self.0.prox, ..LocalPlan::default() }
+    fn plan(&self, _down: &Vectors<S>, _state: &Vectors<S>) -> LocalPlan<S> {
+        LocalPlan { prox: S::of(self.prox), ..LocalPlan::default() }
     }
 
-    fn finish(&self, run: LocalRun, _down: &Vectors, _state: &Vectors) -> Finished {
+    fn finish(&self, run: LocalRun<S>, _down: &Vectors<S>, _state: &Vectors<S>) -> Finished<S> {
         upload_delta(run)
     }
 
-    fn apply(&self, server: &mut Vectors, mean: &Vectors, _facts: &RoundFacts) {
-        move_model(server, self.0.server_lr, &mean["delta"]);
+    fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, _facts: &RoundFacts) {
+        move_model(server, S::of(self.server_lr), &mean[DELTA]);
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     for _ in 0..=args.repeats {
         let began = Instant::now();
         for turn in 0..usize::from(args.updates) {
-            coordinator::fold(&mut accumulators, &["delta"], &updates[turn % 2], &FACTS);
+            coordinator::fold(&mut accumulators, &[("delta", size)], &updates[turn % 2], &FACTS);
         }
         fold.push(began.elapsed().as_secs_f64());
         let began = Instant::now();

@@ -15,7 +15,10 @@ use crate::{
     view,
 };
 use algorithms::{Algorithm, fold::Accumulator};
-use proto::v1::{self, CoordinatorMessage, coordinator_message::Body};
+use proto::{
+    digest::Digest,
+    v1::{self, CoordinatorMessage, coordinator_message::Body},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -73,13 +76,13 @@ impl Actor {
         let algorithm: Arc<dyn Algorithm> =
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
-        let payload = record.length * 4 * algorithm.upload().len() as u64;
+        let upload = algorithm.upload(record.length as usize);
+        let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
-            upload: algorithm.upload(),
+            upload,
             folds: algorithm.folds(),
-            length: record.length as usize,
             bytes_up: 0.into(),
             bytes_down: 0.into(),
             slots: Arc::new(Semaphore::new(parts.config.upload_slots(payload))),
@@ -215,13 +218,13 @@ impl Actor {
         let mut decision = self.machine.offer(&worker, round);
         if decision == Decision::Accept {
             let mut accumulators = std::mem::take(&mut self.accumulators);
-            let shared = Arc::clone(&self.shared);
+            let (shared, algorithm) = (Arc::clone(&self.shared), Arc::clone(&self.algorithm));
+            let length = self.record.length as usize;
             let folded = tokio::task::spawn_blocking(move || {
                 if accumulators.is_empty() {
-                    accumulators =
-                        shared.folds.iter().map(|fold| Accumulator::new(*fold, shared.length)).collect();
+                    accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
                 }
-                fold(&mut accumulators, shared.upload, &values, &fold_facts);
+                fold(&mut accumulators, &shared.upload, &values, &fold_facts);
                 accumulators
             })
             .await;
@@ -259,7 +262,8 @@ impl Actor {
                     self.send(&worker, Body::Closed(v1::RoundClosed { run, round, included }));
                 }
                 Action::Evaluate { worker, round } => {
-                    let model = self.vector_ref(algorithms::MODEL);
+                    let digest = self.record.vectors[algorithms::MODEL];
+                    let model = Some(self.vector_ref(algorithms::MODEL, digest));
                     let (run, spec) = (self.shared.id.clone(), self.spec_json.clone());
                     self.send(&worker, Body::Evaluate(v1::EvaluationRequest { run, round, spec, model }));
                 }
@@ -286,21 +290,26 @@ impl Actor {
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {
         let down = std::iter::once(algorithms::MODEL).chain(self.algorithm.down().iter().copied());
+        let then = committed.and_then(|round| self.record.recalled.get(&round));
+        let recalled = then.into_iter().flat_map(|then| {
+            let digest = |(name, under): &(&str, &'static str)| Some((*under, *then.get(*name)?));
+            self.algorithm.recalled().iter().filter_map(digest)
+        });
+        let vectors = down.filter_map(|name| Some((name, *self.record.vectors.get(name)?))).chain(recalled);
         let assignment = v1::Assignment {
             run: self.shared.id.clone(),
             round,
             spec: self.spec_json.clone(),
             lr: self.shared.spec.lr(round),
             committed,
-            vectors: down.filter_map(|name| self.vector_ref(name)).collect(),
+            vectors: vectors.map(|(name, digest)| self.vector_ref(name, digest)).collect(),
             remaining_ms,
         };
         self.send(worker, Body::Assignment(assignment));
     }
 
-    fn vector_ref(&self, name: &str) -> Option<v1::VectorRef> {
-        let digest = self.record.vectors.get(name)?.0.to_vec();
-        Some(v1::VectorRef { name: name.to_owned(), digest, length: self.record.length })
+    fn vector_ref(&self, name: &str, digest: Digest) -> v1::VectorRef {
+        v1::VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length }
     }
 
     pub(super) fn send(&self, worker: &str, body: Body) {

@@ -16,10 +16,8 @@ pub(crate) type Refusal = (RejectReason, String);
 /// The expected form of an upload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Form<'a> {
-    /// Names of the vectors, in order.
-    pub(crate) names: &'static [&'static str],
-    /// Scalars in each.
-    pub(crate) length: usize,
+    /// Names and lengths of the vectors, in order.
+    pub(crate) shapes: &'a [(&'static str, usize)],
     /// What is accumulated out of them.
     pub(crate) folds: &'a [Fold],
     /// Largest L2 norm of a vector.
@@ -31,14 +29,14 @@ pub(crate) struct Form<'a> {
 /// Checks everything that a header can tell, before any byte is received or allocated.
 pub(crate) fn vet_header(header: &UploadHeader, form: &Form<'_>) -> Result<UploadFacts, Refusal> {
     let names: Vec<&str> = header.vectors.iter().map(|vector| vector.name.as_str()).collect();
-    if names != form.names {
+    let expected: Vec<&str> = form.shapes.iter().map(|(name, _)| *name).collect();
+    if names != expected {
         let short: Vec<String> = names.iter().take(8).map(|name| name.chars().take(32).collect()).collect();
-        return Err((RejectReason::Shape, format!("vectors {short:?}, expected {:?}", form.names)));
+        return Err((RejectReason::Shape, format!("vectors {short:?}, expected {expected:?}")));
     }
-    for vector in &header.vectors {
-        if vector.length != form.length as u64 {
-            let detail =
-                format!("`{}` has {} elements, expected {}", vector.name, vector.length, form.length);
+    for (vector, (_, length)) in header.vectors.iter().zip(form.shapes) {
+        if vector.length != *length as u64 {
+            let detail = format!("`{}` has {} elements, expected {length}", vector.name, vector.length);
             return Err((RejectReason::Shape, detail));
         }
         if vector.element() != ElementType::F32 {
@@ -64,7 +62,10 @@ pub(crate) fn vet_header(header: &UploadHeader, form: &Form<'_>) -> Result<Uploa
 
 /// Checks the values of a payload: finite, within the norm, within the fixed-point range.
 pub(crate) fn vet_values(values: &[f32], form: &Form<'_>, facts: &UploadFacts) -> Result<(), Refusal> {
-    for (name, vector) in form.names.iter().zip(values.chunks(form.length.max(1))) {
+    let mut rest = values;
+    for (name, length) in form.shapes {
+        let (vector, after) = rest.split_at(*length);
+        rest = after;
         let (squares, largest) = vector
             .par_chunks(BLOCK)
             .map(|block| {
@@ -99,16 +100,18 @@ pub(crate) fn vet_values(values: &[f32], form: &Form<'_>, facts: &UploadFacts) -
     Ok(())
 }
 
-/// Folds a vetted payload, whose vectors `names` lie end to end, into every accumulator.
+/// Folds a vetted payload, whose vectors of those names and lengths lie end to end, into every
+/// accumulator.
 ///
 /// # Panics
-/// If an accumulator reads a vector that is not among `names`.
-pub fn fold(accumulators: &mut [Accumulator], names: &[&str], values: &[f32], facts: &UploadFacts) {
-    let length = values.len() / names.len().max(1);
+/// If an accumulator reads a vector that is not among them, or `values` is shorter than all of them.
+pub fn fold(accumulators: &mut [Accumulator], shapes: &[(&str, usize)], values: &[f32], facts: &UploadFacts) {
     for accumulator in accumulators {
         let from = accumulator.fold().from;
-        let at = names.iter().position(|name| *name == from).expect("a fold reads what its rule uploads");
-        let source = &values[at * length..(at + 1) * length];
+        let at = shapes.iter().position(|(name, _)| *name == from);
+        let at = at.expect("a fold reads what its rule uploads");
+        let start: usize = shapes[..at].iter().map(|(_, length)| length).sum();
+        let source = &values[start..start + shapes[at].1];
         let (sum, scale) = accumulator.parts(facts);
         sum.par_chunks_mut(BLOCK).zip(source.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));
     }
@@ -124,8 +127,12 @@ mod tests {
         [Fold { into: "delta", from: "delta", weighting: Weighting::Examples, scale: Scale::One }];
     const FACTS: UploadFacts = UploadFacts { examples: 3, steps: 2, lr: 0.1 };
 
-    fn form(length: usize) -> Form<'static> {
-        Form { names: &["delta"], length, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1 }
+    fn form<'a>(shapes: &'a [(&'static str, usize); 1]) -> Form<'a> {
+        Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1 }
+    }
+
+    fn shapes(length: usize) -> [(&'static str, usize); 1] {
+        [("delta", length)]
     }
 
     fn header() -> UploadHeader {
@@ -140,11 +147,11 @@ mod tests {
 
     #[test]
     fn headers_are_vetted_by_name() {
-        assert_eq!(vet_header(&header(), &form(4)).unwrap(), FACTS);
+        assert_eq!(vet_header(&header(), &form(&shapes(4))).unwrap(), FACTS);
         let reason = |change: fn(&mut UploadHeader)| {
             let mut header = header();
             change(&mut header);
-            vet_header(&header, &form(4)).unwrap_err().0
+            vet_header(&header, &form(&shapes(4))).unwrap_err().0
         };
         assert_eq!(reason(|h| h.vectors[0].length = 5), RejectReason::Shape);
         assert_eq!(reason(|h| h.vectors[0].length = 2_500_000_000), RejectReason::Shape);
@@ -160,13 +167,14 @@ mod tests {
 
     #[test]
     fn values_are_vetted_by_name() {
-        let reason = |values: &[f32]| vet_values(values, &form(values.len()), &FACTS).unwrap_err();
-        assert!(vet_values(&[1.0, -2.0, 0.0, 3.0], &form(4), &FACTS).is_ok());
+        let reason = |values: &[f32]| vet_values(values, &form(&shapes(values.len())), &FACTS).unwrap_err();
+        assert!(vet_values(&[1.0, -2.0, 0.0, 3.0], &form(&shapes(4)), &FACTS).is_ok());
         let (why, detail) = reason(&[0.0, f32::NAN]);
         assert_eq!((why, detail.as_str()), (RejectReason::NotFinite, "`delta`[1] is NaN"));
         assert_eq!(reason(&[f32::INFINITY]).0, RejectReason::NotFinite);
         assert_eq!(reason(&[1e30, 0.0]).0, RejectReason::Norm);
-        let loose = Form { max_norm: None, ..form(2) };
+        let two = shapes(2);
+        let loose = Form { max_norm: None, ..form(&two) };
         assert_eq!(vet_values(&[1e30, 0.0], &loose, &FACTS).unwrap_err().0, RejectReason::Range);
     }
 
@@ -176,9 +184,24 @@ mod tests {
         let mut parallel = vec![Accumulator::new(FOLDS[0], values.len())];
         let mut serial = Accumulator::new(FOLDS[0], values.len());
         for _ in 0..3 {
-            fold(&mut parallel, &["delta"], &values, &FACTS);
+            fold(&mut parallel, &shapes(values.len()), &values, &FACTS);
             serial.accumulate(&values, &FACTS);
         }
         assert_eq!(parallel[0], serial);
+    }
+
+    #[test]
+    fn vectors_of_different_lengths_are_told_apart() {
+        let shapes = [("delta", 3), ("steps", 1)];
+        let steps = Fold { into: "steps", from: "steps", ..FOLDS[0] };
+        let mut accumulators = [Accumulator::new(FOLDS[0], 3), Accumulator::new(steps, 1)];
+        let values = [1.0, -2.0, 3.0, 0.5];
+        let form = Form { shapes: &shapes, folds: &[FOLDS[0], steps], max_norm: Some(3.8), lr: 0.1 };
+        assert!(vet_values(&values, &form, &FACTS).is_ok());
+        fold(&mut accumulators, &shapes, &values, &FACTS);
+        let means: Vec<Vec<f32>> = accumulators.into_iter().map(|a| a.mean().unwrap()).collect();
+        assert_eq!(means, [vec![1.0, -2.0, 3.0], vec![0.5]]);
+        let (why, detail) = vet_values(&[0.0, 0.0, 0.0, 200.0], &form, &FACTS).unwrap_err();
+        assert_eq!((why, detail.contains("`steps`")), (RejectReason::Norm, true));
     }
 }

@@ -58,6 +58,7 @@ impl Job {
             server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
         })?;
         self.record.vectors = digests;
+        self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
         self.retry(|job| job.store.save(&job.record, &job.events, Some(&job.metrics)))?;

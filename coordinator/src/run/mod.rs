@@ -76,11 +76,9 @@ pub(crate) struct Parked {
 pub(crate) struct Shared {
     pub(crate) id: String,
     pub(crate) spec: RunSpec,
-    /// Names in an upload, in order.
-    pub(crate) upload: &'static [&'static str],
+    /// Names and lengths of the vectors in an upload, in order.
+    pub(crate) upload: Vec<(&'static str, usize)>,
     pub(crate) folds: Vec<Fold>,
-    /// Scalars in each vector.
-    pub(crate) length: usize,
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
     slots: Arc<Semaphore>,
@@ -88,6 +86,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Scalars in an upload.
+    pub(crate) fn upload_length(&self) -> usize {
+        self.upload.iter().map(|(_, length)| length).sum()
+    }
+
     /// Whether a worker with these data sets can train the run.
     pub(crate) fn is_eligible(&self, datasets: &[String]) -> bool {
         matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
@@ -113,7 +116,7 @@ impl Shared {
             drop(evicted);
         }
         let permit = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-        (Assembler::new(self.length * self.upload.len(), digest), permit)
+        (Assembler::new(self.upload_length(), digest), permit)
     }
 
     /// Keeps the received part of a broken transfer.

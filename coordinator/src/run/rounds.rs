@@ -82,7 +82,7 @@ impl Actor {
             self.evaluate(round, model);
         }
         self.publish_metrics();
-        self.parts.fleet.collect_vectors(&self.shared.id, self.record.vectors.values().copied().collect());
+        self.parts.fleet.collect_vectors(&self.shared.id, self.record.digests());
         self.handle(Event::Committed { round, digest }).await;
         if std::mem::take(&mut self.persist_due) {
             self.persist().await;

@@ -193,14 +193,9 @@ impl Service {
         let algorithm = spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let length = model.initial.len();
         let blobs = self.parts.store.blobs();
-        let mut vectors = BTreeMap::from([(
-            algorithms::MODEL.to_owned(),
-            blobs.put(&Arc::new(model.initial)).map_err(store_error)?,
-        )]);
-        if !algorithm.server_vectors().is_empty() {
-            let zero = blobs.put(&Arc::new(vec![0.0; length])).map_err(store_error)?;
-            vectors.extend(algorithm.server_vectors().iter().map(|name| ((*name).to_owned(), zero)));
-        }
+        let server = algorithms::fresh_server(algorithm.as_ref(), Arc::new(model.initial));
+        let put = |(name, vector)| Ok((name, blobs.put(&vector)?));
+        let vectors = server.into_iter().map(put).collect::<Result<_, _>>().map_err(store_error)?;
         let number = self.parts.store.next_number().map_err(store_error)?;
         Ok(RunRecord {
             id: format!("{}-{number}", spec.name),
@@ -215,12 +210,13 @@ impl Service {
             members: BTreeSet::new(),
             population_before: 0,
             committed: BTreeMap::new(),
+            recalled: BTreeMap::new(),
         })
     }
 
     /// Sets a run's task going; a new run's record is written first.
     pub(crate) fn start_run(&self, record: RunRecord, new: bool) -> Result<RunSummary, Status> {
-        let vectors = record.vectors.values().copied().collect();
+        let vectors = record.digests();
         let name = record.spec.name.clone();
         if new {
             let event = proto::event::RunEvent::Submitted { name };

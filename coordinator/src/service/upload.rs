@@ -95,8 +95,7 @@ async fn take(
     }
     let shared = &run.shared;
     let form = Form {
-        names: shared.upload,
-        length: shared.length,
+        shapes: &shared.upload,
         folds: &shared.folds,
         max_norm: shared.spec.vetting.max_norm,
         lr: shared.spec.lr(round),
@@ -167,13 +166,8 @@ async fn deliver(
     let shared = Arc::clone(&run.shared);
     let lr = header.lr;
     let vetted = tokio::task::spawn_blocking(move || {
-        let form = Form {
-            names: shared.upload,
-            length: shared.length,
-            folds: &shared.folds,
-            max_norm: shared.spec.vetting.max_norm,
-            lr,
-        };
+        let form =
+            Form { shapes: &shared.upload, folds: &shared.folds, max_norm: shared.spec.vetting.max_norm, lr };
         vet_values(&values, &form, &fold_facts).map(|()| values)
     })
     .await

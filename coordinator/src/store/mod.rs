@@ -13,6 +13,7 @@ pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::Blobs;
 
 use crate::machine::{Opening, Restored};
+use algorithms::Algorithm;
 use proto::{
     digest::Digest,
     event::{Metrics, RunEvent},
@@ -124,9 +125,30 @@ pub struct RunRecord {
     pub population_before: usize,
     /// The last committed round that counted each worker.
     pub committed: BTreeMap<String, u64>,
+    /// Server vectors as they were after each round that is some worker's last, as far as the algorithm
+    /// recalls them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
 }
 
 impl RunRecord {
+    /// Keeps what `algorithm` will recall of the round that was just committed, and forgets rounds that
+    /// are no worker's last any more.
+    pub fn recall(&mut self, round: u64, algorithm: &dyn Algorithm) {
+        let kept = |(name, _): &(&str, &str)| Some(((*name).to_owned(), *self.vectors.get(*name)?));
+        let kept: BTreeMap<String, Digest> = algorithm.recalled().iter().filter_map(kept).collect();
+        if !kept.is_empty() {
+            self.recalled.insert(round, kept);
+        }
+        let last: BTreeSet<u64> = self.committed.values().copied().collect();
+        self.recalled.retain(|round, _| last.contains(round));
+    }
+
+    /// Every vector that the run needs.
+    pub fn digests(&self) -> BTreeSet<Digest> {
+        self.vectors.values().chain(self.recalled.values().flat_map(BTreeMap::values)).copied().collect()
+    }
+
     /// Where a machine goes on from.
     pub fn restored(&self) -> Restored {
         Restored {

@@ -21,6 +21,7 @@ fn record(id: &str, number: u64) -> RunRecord {
         members: BTreeSet::from(["a".to_owned()]),
         population_before: 1,
         committed: BTreeMap::from([("a".to_owned(), 0)]),
+        recalled: BTreeMap::new(),
     }
 }
 

@@ -74,7 +74,13 @@ impl RunSpec {
         require((1..=10_000_000).contains(&self.rounds), "rounds", || {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
-        self.algorithm.make()?;
+        let algorithm = self.algorithm.make()?;
+        let partial =
+            self.cohort.fraction.is_some_and(|fraction| fraction < 1.0) || self.cohort.size.is_some();
+        require(!(algorithm.needs_everyone() && partial), "cohort", || {
+            let kind = &self.algorithm.kind;
+            format!("`{kind}` needs every worker in every round; leave `fraction` and `size` out")
+        })?;
         self.check_model()?;
         self.check_data()?;
         self.check_local()?;

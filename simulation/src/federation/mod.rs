@@ -185,11 +185,6 @@ impl Federation {
 
     /// A round is durable: both sides must count the same.
     fn check_balance(&mut self) {
-        let vector = match self.spec.algorithm.kind.as_str() {
-            "scaffold" => "c",
-            "feddyn" => "h",
-            _ => return,
-        };
         let disk = &self.server.disk;
         let members = self.nodes.iter().filter(|node| disk.members.contains(&node.name));
         let states: Vec<(Durable, Option<u64>)> = members
@@ -198,7 +193,9 @@ impl Federation {
                 (invariants::settled(&node.disk, committed), committed)
             })
             .collect();
-        let checked = invariants::balance(vector, &self.server.vectors()[vector], &states);
-        self.report.require("balance", self.now, checked);
+        for name in self.algorithm.mirrored() {
+            let checked = invariants::balance(name, &self.server.vectors()[*name], &states);
+            self.report.require("balance", self.now, checked);
+        }
     }
 }

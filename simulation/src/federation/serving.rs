@@ -5,7 +5,7 @@ use super::{Federation, Happening, network::Parcel, sessions::Session};
 use crate::{Committed, Millis, Mutation, invariants};
 use algorithms::{
     Algorithm, MODEL, RoundFacts, Vector, Vectors,
-    fold::{Accumulator, UploadFacts},
+    fold::{Accumulator, UploadFacts, accumulators},
 };
 use coordinator::machine::{Action, Counted, Decision, End, Event, Facts, Machine, Opening, Restored, Rules};
 use proto::{digest::Digest, event::RunEvent, names::RunId, spec::RunSpec};
@@ -26,6 +26,8 @@ pub(super) struct Disk {
     pub(super) committed: BTreeMap<String, u64>,
     paused: bool,
     vectors: BTreeMap<String, Digest>,
+    /// By round, as far as the algorithm recalls them.
+    recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
     ended: Option<End>,
 }
 
@@ -59,16 +61,15 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(algorithm: &dyn Algorithm, spec: &RunSpec, dimension: usize) -> Self {
-        let zero: Vector = Arc::new(vec![0.0; dimension]);
-        let digest = Digest::of_vector(&zero);
-        let names = std::iter::once(MODEL).chain(algorithm.server_vectors().iter().copied());
-        let disk = Disk { vectors: names.map(|name| (name.to_owned(), digest)).collect(), ..Disk::default() };
+        let server = algorithms::fresh_server(algorithm, Arc::new(vec![0.0; dimension]));
+        let named = |(name, vector): (&String, &Vector)| (name.clone(), Digest::of_vector(vector));
+        let disk = Disk { vectors: server.iter().map(named).collect(), ..Disk::default() };
         Self {
             life: 0,
             fuse: None,
             record: disk.clone(),
             disk,
-            blobs: BTreeMap::from([(digest, zero)]),
+            blobs: server.into_values().map(|vector| (Digest::of_vector(&vector), vector)).collect(),
             machine: None,
             accumulators: Vec::new(),
             sessions: BTreeMap::new(),
@@ -99,7 +100,10 @@ impl Server {
     }
 
     fn wanted(&self, name: &str) -> Option<Wanted> {
-        let digest = *self.record.vectors.get(name)?;
+        self.named(name, *self.record.vectors.get(name)?)
+    }
+
+    fn named(&self, name: &str, digest: Digest) -> Option<Wanted> {
         let length = self.blobs.get(&digest)?.len() as u64;
         Some(Wanted { name: name.to_owned(), digest, length })
     }
@@ -190,13 +194,19 @@ impl Federation {
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: Millis) {
         let names = std::iter::once(MODEL).chain(self.algorithm.down().iter().copied());
+        let now = names.filter_map(|name| self.server.wanted(name));
+        let then = committed.and_then(|round| self.server.record.recalled.get(&round));
+        let again = then.into_iter().flat_map(|then| {
+            let named = |(name, under): &(&str, &str)| self.server.named(under, *then.get(*name)?);
+            self.algorithm.recalled().iter().filter_map(named)
+        });
         let assignment = Assignment {
             run: self.server.run.clone(),
             round,
             spec: Arc::clone(&self.spec),
             lr: self.spec.lr(round),
             committed,
-            vectors: names.filter_map(|name| self.server.wanted(name)).collect(),
+            vectors: now.chain(again).collect(),
             remaining: Duration::from_millis(remaining_ms),
         };
         self.tell(worker, Command::Assign(Box::new(assignment)));
@@ -210,10 +220,7 @@ impl Federation {
         let twice = self.schedule.mutation == Mutation::CountTwice && offer == Decision::Duplicate;
         if offer == Decision::Accept || twice {
             if self.server.accumulators.is_empty() {
-                let length = self.schedule.dimension;
-                let folds = self.algorithm.folds();
-                self.server.accumulators =
-                    folds.into_iter().map(|fold| Accumulator::new(fold, length)).collect();
+                self.server.accumulators = accumulators(self.algorithm.as_ref(), self.schedule.dimension);
             }
             let worker::client_state::Facts { examples, steps, lr, .. } = pending.facts;
             for accumulator in &mut self.server.accumulators {
@@ -282,6 +289,8 @@ impl Federation {
             self.server.blobs.insert(digest, Arc::clone(vector));
         }
         let round = disk.round - 1;
+        let recalled = |(name, _): &(&str, &str)| Some(((*name).to_owned(), *disk.vectors.get(*name)?));
+        disk.recalled.insert(round, self.algorithm.recalled().iter().filter_map(recalled).collect());
         self.report.require("monotone", self.now, invariants::monotone(&self.report.rounds, round));
         let (digests, model) = (disk.vectors.clone(), Arc::clone(&server[MODEL]));
         self.note(&format!("disk: round {round} with {participants:?}, model {}", digests[MODEL]));

@@ -137,7 +137,10 @@ impl Jobs {
             check_length(vector, length).map_err(wrong)?;
             Ok(vector.clone())
         };
-        let names = std::iter::once(MODEL).chain(algorithm.down().iter().copied());
+        let again = algorithm.recalled().iter().map(|(_, under)| *under);
+        // A worker that was never counted receives nothing again.
+        let again = again.filter(|name| order.vectors.iter().any(|vector| vector.name == *name));
+        let names = std::iter::once(MODEL).chain(algorithm.down().iter().copied()).chain(again);
         let wanted: Vec<Wanted> = names.map(wanted).collect::<Result<_, Ended>>()?;
         self.cache.keep(&order.run, wanted.iter().map(|vector| vector.digest));
         let mut down = Vectors::new();

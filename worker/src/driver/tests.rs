@@ -5,7 +5,7 @@ use crate::{
     testing::{Book, Conversation, Coordinator},
     trainer::{EvaluateJob, LocalResult, Progress, Report, Scores, TrainError, TrainJob},
 };
-use algorithms::Vector;
+use algorithms::{LocalRun, Vector};
 use proto::{
     chunk::bytes_of,
     digest::Digest,
@@ -51,8 +51,9 @@ impl Train for Halving {
             return Err(TrainError::Cancelled);
         }
         let shift = job.plan.shift.as_ref().map_or(0.0, |shift| shift[0]);
-        let end = job.start.iter().map(|w| w * 0.5 - job.lr * shift).collect();
-        Ok(LocalResult { end, steps: 2, examples: 7, loss: 0.25 })
+        let end = job.model.iter().map(|w| w * 0.5 - job.lr * shift).collect();
+        let run = LocalRun::new(Arc::clone(&job.model), end, 2, job.lr);
+        Ok(LocalResult { run, examples: 7, loss: 0.25 })
     }
 
     fn evaluate(&mut self, job: &EvaluateJob, _: Report<'_>) -> Result<Scores, TrainError> {

@@ -12,10 +12,12 @@ use crate::{
     engine::Model,
 };
 use algorithms::{
-    local::{self, StepSize},
+    LocalRun,
+    local::{StepSize, Walk},
     seed,
 };
 use proto::spec::{ClipMode, LocalSpec, ModelSpec, RunSpec};
+use std::sync::Arc;
 
 /// Examples in a batch of an evaluation: results do not depend on it, memory does.
 const EVALUATION_BATCH: usize = 128;
@@ -55,7 +57,7 @@ impl EngineTrainer {
     /// round costs what moving and folding vectors costs, and no round's model equals another's, which
     /// a worker would then not have to fetch.
     fn flat(&self, job: &TrainJob) -> LocalResult {
-        let mut end = job.start.as_ref().clone();
+        let mut end = job.model.as_ref().clone();
         let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
         for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
             let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
@@ -63,7 +65,8 @@ impl EngineTrainer {
                 *value += change;
             }
         }
-        LocalResult { end, steps: 1, examples: 1, loss: 0.0 }
+        let run = LocalRun::new(Arc::clone(&job.model), end, 1, job.lr);
+        LocalResult { run, examples: 1, loss: 0.0 }
     }
 }
 
@@ -129,25 +132,27 @@ impl Loop<'_> {
             clip: local.clip,
             compat: local.clip_mode == ClipMode::Compat,
         };
-        let mut end = self.job.start.as_ref().clone();
-        let mut grad = vec![0.0; end.len()];
+        let mut walk = Walk::new(&self.job.model, &self.job.plan, size);
+        let start_loss = self.job.plan.start_loss.then(|| self.loss_at(walk.weights())).transpose()?;
         let (mut done, mut loss) = (0, 0.0);
         for epoch in 0.. {
             let mut augment = self.augment(epoch);
             for batch in self.order(epoch).chunks(local.batch.max(1)) {
                 let batch = self.examples.batch(batch, augment.as_mut());
-                let outcome = self.model.gradient(&end, &batch, &mut grad).map_err(training)?;
+                loss += walk.step(|w, grad| {
+                    let outcome = self.model.gradient(w, &batch, grad).map_err(training)?;
+                    if outcome.loss.is_finite() {
+                        return Ok(outcome.loss);
+                    }
+                    Err(self.diverged("the loss", done + 1))
+                })?;
                 done += 1;
-                if !outcome.loss.is_finite() {
-                    return Err(self.diverged("the loss", done));
-                }
-                loss += outcome.loss;
-                local::step(&mut end, &mut grad, &self.job.start, &self.job.plan, &size);
                 if report(Progress { done: done.into(), due: due.into() }).is_break() {
                     return Err(TrainError::Cancelled);
                 }
                 if done == due {
-                    return self.finished(end, done, loss / f64::from(due));
+                    let run = LocalRun { start_loss, ..walk.finish() };
+                    return self.finished(run, loss / f64::from(due));
                 }
             }
         }
@@ -164,11 +169,23 @@ impl Loop<'_> {
         self.job.spec.data.augment.then(|| stream("augment", &parts))
     }
 
-    fn finished(&self, end: Vec<f32>, steps: u32, loss: f64) -> Result<LocalResult, TrainError> {
-        if !end.iter().all(|value| value.is_finite()) {
-            return Err(self.diverged("a weight", steps));
+    /// Mean loss over the examples, as they are.
+    fn loss_at(&self, w: &[f32]) -> Result<f64, TrainError> {
+        let (mut sum, mut predictions) = (0.0, 0);
+        let indices: Vec<usize> = (0..self.examples.len()).collect();
+        for batch in indices.chunks(EVALUATION_BATCH) {
+            let outcome = self.model.evaluate(w, &self.examples.batch(batch, None)).map_err(training)?;
+            sum += outcome.loss * outcome.predictions as f64;
+            predictions += outcome.predictions;
         }
-        Ok(LocalResult { end, steps, examples: self.examples.len() as u64, loss })
+        Ok(sum / predictions.max(1) as f64)
+    }
+
+    fn finished(&self, run: LocalRun, loss: f64) -> Result<LocalResult, TrainError> {
+        if !run.end.iter().all(|value| value.is_finite()) {
+            return Err(self.diverged("a weight", run.steps));
+        }
+        Ok(LocalResult { run, examples: self.examples.len() as u64, loss })
     }
 
     fn diverged(&self, what: &str, step: u32) -> TrainError {

@@ -8,7 +8,7 @@ mod local;
 
 pub use local::EngineTrainer;
 
-use algorithms::{Vector, local::LocalPlan};
+use algorithms::{LocalRun, Vector, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -21,8 +21,8 @@ pub struct TrainJob {
     pub round: u64,
     /// Learning rate of this round.
     pub lr: f32,
-    /// The model at the round's start, of `prepare`'s length.
-    pub start: Vector,
+    /// The received model, of `prepare`'s length; the plan may start elsewhere.
+    pub model: Vector,
     /// How a local step differs from plain SGD.
     pub plan: LocalPlan,
 }
@@ -30,10 +30,8 @@ pub struct TrainJob {
 /// A local run that was done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalResult {
-    /// The model after the last step.
-    pub end: Vec<f32>,
-    /// Local steps taken, at least 1.
-    pub steps: u32,
+    /// Start, end and steps, at least 1.
+    pub run: LocalRun,
     /// Training examples that the worker holds: its weight.
     pub examples: u64,
     /// Mean loss over the steps; finite.

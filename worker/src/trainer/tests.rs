@@ -3,7 +3,7 @@
 use super::super::*;
 use super::*;
 use crate::{Share, data::Source};
-use algorithms::local::LocalPlan;
+use algorithms::local::{LocalPlan, Probe};
 use std::{ops::ControlFlow, sync::Arc};
 
 fn spec(extra: &str) -> RunSpec {
@@ -29,7 +29,7 @@ fn job(trainer: &mut EngineTrainer, spec: RunSpec, round: u64) -> TrainJob {
         spec: Arc::new(spec),
         round,
         lr,
-        start: Arc::new(vec![0.0; length]),
+        model: Arc::new(vec![0.0; length]),
         plan: LocalPlan::default(),
     }
 }
@@ -50,16 +50,16 @@ fn a_local_run_learns_and_repeats_to_the_bit() {
         })
         .unwrap();
     // Two epochs of 100 examples in batches of 16, the last of which holds 4.
-    assert_eq!((first.steps, first.examples, reports.len()), (14, 100, 14));
+    assert_eq!((first.run.steps, first.examples, reports.len()), (14, 100, 14));
     assert_eq!(reports[13], Progress { done: 14, due: 14 });
     assert!(first.loss > 0.0 && first.loss < 10.0_f64.ln(), "{}", first.loss);
     assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
     let later = TrainJob { round: 1, ..job.clone() };
-    assert_ne!(trainer.train(&later, &mut go).unwrap().end, first.end);
-    let scored = EvaluateJob { spec: Arc::clone(&job.spec), model: Arc::new(first.end) };
+    assert_ne!(trainer.train(&later, &mut go).unwrap().run.end, first.run.end);
+    let scored = EvaluateJob { spec: Arc::clone(&job.spec), model: Arc::new(first.run.end) };
     let scores = trainer.evaluate(&scored, &mut go).unwrap();
     assert_eq!(scores.predictions, 40);
-    let before = EvaluateJob { model: Arc::clone(&job.start), ..scored };
+    let before = EvaluateJob { model: Arc::clone(&job.model), ..scored };
     assert!(scores.loss_sum < trainer.evaluate(&before, &mut go).unwrap().loss_sum);
 }
 
@@ -82,7 +82,7 @@ fn shares_divide_the_data_and_need_a_share() {
         let mut trainer = trainer(Some(Share { index, of: 3 }));
         let job = job(&mut trainer, spec(DIVIDED), 0);
         let result = trainer.train(&job, &mut go).unwrap();
-        assert_eq!(result.steps, 3);
+        assert_eq!(result.run.steps, 3);
         sum += result.examples;
     }
     assert_eq!(sum, 100);
@@ -118,8 +118,42 @@ fn a_flat_model_needs_no_data_and_moves_every_round() {
     let mut trainer = trainer(None);
     let job = job(&mut trainer, flat, 0);
     let first = trainer.train(&job, &mut go).unwrap();
-    assert_eq!((first.end.len(), first.examples), (10_000, 1));
-    assert!(first.end.iter().all(|value| (0.0..=1e-3).contains(value)));
+    assert_eq!((first.run.end.len(), first.examples), (10_000, 1));
+    assert!(first.run.end.iter().all(|value| (0.0..=1e-3).contains(value)));
     assert_eq!(trainer.train(&job, &mut go).unwrap(), first);
-    assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().end, first.end);
+    assert_ne!(trainer.train(&TrainJob { round: 1, ..job }, &mut go).unwrap().run.end, first.run.end);
+}
+
+/// The end of a run by that plan.
+fn end_of(plan: LocalPlan) -> Vec<f32> {
+    let mut trainer = trainer(None);
+    let mut job = job(&mut trainer, spec(LINEAR), 0);
+    job.plan = plan;
+    trainer.train(&job, &mut go).unwrap().run.end
+}
+
+#[test]
+fn a_plan_says_where_gradients_are_taken() {
+    let plain = end_of(LocalPlan::default());
+    let ascent = |rho| LocalPlan { probe: Probe::Ascent { rho }, ..LocalPlan::default() };
+    // Too small to move a weight: the second pass is on the same mini-batch, or this would differ.
+    assert_eq!(end_of(ascent(1e-30)), plain);
+    let perturbed = end_of(ascent(0.5));
+    assert_ne!(perturbed, plain);
+    assert_eq!(end_of(ascent(0.5)), perturbed);
+}
+
+#[test]
+fn a_plan_says_where_a_run_starts_and_what_is_measured() {
+    let mut trainer = trainer(None);
+    let mut job = job(&mut trainer, spec(LINEAR), 0);
+    job.plan.start_loss = true;
+    let run = trainer.train(&job, &mut go).unwrap().run;
+    // Zero weights give every one of ten digits the same chance.
+    assert!((run.start_loss.unwrap() - 10.0_f64.ln()).abs() < 1e-5, "{:?}", run.start_loss);
+    assert_eq!(run.start, job.model);
+    job.plan = LocalPlan { offset: Some(Arc::new(vec![0.01; job.model.len()])), ..LocalPlan::default() };
+    let moved = trainer.train(&job, &mut go).unwrap().run;
+    assert!(moved.start.iter().all(|w| *w == 0.01) && moved.start_loss.is_none());
+    assert_ne!(moved.end, run.end);
 }

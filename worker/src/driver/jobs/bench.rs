@@ -9,7 +9,7 @@ use crate::{
     message::Assignment,
     trainer::{EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
 };
-use algorithms::{Algorithm, LocalRun, MODEL, Vector, Vectors};
+use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
 use std::{
     ops::ControlFlow,
@@ -184,16 +184,16 @@ fn local_run(
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
-    let start = Arc::clone(&down[MODEL]);
     let basis = order.basis();
     let Assignment { round, lr, spec, .. } = order;
     let began = Instant::now();
-    let job = TrainJob { spec, round, lr, start: Arc::clone(&start), plan };
-    let LocalResult { end, steps, examples, loss } = trainer.train(&job, report)?;
-    // The plan's vector goes before the next state comes.
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
+    let LocalResult { run, examples, loss } = trainer.train(&job, report)?;
+    // The plan's vectors go before the next state comes.
     drop(job);
-    let facts = Facts { examples, steps, lr, train_loss: loss, seconds: began.elapsed().as_secs_f64() };
-    let finished = algorithm.finish(LocalRun { start, end, steps, lr }, &down, &state);
+    let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
+    let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
+    let finished = algorithm.finish(run, &down, &state);
     for (name, vector) in finished.upload.iter().chain(&finished.next) {
         if !vector.iter().all(|value| value.is_finite()) {
             let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");

@@ -1,9 +1,12 @@
 //! Who takes part in a round: uniform sampling without replacement, as a pure function of
-//! (seed, round, names).
+//! (seed, round, names). Other ways to draw are in [`draw`], a choice for diversity in [`diverse`].
 //!
 //! Each worker gets a rank from a keyed hash and the lowest ranks are chosen. The order in which
 //! workers connected cannot matter, and one worker that joins or leaves changes at most one place:
 //! a shuffle seeded by the round would reshuffle everybody.
+
+pub mod diverse;
+pub mod draw;
 
 use crate::seed;
 

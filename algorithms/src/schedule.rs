@@ -1,0 +1,129 @@
+//! Learning rates over rounds, as pure functions of the round: a restart gives the same rates.
+
+use serde::{Deserialize, Serialize};
+
+/// The factor on the first learning rate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Schedule {
+    /// 1.
+    #[default]
+    Constant,
+    /// `decay^t`.
+    Exponential {
+        /// Above 0 and at most 1.
+        decay: f64,
+    },
+    /// `factor^⌊t / every⌋`.
+    Step {
+        /// Rounds between steps, at least 1.
+        every: u64,
+        /// Above 0 and at most 1.
+        factor: f64,
+    },
+    /// `1 / (1 + rate · t)`; with a rate of 1 the stage-wise `1/(t + 1)`.
+    Inverse {
+        /// At least 0.
+        rate: f64,
+    },
+    /// `1 / √(1 + t)`.
+    InverseRoot,
+    /// `(1 − t/T)^power` over T rounds.
+    Polynomial {
+        /// At least 0; 1 is linear.
+        power: f64,
+    },
+    /// Half a cosine from 1 to `floor` over T rounds (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    Cosine {
+        /// 0 to 1.
+        #[serde(default)]
+        floor: f64,
+    },
+}
+
+/// A schedule after a linear start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearningRate {
+    /// After the start.
+    pub schedule: Schedule,
+    /// Rounds over which the rate grows to its first value, in equal steps.
+    pub warmup: u64,
+}
+
+impl LearningRate {
+    /// The factor in round `t` of `rounds`, at least 0.
+    pub fn factor(&self, t: u64, rounds: u64) -> f64 {
+        if t < self.warmup {
+            return (t + 1) as f64 / (self.warmup + 1) as f64;
+        }
+        let (t, rounds) = (t - self.warmup, rounds.saturating_sub(self.warmup).max(1));
+        self.schedule.factor(t, rounds)
+    }
+}
+
+impl Schedule {
+    /// The factor in round `t` of `rounds`, at least 0.
+    pub fn factor(&self, t: u64, rounds: u64) -> f64 {
+        let time = t as f64;
+        let done = (time / rounds.max(1) as f64).min(1.0);
+        match *self {
+            Self::Constant => 1.0,
+            Self::Exponential { decay } => libm::pow(decay, time),
+            Self::Step { every, factor } => libm::pow(factor, (t / every.max(1)) as f64),
+            Self::Inverse { rate } => 1.0 / (1.0 + rate.max(0.0) * time),
+            Self::InverseRoot => 1.0 / (1.0 + time).sqrt(),
+            Self::Polynomial { power } => libm::pow(1.0 - done, power),
+            Self::Cosine { floor } => {
+                floor + (1.0 - floor) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * done))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_by_hand() {
+        for (schedule, t, want) in [
+            (Schedule::Constant, 9, 1.0),
+            (Schedule::Exponential { decay: 0.998 }, 2, 0.998 * 0.998),
+            (Schedule::Step { every: 3, factor: 0.1 }, 5, 0.1),
+            (Schedule::Inverse { rate: 1.0 }, 3, 0.25),
+            (Schedule::InverseRoot, 3, 0.5),
+            (Schedule::Polynomial { power: 2.0 }, 5, 0.25),
+            (Schedule::Cosine { floor: 0.2 }, 5, 0.6),
+            (Schedule::Cosine { floor: 0.2 }, 10, 0.2),
+            (Schedule::Cosine { floor: 0.2 }, 99, 0.2),
+        ] {
+            assert!((schedule.factor(t, 10) - want).abs() < 1e-12, "{schedule:?}");
+        }
+    }
+
+    #[test]
+    fn every_schedule_starts_at_1_and_never_grows() {
+        for schedule in [
+            Schedule::Constant,
+            Schedule::Exponential { decay: 0.9 },
+            Schedule::Step { every: 2, factor: 0.5 },
+            Schedule::Inverse { rate: 0.1 },
+            Schedule::InverseRoot,
+            Schedule::Polynomial { power: 1.0 },
+            Schedule::Cosine { floor: 0.0 },
+        ] {
+            let factors: Vec<f64> = (0..20).map(|t| schedule.factor(t, 20)).collect();
+            assert_eq!(factors[0], 1.0, "{schedule:?}");
+            assert!(factors.is_sorted_by(|a, b| a >= b) && factors[19] >= 0.0, "{schedule:?}");
+        }
+    }
+
+    #[test]
+    fn a_warm_start_grows_in_equal_steps() {
+        let rate = LearningRate { schedule: Schedule::Polynomial { power: 1.0 }, warmup: 3 };
+        let factors: Vec<f64> = (0..5).map(|t| rate.factor(t, 5)).collect();
+        assert_eq!(factors, [0.25, 0.5, 0.75, 1.0, 0.5]);
+        assert_eq!(LearningRate::default().factor(7, 9), 1.0);
+    }
+}
