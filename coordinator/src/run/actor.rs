@@ -4,7 +4,7 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, metrics::Pending};
+use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, buffers::Buffers, metrics::Pending};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -74,6 +74,7 @@ impl Actor {
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let payload = record.length * 4 * algorithm.upload().len() as u64;
+        let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
@@ -82,7 +83,8 @@ impl Actor {
             length: record.length as usize,
             bytes_up: 0.into(),
             bytes_down: 0.into(),
-            slots: Arc::new(Semaphore::new(parts.config.upload_slots(payload))),
+            buffers: Buffers::new(slots),
+            slots: Arc::new(Semaphore::new(slots)),
             parked: Mutex::default(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());
@@ -222,6 +224,7 @@ impl Actor {
                         shared.folds.iter().map(|fold| Accumulator::new(*fold, shared.length)).collect();
                 }
                 fold(&mut accumulators, shared.upload, &values, &fold_facts);
+                shared.buffers.give(values);
                 accumulators
             })
             .await;
@@ -233,7 +236,7 @@ impl Actor {
                 }
             }
         } else {
-            drop(values);
+            self.shared.buffers.give(values);
         }
         let actions = self.machine.handle(Event::Update { worker, round, facts }, self.parts.clock.now());
         decision = decision_in(&actions);
@@ -268,8 +271,7 @@ impl Actor {
                     self.publish_metrics();
                 }
                 Action::DropUploads => {
-                    self.accumulators.clear();
-                    self.shared.drop_parked();
+                    self.release();
                 }
                 Action::Commit { .. } => self.commit(action),
                 Action::Quarantine { worker } => {
@@ -282,6 +284,13 @@ impl Actor {
         }
         self.finish_if_due().await;
         self.flush();
+    }
+
+    /// Drops what was uploaded, and gives its memory back to the system.
+    pub(super) fn release(&mut self) {
+        self.accumulators = Vec::new();
+        self.shared.drop_parked();
+        self.shared.buffers.clear();
     }
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {

@@ -32,13 +32,21 @@ pub struct EngineTrainer {
     examples: Examples,
     /// The last model that was built, for the next round of the same run.
     model: Option<(ModelSpec, DataInfo, Model)>,
+    /// Memory of an earlier result.
+    spare: Vec<f32>,
 }
 
 impl EngineTrainer {
     /// For a worker's data, on its threads.
     pub fn new(config: &Config) -> Self {
         let worker = seed::word(config.name.as_str());
-        Self { worker, threads: config.training_threads(), examples: Examples::new(config), model: None }
+        Self {
+            worker,
+            threads: config.training_threads(),
+            examples: Examples::new(config),
+            model: None,
+            spare: Vec::new(),
+        }
     }
 
     fn model(&mut self, spec: &ModelSpec, info: &DataInfo) -> Result<&Model, TrainError> {
@@ -54,14 +62,14 @@ impl EngineTrainer {
     /// `flat`: no data and no gradient. Each block of the vector moves by one seeded amount, so that a
     /// round costs what moving and folding vectors costs, and no round's model equals another's, which
     /// a worker would then not have to fetch.
-    fn flat(&self, job: &TrainJob) -> LocalResult {
-        let mut end = job.start.as_ref().clone();
+    fn flat(&mut self, job: &TrainJob) -> LocalResult {
+        let mut end = std::mem::take(&mut self.spare);
+        end.clear();
+        end.reserve_exact(job.start.len());
         let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
-        for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
+        for (block, values) in job.start.chunks(FLAT_BLOCK).enumerate() {
             let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
-            for value in values {
-                *value += change;
-            }
+            end.extend(values.iter().map(|value| value + change));
         }
         LocalResult { end, steps: 1, examples: 1, loss: 0.0 }
     }
@@ -82,8 +90,15 @@ impl Train for EngineTrainer {
         }
         let examples = self.examples.training(&job.spec)?;
         let worker = self.worker;
+        let mut end = std::mem::take(&mut self.spare);
+        end.clear();
+        end.extend_from_slice(&job.start);
         let model = self.model(&job.spec.model, examples.info())?;
-        Loop { model, examples: &examples, job, worker }.run(report)
+        Loop { model, examples: &examples, job, worker }.run(end, report)
+    }
+
+    fn reuse(&mut self, vector: Vec<f32>) {
+        self.spare = vector;
     }
 
     fn evaluate(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Scores, TrainError> {
@@ -117,7 +132,8 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    fn run(&self, report: Report<'_>) -> Result<LocalResult, TrainError> {
+    /// From `end`, a copy of the job's start.
+    fn run(&self, mut end: Vec<f32>, report: Report<'_>) -> Result<LocalResult, TrainError> {
         if self.examples.is_empty() {
             return Err(TrainError::Data("this worker's share of the data is empty".into()));
         }
@@ -129,7 +145,6 @@ impl Loop<'_> {
             clip: local.clip,
             compat: local.clip_mode == ClipMode::Compat,
         };
-        let mut end = self.job.start.as_ref().clone();
         let mut grad = vec![0.0; end.len()];
         let (mut done, mut loss) = (0, 0.0);
         for epoch in 0.. {
