@@ -162,22 +162,33 @@ impl Accumulator {
         self.fold.factor(facts) * weight as f64 * 2.0_f64.powi(self.fold.fraction_bits())
     }
 
-    /// The mean, or `None` when nothing was counted. Frees the sum.
-    pub fn mean(self) -> Option<Vec<f32>> {
-        let (sum, unit) = self.into_parts()?;
-        Some(sum.into_iter().map(|sum| mean_of(sum, unit)).collect())
+    /// The mean, or `None` when nothing was counted.
+    pub fn mean(mut self) -> Option<Vec<f32>> {
+        let mut mean = vec![0.0; self.sum.len()];
+        let (sum, unit) = self.drain()?;
+        drain_into(&mut mean, sum, unit);
+        Some(mean)
     }
 
-    /// As [`Self::mean`], for drivers that divide in parallel: the sum and the unit for [`mean_of`].
-    pub fn into_parts(self) -> Option<(Vec<i64>, f64)> {
+    /// As [`Self::mean`], for drivers that divide in parallel: the sum and the unit for [`drain_into`],
+    /// which must then cover every element once. The accumulator is empty after that.
+    pub fn drain(&mut self) -> Option<(&mut [i64], f64)> {
         let unit = 1.0 / (self.weight as f64 * 2.0_f64.powi(self.fold.fraction_bits()));
-        (self.weight > 0).then_some((self.sum, unit))
+        let counted = self.weight > 0;
+        (self.weight, self.count) = (0, 0);
+        counted.then_some((&mut self.sum, unit))
     }
 }
 
-/// One element of a mean.
-pub fn mean_of(sum: i64, unit: f64) -> f32 {
-    (sum as f64 * unit) as f32
+/// `mean[i] = sum[i] · unit; sum[i] = 0`: in one pass, so that the sum's memory serves the next round.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn drain_into(mean: &mut [f32], sum: &mut [i64], unit: f64) {
+    assert_eq!(mean.len(), sum.len(), "drain: lengths differ");
+    for (mean, sum) in mean.iter_mut().zip(sum) {
+        *mean = (std::mem::take(sum) as f64 * unit) as f32;
+    }
 }
 
 /// `sum[i] += round(x[i] · scale)`, ties to even, exact for products below 2^51.
@@ -225,6 +236,19 @@ mod tests {
     #[test]
     fn nothing_counted_has_no_mean() {
         assert!(Accumulator::new(fold(Weighting::Uniform, Scale::One), 2).mean().is_none());
+    }
+
+    #[test]
+    fn a_drained_accumulator_is_a_new_one() {
+        let fold = fold(Weighting::Examples, Scale::One);
+        let mut used = Accumulator::new(fold, 3);
+        used.accumulate(&[1.0, -2.0, 0.5], &FACTS);
+        let mut mean = [0.0; 3];
+        let (sum, unit) = used.drain().unwrap();
+        drain_into(&mut mean, sum, unit);
+        assert_eq!(mean, [1.0, -2.0, 0.5]);
+        assert_eq!(used, Accumulator::new(fold, 3));
+        assert!(used.drain().is_none());
     }
 
     #[test]

@@ -204,6 +204,11 @@ impl Fleet {
         (of(&self.coordinator), self.workers.iter().filter_map(of).max())
     }
 
+    /// Process ids: the coordinator's, and the workers'.
+    pub(crate) fn ids(&self) -> (Option<u32>, Vec<u32>) {
+        (self.coordinator.id(), self.workers.iter().filter_map(Process::id).collect())
+    }
+
     /// Stops the workers, then the coordinator; an error says who did not stop cleanly.
     pub(crate) async fn stop(self) -> Result<(), Failure> {
         self.workers.iter().for_each(Process::ask_to_stop);

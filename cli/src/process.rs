@@ -119,6 +119,18 @@ pub(crate) fn peak_memory(id: u32) -> Option<u64> {
     kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmHWM:")
 }
 
+/// Processor seconds of a process so far, user and system, all threads; `None` where the kernel does
+/// not say.
+pub(crate) fn cpu_seconds(id: u32) -> Option<f64> {
+    /// Linux counts in these (`USER_HZ`), whatever its own clock.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name of the program stands in parentheses and may hold anything; utime is the 12th field after it.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+}
+
 /// Memory that new processes can have without swapping, in bytes.
 pub(crate) fn available_memory() -> Option<u64> {
     kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
@@ -149,6 +161,10 @@ mod tests {
         assert_eq!(kilobytes("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n", "VmHWM:"), Some(2048 * 1024));
         assert_eq!(kilobytes("x: y", "VmHWM:"), None);
         assert!(peak_memory(std::process::id()).unwrap() > 100_000);
+        let before = cpu_seconds(std::process::id()).unwrap();
+        let busy = std::time::Instant::now();
+        while busy.elapsed().as_millis() < 300 {}
+        assert!(cpu_seconds(std::process::id()).unwrap() > before);
         assert!(available_memory().unwrap() > 0);
     }
 }

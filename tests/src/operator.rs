@@ -134,7 +134,7 @@ impl Operator {
 
     /// The newest committed model, checked against the digest in its header.
     pub async fn export(&mut self, run: &str) -> Result<(v1::ExportHeader, Vec<f32>), Status> {
-        let request = v1::RunRequest { run: run.to_owned() };
+        let request = v1::ExportRequest { run: run.to_owned(), ..v1::ExportRequest::default() };
         let mut messages = self.client.export_run(request).await?.into_inner();
         let Some(Body::Header(header)) = messages.message().await?.and_then(|message| message.body) else {
             panic!("an export begins with its header")

@@ -1,6 +1,7 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
 mod aggregate;
+mod limit;
 mod round;
 
 use crate::{exit::Failure, life};

@@ -1,8 +1,10 @@
 //! How long a round takes, what the coordinator needs for it, and what travels, when nobody trains.
 //!
 //! Real processes on loopback, model kind `flat`, FedAvg. The first round is not counted: workers
-//! fetch the model for the first time, and connections open.
+//! fetch the model for the first time, and connections open. What the machine allows is measured
+//! before and after, without the processes.
 
+use super::limit::Limit;
 use crate::{
     client::Operator,
     exit::{Code, Failure},
@@ -23,8 +25,10 @@ use worker::data::Source;
 /// Measures seconds, memory and traffic of a round, without training.
 ///
 /// Starts a coordinator and workers for each pair of sizes. JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
-/// seconds_max, coordinator_peak_bytes, worker_peak_bytes (the largest of all), bytes_down, bytes_up (of a
-/// round).
+/// seconds_max, limit_seconds (the same bytes over loopback TCP and a pass over memory for each update,
+/// nothing else), limit_loopback_seconds, ratio (median to limit), coordinator_cpu_seconds and
+/// workers_cpu_seconds (of a round; all workers), coordinator_peak_bytes, worker_peak_bytes (the largest of
+/// all), bytes_down, bytes_up (of a round).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Numbers of workers
@@ -79,6 +83,9 @@ struct Measured {
     parameters: u64,
     /// Of each counted round, sorted.
     seconds: Vec<f64>,
+    limit: Limit,
+    /// Processor seconds a round: the coordinator's, and all workers'.
+    cpu: (f64, f64),
     coordinator_peak: Option<u64>,
     worker_peak: Option<u64>,
     bytes_down: u64,
@@ -159,8 +166,11 @@ async fn one(
         data: ("bench".to_owned(), source),
         tls,
     };
+    let before = measure_limit(workers, parameters).await?;
     let mut fleet = life::interruptible(Fleet::start(&plan)).await?;
+    let ids = fleet.ids();
     let mut metrics: Vec<Metrics> = Vec::new();
+    let mut cpu = Vec::new();
     let work = async {
         let run = Operator::connect(fleet.target()).await?.submit(spec(workers, parameters, rounds)).await?;
         let each = |seen: Seen<'_>| {
@@ -169,6 +179,7 @@ async fn one(
             }) = seen
             {
                 metrics.push(line.clone());
+                cpu.push(cpu_seconds(&ids));
                 bar.inc(1);
             }
             Ok(())
@@ -181,12 +192,44 @@ async fn one(
     let stopped = fleet.stop().await;
     done?;
     stopped?;
+    let limit = before.or_better(measure_limit(workers, parameters).await?);
     let counted: Vec<&Metrics> = metrics.iter().filter(|line| line.round > 0).collect();
     let mut seconds: Vec<f64> = counted.iter().map(|line| line.seconds).collect();
     seconds.sort_by(f64::total_cmp);
     let last = counted.last().ok_or_else(|| Failure::internal("the run ended without metrics"))?;
     let (bytes_down, bytes_up) = (last.bytes_down, last.bytes_up);
-    Ok(Measured { workers, parameters, seconds, coordinator_peak, worker_peak, bytes_down, bytes_up })
+    let cpu = a_round(&cpu);
+    Ok(Measured {
+        workers,
+        parameters,
+        seconds,
+        limit,
+        cpu,
+        coordinator_peak,
+        worker_peak,
+        bytes_down,
+        bytes_up,
+    })
+}
+
+async fn measure_limit(workers: u16, parameters: u64) -> Result<Limit, Failure> {
+    let measured = tokio::task::spawn_blocking(move || Limit::measure(workers, parameters)).await;
+    measured
+        .map_err(Failure::internal)?
+        .map_err(|error| Failure::new(Code::Failed, format!("loopback cannot be measured: {error}")))
+}
+
+/// Processor seconds so far: the coordinator's, and all workers'.
+fn cpu_seconds((coordinator, workers): &(Option<u32>, Vec<u32>)) -> (f64, f64) {
+    let of = |id: &u32| process::cpu_seconds(*id).unwrap_or(f64::NAN);
+    (coordinator.as_ref().map_or(f64::NAN, of), workers.iter().map(of).sum())
+}
+
+/// The mean growth from the end of the first round on.
+fn a_round(so_far: &[(f64, f64)]) -> (f64, f64) {
+    let (Some(first), Some(last)) = (so_far.first(), so_far.last()) else { return (f64::NAN, f64::NAN) };
+    let rounds = (so_far.len() - 1) as f64;
+    ((last.0 - first.0) / rounds, (last.1 - first.1) / rounds)
 }
 
 impl Measured {
@@ -203,7 +246,10 @@ impl Measured {
         json!({
             "workers": self.workers, "parameters": self.parameters, "rounds": self.seconds.len(),
             "seconds_median": self.median(), "seconds_min": self.seconds.first(),
-            "seconds_max": self.seconds.last(), "coordinator_peak_bytes": self.coordinator_peak,
+            "seconds_max": self.seconds.last(), "limit_seconds": self.limit.seconds(),
+            "limit_loopback_seconds": self.limit.loopback, "ratio": self.median() / self.limit.seconds(),
+            "coordinator_cpu_seconds": self.cpu.0, "workers_cpu_seconds": self.cpu.1,
+            "coordinator_peak_bytes": self.coordinator_peak,
             "worker_peak_bytes": self.worker_peak, "bytes_down": self.bytes_down, "bytes_up": self.bytes_up,
         })
     }
@@ -217,6 +263,9 @@ fn listing(all: &[Measured]) -> String {
                 one.workers.to_string(),
                 one.parameters.to_string(),
                 format!("{:.3}", one.median()),
+                format!("{:.3}", one.limit.seconds()),
+                format!("{:.1}", one.median() / one.limit.seconds()),
+                format!("{:.2} + {:.2}", one.cpu.0, one.cpu.1),
                 table::or_dash(one.coordinator_peak, table::bytes),
                 table::or_dash(one.worker_peak, table::bytes),
                 table::bytes(one.bytes_down),
@@ -228,6 +277,9 @@ fn listing(all: &[Measured]) -> String {
         "workers",
         "parameters",
         "s/round (median)",
+        "limit, s",
+        "ratio",
+        "CPU s/round",
         "coordinator peak",
         "largest worker peak",
         "down/round",
@@ -273,6 +325,8 @@ mod tests {
                 workers: 2,
                 parameters: 5,
                 seconds,
+                limit: Limit { loopback: 0.5, memory: 0.25 },
+                cpu: (1.0, 2.0),
                 coordinator_peak,
                 worker_peak,
                 bytes_down: 1,
@@ -281,6 +335,8 @@ mod tests {
         };
         assert_eq!(with(&[1.0, 2.0, 9.0]).median(), 2.0);
         assert_eq!(with(&[1.0, 2.0]).median(), 1.5);
-        assert!(listing(&[with(&[1.0])]).contains("1.0 kB"));
+        let listing = listing(&[with(&[1.5])]);
+        assert!(listing.contains("1.0 kB") && listing.contains(" 2.0 "), "{listing}");
+        assert_eq!(a_round(&[(5.0, 1.0), (6.0, 3.0), (9.0, 5.0)]), (2.0, 2.0));
     }
 }

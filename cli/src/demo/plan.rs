@@ -60,9 +60,18 @@ fn defaults(info: &DataInfo, source: &Source) -> Defaults {
     let skewed = PartitionSpec::Dirichlet { alpha: 0.5, replacement: false };
     let local = LocalSpec { batch: 32, lr: 0.05, ..LocalSpec::default() };
     match info {
-        DataInfo::Images { channels: 1, .. } => {
-            Defaults { model: ModelSpec::Lenet {}, rounds: 10, partition: skewed, augment: false, local }
-        }
+        DataInfo::Images { channels: 1, .. } => Defaults {
+            model: ModelSpec::Lenet {},
+            rounds: 10,
+            partition: skewed,
+            augment: false,
+            // Files hold more examples, and steps, than the drawn digits.
+            local: if matches!(source, Source::Digits { .. }) {
+                local
+            } else {
+                LocalSpec { lr: 0.1, ..local }
+            },
+        },
         DataInfo::Images { .. } => Defaults {
             model: ModelSpec::Cnn {},
             rounds: 20,
@@ -220,22 +229,22 @@ mod tests {
 
     #[test]
     fn defaults_are_runs_that_a_coordinator_accepts() {
+        let digits = Source::default();
+        let files = || Source::Idx { path: "files".into(), classes: None, mean: None, std: None };
+        let text = || DataInfo::Text { vocabulary: 65, sequence: 80 };
         let images = |channels, side| DataInfo::Images { channels, height: side, width: side, classes: 10 };
         let cases = [
-            (images(1, 28), Source::default(), "lenet", "dirichlet"),
-            (images(3, 32), Source::default(), "cnn", "dirichlet"),
-            (DataInfo::Features { dimension: 4, classes: 3 }, Source::default(), "mlp", "dirichlet"),
-            (
-                DataInfo::Text { vocabulary: 65, sequence: 80 },
-                text_source(TextKey::Speaker),
-                "char-lstm",
-                "natural",
-            ),
-            (DataInfo::Text { vocabulary: 65, sequence: 80 }, text_source(TextKey::None), "char-lstm", "iid"),
+            (images(1, 28), digits, "lenet", "dirichlet", 0.05),
+            (images(1, 28), files(), "lenet", "dirichlet", 0.1),
+            (images(3, 32), files(), "cnn", "dirichlet", 0.05),
+            (DataInfo::Features { dimension: 4, classes: 3 }, files(), "mlp", "dirichlet", 0.05),
+            (text(), text_source(TextKey::Speaker), "char-lstm", "natural", 4.0),
+            (text(), text_source(TextKey::None), "char-lstm", "iid", 4.0),
         ];
-        for (info, source, model, partition) in cases {
+        for (info, source, model, partition, lr) in cases {
             let data = ("some-data".to_owned(), source);
             let planned = Planned { spec: spec(&args(""), &data, &info).unwrap(), data };
+            assert_eq!(planned.spec.local.lr, lr);
             assert_eq!(planned.model_kind(), model);
             assert_eq!(planned.spec.data.partition.as_ref().map(tag).as_deref(), Some(partition));
             let read = RunSpec::from_toml(&planned.to_toml().unwrap()).unwrap();

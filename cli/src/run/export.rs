@@ -1,7 +1,7 @@
 //! `starling run export`: the newest committed model as a safetensors file.
 //!
-//! Every chunk and the whole are verified before the file appears. No engine is needed: the
-//! coordinator names the tensors. The header is written here rather than by the safetensors crate,
+//! Every chunk and the whole are verified before the file appears; a broken transfer goes on where it
+//! stopped. No engine is needed: the coordinator names the tensors. The header is written here rather than by the safetensors crate,
 //! which takes its metadata as a hash map and would give equal models different bytes.
 
 use crate::{
@@ -16,7 +16,12 @@ use proto::{
     v1::{self, ExportHeader, export_message::Body},
 };
 use serde_json::json;
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+/// A transfer that broke is tried again after this.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Tries one after the other that may move nothing.
+const TRIES: u32 = 10;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,14 +71,38 @@ fn damaged(text: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Data, format!("the model arrived damaged: {text}"))
 }
 
+/// What has arrived.
+type Arriving = Option<(ExportHeader, Assembler)>;
+
 /// The header and the verified vector.
 async fn fetch(operator: &mut Operator, run: &str) -> Result<(ExportHeader, Vec<f32>), Failure> {
-    let reply = operator.client.export_run(v1::RunRequest { run: run.to_owned() }).await;
-    let mut stream = match reply {
+    let mut arriving: Arriving = None;
+    let (mut received, mut fruitless) = (0, 0);
+    while let Err(failure) = receive(operator, run, &mut arriving).await {
+        let now = arriving.as_ref().map_or(0, |(_, assembler)| assembler.received());
+        fruitless = if now > received { 0 } else { fruitless + 1 };
+        received = now;
+        // The first byte tells a wrong address from an interruption.
+        if failure.code != Code::Unavailable || arriving.is_none() || fruitless == TRIES {
+            return Err(failure);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let (header, assembler) = arriving.ok_or_else(|| damaged("the stream was empty"))?;
+    Ok((header, assembler.finish().map_err(damaged)?))
+}
+
+/// One try: all that is missing.
+async fn receive(operator: &mut Operator, run: &str, arriving: &mut Arriving) -> Result<(), Failure> {
+    let (digest, offset) = arriving
+        .as_ref()
+        .map_or((Vec::new(), 0), |(_, assembler)| (assembler.announced().0.to_vec(), assembler.received()));
+    let request = v1::ExportRequest { run: run.to_owned(), digest, offset };
+    let mut stream = match operator.client.export_run(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) => return Err(operator.run_failure(run, &status).await),
     };
-    let mut arriving: Option<(ExportHeader, Assembler)> = None;
+    let mut opened = false;
     loop {
         let next = tokio::time::timeout(limits::STALL, stream.message()).await;
         let message = next.map_err(|_| {
@@ -82,17 +111,25 @@ async fn fetch(operator: &mut Operator, run: &str) -> Result<(ExportHeader, Vec<
         })?;
         let message = match message {
             Ok(Some(message)) => message,
-            Ok(None) => break,
+            Ok(None) => return Ok(()),
             Err(status) => return Err(operator.run_failure(run, &status).await),
         };
-        match (message.body, &mut arriving) {
-            (Some(Body::Header(header)), None) => arriving = Some(open(header)?),
-            (Some(Body::Chunk(chunk)), Some((_, assembler))) => assembler.push(&chunk).map_err(damaged)?,
+        match (message.body, &mut *arriving) {
+            (Some(Body::Header(header)), known) if !opened => {
+                opened = true;
+                let (header, assembler) = open(header)?;
+                let same = known.as_ref().is_some_and(|(_, old)| old.announced() == assembler.announced());
+                // A newer model was committed meanwhile: it comes from its start.
+                if !same {
+                    *known = Some((header, assembler));
+                }
+            }
+            (Some(Body::Chunk(chunk)), Some((_, assembler))) if opened => {
+                assembler.push(&chunk).map_err(damaged)?;
+            }
             _ => return Err(damaged("expected one header, then chunks")),
         }
     }
-    let (header, assembler) = arriving.ok_or_else(|| damaged("the stream was empty"))?;
-    Ok((header, assembler.finish().map_err(damaged)?))
 }
 
 /// Checks that the announced tensors fill the announced vector.
@@ -140,54 +177,4 @@ fn describe(header: &ExportHeader, parameters: usize) -> Result<(Exported, Vec<u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proto::v1::{Tensor, VectorRef};
-
-    fn header(w: &[f32]) -> ExportHeader {
-        let digest = Digest::of_vector(w).0.to_vec();
-        let tensor = |name: &str, shape: &[u64]| Tensor { name: name.into(), shape: shape.to_vec() };
-        ExportHeader {
-            run: "a-1".into(),
-            name: "a".into(),
-            round: Some(7),
-            model: Some(VectorRef { name: "w".into(), digest, length: w.len() as u64 }),
-            tensors: vec![tensor("fc.bias", &[2]), tensor("fc.weight", &[2, 3])],
-        }
-    }
-
-    #[test]
-    fn the_file_is_what_the_library_reads() {
-        let w: Vec<f32> = (0..8).map(|i| i as f32 - 2.5).collect();
-        let (exported, head) = describe(&header(&w), w.len()).unwrap();
-        let file = [&head, bytemuck::cast_slice(&w)].concat();
-        let read = safetensors::SafeTensors::deserialize(&file).unwrap();
-        assert_eq!(read.len(), 2);
-        let weight = read.tensor("fc.weight").unwrap();
-        assert_eq!((weight.shape(), weight.dtype()), (&[2_usize, 3][..], safetensors::Dtype::F32));
-        assert_eq!(weight.data(), bytemuck::cast_slice::<f32, u8>(&w[2..]));
-        let (_, metadata) = safetensors::SafeTensors::read_metadata(&file).unwrap();
-        let metadata = metadata.metadata().clone().unwrap();
-        assert_eq!(metadata["round"], "7");
-        assert_eq!(metadata["digest"], exported.digest.to_string());
-        assert_eq!(describe(&header(&w), w.len()).unwrap().1, head, "equal models, equal bytes");
-    }
-
-    #[test]
-    fn a_header_that_lies_is_refused() {
-        let good = header(&[0.0; 8]);
-        open(good.clone()).unwrap();
-        let mut long = good.clone();
-        long.tensors[0].shape = vec![3];
-        let mut overflowing = good.clone();
-        overflowing.tensors[0].shape = vec![u64::MAX, 2];
-        let mut nameless = good.clone();
-        nameless.model = None;
-        for lie in [long, overflowing, nameless] {
-            assert_eq!(open(lie).unwrap_err().code, Code::Data);
-        }
-        let mut twice = good;
-        twice.tensors[1].name = "fc.bias".into();
-        assert!(describe(&twice, 8).unwrap_err().message.contains("fc.bias"));
-    }
-}
+mod tests;

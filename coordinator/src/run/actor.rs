@@ -4,7 +4,7 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, metrics::Pending};
+use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, buffers::Buffers, metrics::Pending};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -78,6 +78,7 @@ impl Actor {
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = algorithm.upload(record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
+        let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
@@ -85,7 +86,8 @@ impl Actor {
             folds: algorithm.folds(),
             bytes_up: 0.into(),
             bytes_down: 0.into(),
-            slots: Arc::new(Semaphore::new(parts.config.upload_slots(payload))),
+            buffers: Buffers::new(slots),
+            slots: Arc::new(Semaphore::new(slots)),
             parked: Mutex::default(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());
@@ -225,6 +227,7 @@ impl Actor {
                     accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
                 }
                 fold(&mut accumulators, &shared.upload, &values, &fold_facts);
+                shared.buffers.give(values);
                 accumulators
             })
             .await;
@@ -236,7 +239,7 @@ impl Actor {
                 }
             }
         } else {
-            drop(values);
+            self.shared.buffers.give(values);
         }
         let actions = self.machine.handle(Event::Update { worker, round, facts }, self.parts.clock.now());
         decision = decision_in(&actions);
@@ -272,8 +275,7 @@ impl Actor {
                     self.publish_metrics();
                 }
                 Action::DropUploads => {
-                    self.accumulators.clear();
-                    self.shared.drop_parked();
+                    self.release();
                 }
                 Action::Commit { .. } => self.commit(action),
                 Action::Quarantine { worker } => {
@@ -286,6 +288,13 @@ impl Actor {
         }
         self.finish_if_due().await;
         self.flush();
+    }
+
+    /// Drops what was uploaded, and gives its memory back to the system.
+    pub(super) fn release(&mut self) {
+        self.accumulators = Vec::new();
+        self.shared.drop_parked();
+        self.shared.buffers.clear();
     }
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {

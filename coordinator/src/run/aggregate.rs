@@ -1,4 +1,5 @@
-//! The numerical side of an upload: vetting in one pass, folding in one pass, both over all cores.
+//! The numerical side of an upload: surveyed as it arrives, vetted when it is whole, folded in one
+//! pass over all cores.
 //!
 //! Nothing is folded before everything was checked: an integer aggregate cannot be cleaned
 //! afterwards.
@@ -8,7 +9,7 @@ use proto::v1::{ElementType, RejectReason, UploadHeader};
 use rayon::prelude::*;
 
 /// Elements that one thread takes at a time: 256 KiB of sum and payload together stay in its cache.
-const BLOCK: usize = 16 * 1024;
+pub(super) const BLOCK: usize = 16 * 1024;
 
 /// Why an upload is not counted.
 pub(crate) type Refusal = (RejectReason, String);
@@ -60,24 +61,78 @@ pub(crate) fn vet_header(header: &UploadHeader, form: &Form<'_>) -> Result<Uploa
     Ok(UploadFacts { examples: header.examples, steps: header.steps, lr: header.lr })
 }
 
-/// Checks the values of a payload: finite, within the norm, within the fixed-point range.
-pub(crate) fn vet_values(values: &[f32], form: &Form<'_>, facts: &UploadFacts) -> Result<(), Refusal> {
+/// What vetting must know of a payload's vectors: gathered block by block while their bytes are still in
+/// the cache, in an order that does not depend on how they were cut.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// Scalars in each vector.
+    lengths: Vec<usize>,
+    /// Vectors that were looked at from end to end, and the scalars of the next.
+    done: usize,
+    within: usize,
+    /// Scalars that were looked at.
+    seen: usize,
+    /// Sum of squares and largest magnitude of each vector.
+    vectors: Vec<(f64, f32)>,
+}
+
+impl Survey {
+    /// For vectors of those lengths, end to end.
+    pub(crate) fn new(lengths: impl Iterator<Item = usize>) -> Self {
+        let lengths: Vec<usize> = lengths.collect();
+        let vectors = vec![(0.0, 0.0); lengths.len()];
+        Self { lengths, done: 0, within: 0, seen: 0, vectors }
+    }
+
+    /// Looks at what is new among everything that has arrived, as far as blocks are whole.
+    pub(crate) fn extend(&mut self, arrived: &[f32]) {
+        while let Some(&length) = self.lengths.get(self.done) {
+            let size = BLOCK.min(length - self.within);
+            let Some(block) = arrived.get(self.seen..self.seen + size) else { return };
+            let (squares, largest) = measure(block);
+            let so_far = &mut self.vectors[self.done];
+            *so_far = (so_far.0 + squares, so_far.1.max(largest));
+            self.seen += size;
+            self.within += size;
+            if self.within == length {
+                (self.done, self.within) = (self.done + 1, 0);
+            }
+        }
+    }
+}
+
+/// Sum of squares and largest magnitude; the sum is not finite if an element is not.
+fn measure(block: &[f32]) -> (f64, f32) {
+    const LANES: usize = 16;
+    let (mut squares, mut largest) = ([0.0_f64; LANES], [0.0_f32; LANES]);
+    let (whole, rest) = block.as_chunks::<LANES>();
+    let mut look = |lane: usize, value: f32| {
+        squares[lane] += f64::from(value) * f64::from(value);
+        largest[lane] = if value.abs() > largest[lane] { value.abs() } else { largest[lane] };
+    };
+    for lanes in whole {
+        for (lane, value) in lanes.iter().enumerate() {
+            look(lane, *value);
+        }
+    }
+    for (lane, value) in rest.iter().enumerate() {
+        look(lane, *value);
+    }
+    (squares.iter().sum(), largest.iter().copied().fold(0.0, f32::max))
+}
+
+/// Checks the values of a whole payload: finite, within the norm, within the fixed-point range.
+pub(crate) fn vet_values(
+    values: &[f32],
+    survey: &Survey,
+    form: &Form<'_>,
+    facts: &UploadFacts,
+) -> Result<(), Refusal> {
+    assert_eq!(survey.seen, values.len(), "a whole payload was surveyed");
     let mut rest = values;
-    for (name, length) in form.shapes {
+    for ((name, length), &(squares, largest)) in form.shapes.iter().zip(&survey.vectors) {
         let (vector, after) = rest.split_at(*length);
         rest = after;
-        let (squares, largest) = vector
-            .par_chunks(BLOCK)
-            .map(|block| {
-                let mut squares = 0.0_f64;
-                let mut largest = 0.0_f32;
-                for v in block {
-                    squares += f64::from(*v) * f64::from(*v);
-                    largest = largest.max(v.abs());
-                }
-                (squares, largest)
-            })
-            .reduce(|| (0.0, 0.0), |a, b| (a.0 + b.0, a.1.max(b.1)));
         if !squares.is_finite() {
             let at = vector.iter().position(|v| !v.is_finite()).unwrap_or_default();
             return Err((RejectReason::NotFinite, format!("`{name}`[{at}] is {}", vector[at])));
@@ -165,17 +220,41 @@ mod tests {
         assert_eq!(reason(|h| h.seconds = -1.0), RejectReason::Facts);
     }
 
+    fn vet(values: &[f32], form: &Form<'_>) -> Result<(), Refusal> {
+        let mut survey = Survey::new(form.shapes.iter().map(|(_, length)| *length));
+        survey.extend(values);
+        vet_values(values, &survey, form, &FACTS)
+    }
+
+    #[test]
+    fn a_survey_does_not_depend_on_how_a_payload_is_cut() {
+        let length = BLOCK + 1_000;
+        let values: Vec<f32> = (0..3 * length).map(|i| (i as f32 * 0.37).sin()).collect();
+        let mut whole = Survey::new([length; 3].into_iter());
+        whole.extend(&values);
+        let mut cut = Survey::new([length; 3].into_iter());
+        for end in (0..values.len()).step_by(777).chain([values.len()]) {
+            cut.extend(&values[..end]);
+        }
+        assert_eq!((cut.seen, &cut.vectors), (values.len(), &whole.vectors));
+        for (vector, (squares, largest)) in values.chunks(length).zip(&whole.vectors) {
+            let exact: f64 = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            assert!((squares - exact).abs() < 1e-9 * exact);
+            assert_eq!(*largest, vector.iter().fold(0.0_f32, |most, v| most.max(v.abs())));
+        }
+    }
+
     #[test]
     fn values_are_vetted_by_name() {
-        let reason = |values: &[f32]| vet_values(values, &form(&shapes(values.len())), &FACTS).unwrap_err();
-        assert!(vet_values(&[1.0, -2.0, 0.0, 3.0], &form(&shapes(4)), &FACTS).is_ok());
+        let reason = |values: &[f32]| vet(values, &form(&shapes(values.len()))).unwrap_err();
+        assert!(vet(&[1.0, -2.0, 0.0, 3.0], &form(&shapes(4))).is_ok());
         let (why, detail) = reason(&[0.0, f32::NAN]);
         assert_eq!((why, detail.as_str()), (RejectReason::NotFinite, "`delta`[1] is NaN"));
         assert_eq!(reason(&[f32::INFINITY]).0, RejectReason::NotFinite);
         assert_eq!(reason(&[1e30, 0.0]).0, RejectReason::Norm);
         let two = shapes(2);
         let loose = Form { max_norm: None, ..form(&two) };
-        assert_eq!(vet_values(&[1e30, 0.0], &loose, &FACTS).unwrap_err().0, RejectReason::Range);
+        assert_eq!(vet(&[1e30, 0.0], &loose).unwrap_err().0, RejectReason::Range);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
+use super::{Shared, aggregate::BLOCK};
 use crate::{
     health::{Health, Part},
     store::{RunRecord, Store, StoreError, StoredEvent},
 };
 use algorithms::{
     Algorithm, RoundFacts, Vector, Vectors,
-    fold::{Accumulator, mean_of},
+    fold::{Accumulator, drain_into},
 };
 use proto::{digest::Digest, event::Metrics};
 use rayon::prelude::*;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -20,6 +21,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// What a commit needs.
 #[derive(Debug)]
 pub(crate) struct Job {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<Store>,
     pub(crate) health: Health,
     pub(crate) stop: CancellationToken,
@@ -39,21 +41,18 @@ pub(crate) struct Done {
     pub(crate) record: RunRecord,
     pub(crate) metrics: Metrics,
     pub(crate) model: Vector,
+    /// Empty, for the next round.
+    pub(crate) accumulators: Vec<Accumulator>,
 }
 
 impl Job {
     /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
     /// round is then done again from the last commit).
     pub(crate) fn run(mut self) -> Option<Done> {
-        let mut mean = Vectors::new();
-        for accumulator in std::mem::take(&mut self.accumulators) {
-            let name = accumulator.fold().into.to_owned();
-            let (sum, unit) = accumulator.into_parts()?;
-            mean.insert(name, Arc::new(sum.into_par_iter().map(|sum| mean_of(sum, unit)).collect()));
-        }
-        let mut server = self.retry(|job| load(&job.store, &job.record.vectors))?;
+        let mean = self.means()?;
+        let mut server = self.retry(Self::load)?;
         self.algorithm.apply(&mut server, &mean, &self.facts);
-        drop(mean);
+        self.shared.reuse(mean.into_values());
         let digests = self.retry(|job| {
             server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
         })?;
@@ -62,8 +61,32 @@ impl Job {
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
         self.retry(|job| job.store.save(&job.record, &job.events, Some(&job.metrics)))?;
-        let round = self.metrics.round;
-        Some(Done { round, record: self.record, metrics: self.metrics, model })
+        self.shared.reuse(server.into_values());
+        let Self { record, metrics, accumulators, .. } = self;
+        Some(Done { round: metrics.round, record, metrics, model, accumulators })
+    }
+
+    fn means(&mut self) -> Option<Vectors> {
+        let mut means = Vectors::new();
+        for accumulator in &mut self.accumulators {
+            let name = accumulator.fold().into.to_owned();
+            let (sum, unit) = accumulator.drain()?;
+            let mut mean = self.shared.buffers.take(sum.len());
+            mean.par_chunks_mut(BLOCK)
+                .zip(sum.par_chunks_mut(BLOCK))
+                .for_each(|(mean, sum)| drain_into(mean, sum, unit));
+            means.insert(name, Arc::new(mean));
+        }
+        Some(means)
+    }
+
+    /// Reads the server's vectors.
+    fn load(&self) -> Result<Vectors, StoreError> {
+        let read = |digest: &Digest| {
+            let buffer = || self.shared.buffers.take(self.record.length as usize);
+            self.store.blobs().get(*digest, buffer)
+        };
+        self.record.vectors.iter().map(|(name, digest)| Ok((name.clone(), read(digest)?))).collect()
     }
 
     fn retry<T>(&self, mut step: impl FnMut(&Self) -> Result<T, StoreError>) -> Option<T> {
@@ -86,9 +109,4 @@ impl Job {
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
-}
-
-/// Reads the server's vectors.
-pub(crate) fn load(store: &Store, vectors: &BTreeMap<String, Digest>) -> Result<Vectors, StoreError> {
-    vectors.iter().map(|(name, digest)| Ok((name.clone(), store.blobs().get(*digest)?))).collect()
 }

@@ -112,7 +112,7 @@ impl Actor {
                 (Stored::Failed { reason }, event, v1::AbandonReason::Failed)
             }
         };
-        self.accumulators.clear();
+        self.release();
         self.record.state = state;
         self.publish(event);
         self.persist().await;

@@ -2,6 +2,7 @@
 
 mod actor;
 pub(crate) mod aggregate;
+mod buffers;
 mod commit;
 mod journal;
 mod metrics;
@@ -10,7 +11,12 @@ mod rounds;
 pub(crate) use actor::{Actor, Parts};
 
 use crate::machine::{self, Decision, Event, Facts};
-use algorithms::fold::{Fold, UploadFacts};
+use aggregate::Survey;
+use algorithms::{
+    Vector,
+    fold::{Fold, UploadFacts},
+};
+use buffers::Buffers;
 use proto::{
     chunk::Assembler,
     digest::Digest,
@@ -63,12 +69,19 @@ pub(crate) struct Delivery {
     pub(crate) values: Vec<f32>,
 }
 
+/// An upload on its way.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) assembler: Assembler,
+    pub(crate) survey: Survey,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
 /// An upload whose stream broke; the rest may follow.
 #[derive(Debug)]
 pub(crate) struct Parked {
     round: u64,
-    assembler: Assembler,
-    permit: OwnedSemaphorePermit,
+    incoming: Incoming,
 }
 
 /// What the services may use of a run without asking its actor.
@@ -81,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) folds: Vec<Fold>,
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
+    pub(crate) buffers: Buffers,
     slots: Arc<Semaphore>,
     parked: Mutex<BTreeMap<String, Parked>>,
 }
@@ -99,30 +113,34 @@ impl Shared {
 
     /// A place to receive a payload into: the parked part of a broken transfer, or an empty one once a
     /// slot is free. Parked parts give way to live ones.
-    pub(crate) async fn place(
-        &self,
-        worker: &str,
-        round: u64,
-        digest: Digest,
-    ) -> (Assembler, OwnedSemaphorePermit) {
+    pub(crate) async fn place(&self, worker: &str, round: u64, digest: Digest) -> Incoming {
         if let Some(parked) = self.parked().remove(worker)
             && parked.round == round
-            && parked.assembler.announced() == digest
+            && parked.incoming.assembler.announced() == digest
         {
-            return (parked.assembler, parked.permit);
+            return parked.incoming;
         }
         if self.slots.available_permits() == 0 {
             let evicted = self.parked().pop_first();
             drop(evicted);
         }
         let permit = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
-        (Assembler::new(self.upload_length(), digest), permit)
+        let buffer = self.buffers.take(self.upload_length());
+        let assembler = Assembler::filling(buffer, digest);
+        Incoming { assembler, survey: Survey::new(self.upload.iter().map(|(_, length)| *length)), permit }
     }
 
     /// Keeps the received part of a broken transfer.
-    pub(crate) fn park(&self, worker: &str, round: u64, assembler: Assembler, permit: OwnedSemaphorePermit) {
-        if assembler.received() > 0 {
-            self.parked().insert(worker.to_owned(), Parked { round, assembler, permit });
+    pub(crate) fn park(&self, worker: &str, round: u64, incoming: Incoming) {
+        if incoming.assembler.received() > 0 {
+            self.parked().insert(worker.to_owned(), Parked { round, incoming });
+        }
+    }
+
+    /// Keeps the memory of vectors that nobody else holds.
+    pub(crate) fn reuse(&self, vectors: impl IntoIterator<Item = Vector>) {
+        for vector in vectors.into_iter().filter_map(|vector| Arc::try_unwrap(vector).ok()) {
+            self.buffers.give(vector);
         }
     }
 

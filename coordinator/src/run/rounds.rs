@@ -45,6 +45,7 @@ impl Actor {
         };
         self.committing = true;
         let job = Job {
+            shared: Arc::clone(&self.shared),
             store: Arc::clone(&self.parts.store),
             health: self.parts.health.clone(),
             stop: self.parts.stop.clone(),
@@ -67,7 +68,7 @@ impl Actor {
     }
 
     pub(super) async fn committed(&mut self, done: Done) {
-        let Done { round, record, metrics, model } = done;
+        let Done { round, record, metrics, model, accumulators } = done;
         let digest = metrics.model_digest;
         self.committing = false;
         // An operator may have paused or cancelled the run meanwhile.
@@ -78,23 +79,34 @@ impl Actor {
         let central = due && self.shared.spec.evaluation.central;
         let federated = due && self.shared.spec.evaluation.federated;
         self.pending.insert(metrics, central, federated);
+        self.accumulators = accumulators;
         if central {
             self.evaluate(round, model);
+        } else {
+            self.shared.reuse([model]);
         }
         self.publish_metrics();
         self.parts.fleet.collect_vectors(&self.shared.id, self.record.digests());
         self.handle(Event::Committed { round, digest }).await;
+        if self.machine.cohort().is_empty() {
+            // Nothing is on its way: the memory is not needed soon.
+            self.release();
+        }
         if std::mem::take(&mut self.persist_due) {
             self.persist().await;
         }
     }
 
     pub(super) fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
-        let (host, spec, own) = (Arc::clone(&self.parts.host), self.shared.spec.clone(), self.own.clone());
+        let (host, shared, own) = (Arc::clone(&self.parts.host), Arc::clone(&self.shared), self.own.clone());
         self.work.spawn(async move {
-            let result = tokio::task::spawn_blocking(move || host.evaluate(&spec, &model))
-                .await
-                .unwrap_or_else(|error| Err(error.to_string()));
+            let evaluate = move || {
+                let result = host.evaluate(&shared.spec, &model);
+                shared.reuse([model]);
+                result
+            };
+            let result =
+                tokio::task::spawn_blocking(evaluate).await.unwrap_or_else(|error| Err(error.to_string()));
             let _ = own.send(Command::Central { round, result }).await;
         });
     }
@@ -123,7 +135,7 @@ impl Actor {
         let digest = metrics.model_digest;
         self.pending.insert(metrics, due, false);
         if due {
-            match self.parts.store.blobs().get(digest) {
+            match self.parts.store.blobs().get(digest, Vec::new) {
                 Ok(model) => self.evaluate(round, model),
                 Err(error) => {
                     tracing::warn!(%error, "the last round cannot be evaluated");

@@ -1,6 +1,6 @@
 //! `starling.v1.Fleet`: sessions and downloads. Uploads are in their own file.
 
-use super::{Service, draining, peer_of, upload};
+use super::{Service, download, draining, peer_of, upload};
 use crate::{
     access::speaks_for,
     fleet::Session,
@@ -26,9 +26,6 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-
-/// Chunks that wait for a slow reader: enough to keep the disk ahead of the network.
-const CHUNKS_AHEAD: usize = 4;
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -69,24 +66,7 @@ impl FleetService for Service {
         if let Some(run) = self.fleet().run(&request.run) {
             run.shared.bytes_down.fetch_add(left, Ordering::Relaxed);
         }
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || {
-            let mut offset = request.offset;
-            loop {
-                let item = match reader.chunk(offset) {
-                    Ok(Some(chunk)) => Ok(chunk),
-                    Ok(None) => break,
-                    Err(error) => Err(ErrorCode::Store.status(format!("vector {digest}: {error}"))),
-                };
-                offset += item.as_ref().map_or(0, |chunk: &Chunk| chunk.data.len() as u64);
-                let failed = item.is_err();
-                // The reader is gone, or was told of the failure.
-                if sender.blocking_send(item).is_err() || failed {
-                    break;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(chunks))))
+        Ok(Response::new(Box::pin(download::chunks(digest, reader, request.offset))))
     }
 
     async fn upload(

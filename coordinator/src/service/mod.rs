@@ -1,6 +1,7 @@
 //! The gRPC services: they check what comes from outside, and turn it into events and back.
 
 mod access;
+mod download;
 mod fleet;
 mod operator;
 mod upload;

@@ -1,13 +1,13 @@
 //! `starling.v1.Operator`: submitting, watching and steering runs.
 
-use super::{Service, draining, peer_of};
+use super::{Service, download, draining, peer_of};
 use crate::{
     access::{audit::Action, noted},
     machine,
     run::{Actor, Command, RunHandle},
     store::{RunRecord, Stored},
 };
-use futures::Stream;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::{
     spec::RunSpec,
     v1::{
@@ -117,10 +117,11 @@ impl Operator for Service {
 
     async fn export_run(
         &self,
-        request: Request<v1::RunRequest>,
+        request: Request<v1::ExportRequest>,
     ) -> Result<Response<Self::ExportRunStream>, Status> {
         let peer = peer_of(&request)?;
-        let run = self.run(&request.into_inner().run)?;
+        let request = request.into_inner();
+        let run = self.run(&request.run)?;
         self.parts.access.note(noted(&peer, Action::Exported, run.shared.id.as_str()));
         let store = Arc::clone(&self.parts.store);
         let id = run.shared.id.clone();
@@ -139,26 +140,11 @@ impl Operator for Service {
             .reader(digest)
             .map_err(|error| ErrorCode::Store.status(error.to_string()))?
             .ok_or_else(|| ErrorCode::NotFound.status("a newer model was committed just now; ask again"))?;
-        let (sender, messages) = mpsc::channel(4);
-        let header = export_header(&record);
-        tokio::task::spawn_blocking(move || {
-            let mut offset = 0;
-            let mut next = Some(Ok(ExportMessage { body: Some(Body::Header(header)) }));
-            while let Some(item) = next {
-                let failed = item.is_err();
-                if sender.blocking_send(item).is_err() || failed {
-                    break;
-                }
-                next = match reader.chunk(offset) {
-                    Ok(chunk) => chunk.map(|chunk| {
-                        offset += chunk.data.len() as u64;
-                        Ok(ExportMessage { body: Some(Body::Chunk(chunk)) })
-                    }),
-                    Err(error) => Some(Err(ErrorCode::Store.status(error.to_string()))),
-                };
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        let offset = if request.digest == digest.0 { request.offset } else { 0 };
+        let header = stream::iter([Ok(Body::Header(export_header(&record)))]);
+        let chunks = download::chunks(digest, reader, offset).map_ok(Body::Chunk);
+        let messages = header.chain(chunks).map_ok(|body| ExportMessage { body: Some(body) });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn list_workers(

@@ -6,14 +6,14 @@ use crate::{
     access::speaks_for,
     machine::{Decision, Event, Facts},
     run::{
-        Command, Delivery, RunHandle,
-        aggregate::{Form, Refusal, vet_header, vet_values},
+        Command, Delivery, Incoming, RunHandle,
+        aggregate::{Form, Refusal, Survey, vet_header, vet_values},
     },
     transport::Peer,
 };
 use algorithms::fold::UploadFacts;
 use proto::{
-    chunk::{Assembler, ChunkError},
+    chunk::ChunkError,
     digest::Digest,
     limits,
     v1::{
@@ -21,10 +21,7 @@ use proto::{
         UploadVerdict, upload_reply::Body as Reply, upload_request::Body as Sent,
     },
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Status, Streaming};
 
@@ -35,7 +32,7 @@ type Replies = mpsc::Sender<Result<UploadReply, Status>>;
 
 /// How receiving ended.
 enum Received {
-    Whole(Vec<f32>, OwnedSemaphorePermit),
+    Whole(Vec<f32>, Survey, OwnedSemaphorePermit),
     Refused(Refusal),
     /// The stream broke; what was received is parked.
     Broken,
@@ -108,13 +105,16 @@ async fn take(
         Ok(digest) => digest,
         Err(error) => return refuse(run, header, (RejectReason::Digest, error.to_string())).await,
     };
-    let (assembler, permit) = shared.place(&worker, round, digest).await;
-    let ready = UploadReady { offset: assembler.received() };
+    let incoming = shared.place(&worker, round, digest).await;
+    let ready = UploadReady { offset: incoming.assembler.received() };
     replies.send(Ok(UploadReply { body: Some(Reply::Ready(ready)) })).await.ok()?;
-    match receive(run, header, (inbound, replies), (assembler, permit)).await {
+    match receive(run, header, (inbound, replies), incoming).await {
         Received::Broken => None,
         Received::Refused(refusal) => refuse(run, header, refusal).await,
-        Received::Whole(values, permit) => deliver(run, header, facts, (values, permit)).await,
+        Received::Whole(values, survey, permit) => match vet_values(&values, &survey, &form, &facts) {
+            Ok(()) => deliver(run, header, facts, (values, permit)).await,
+            Err(refusal) => refuse(run, header, refusal).await,
+        },
     }
 }
 
@@ -122,9 +122,9 @@ async fn receive(
     run: &RunHandle,
     header: &UploadHeader,
     (inbound, replies): (&mut Streaming<UploadRequest>, &Replies),
-    (mut assembler, permit): (Assembler, OwnedSemaphorePermit),
+    mut incoming: Incoming,
 ) -> Received {
-    while !assembler.is_complete() {
+    while !incoming.assembler.is_complete() {
         let message = tokio::time::timeout(limits::STALL, inbound.message()).await;
         let chunk = match message {
             Ok(Ok(Some(UploadRequest { body: Some(Sent::Chunk(chunk)) }))) => chunk,
@@ -134,17 +134,19 @@ async fn receive(
             // A call that the worker gave up ends like one that it finished, but nobody listens any more.
             Ok(Ok(None)) if tokio::time::timeout(CLOSING, replies.closed()).await.is_err() => break,
             Ok(Ok(None) | Err(_)) | Err(_) => {
-                run.shared.park(&header.worker, header.round, assembler, permit);
+                run.shared.park(&header.worker, header.round, incoming);
                 return Received::Broken;
             }
         };
         run.shared.bytes_up.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
-        if let Err(error) = assembler.push(&chunk) {
+        if let Err(error) = incoming.assembler.push(&chunk) {
             return Received::Refused((reason_of(&error), error.to_string()));
         }
+        incoming.survey.extend(incoming.assembler.arrived());
     }
+    let Incoming { assembler, survey, permit } = incoming;
     match assembler.finish() {
-        Ok(values) => Received::Whole(values, permit),
+        Ok(values) => Received::Whole(values, survey, permit),
         Err(error) => Received::Refused((reason_of(&error), error.to_string())),
     }
 }
@@ -163,19 +165,6 @@ async fn deliver(
     fold_facts: UploadFacts,
     (values, permit): (Vec<f32>, OwnedSemaphorePermit),
 ) -> Option<Decision> {
-    let shared = Arc::clone(&run.shared);
-    let lr = header.lr;
-    let vetted = tokio::task::spawn_blocking(move || {
-        let form =
-            Form { shapes: &shared.upload, folds: &shared.folds, max_norm: shared.spec.vetting.max_norm, lr };
-        vet_values(&values, &form, &fold_facts).map(|()| values)
-    })
-    .await
-    .ok()?;
-    let values = match vetted {
-        Ok(values) => values,
-        Err(refusal) => return refuse(run, header, refusal).await,
-    };
     let facts = Facts {
         examples: header.examples,
         train_loss: Some(header.train_loss).filter(|loss| loss.is_finite()),

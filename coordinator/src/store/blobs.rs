@@ -8,12 +8,12 @@ use proto::{
     limits::CHUNK_BYTES,
     v1::Chunk,
 };
+use rustix::{buffer::spare_capacity, io::pread};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -89,25 +89,21 @@ impl Blobs {
     /// [`Self::retain`].
     pub fn put(&self, vector: &Arc<Vec<f32>>) -> Result<Digest, StoreError> {
         let bytes: &[u8] = bytemuck::cast_slice(vector);
-        let digest = hash(bytes);
-        let path = self.path(digest);
+        let number = self.partials.fetch_add(1, Ordering::Relaxed);
+        let partial = self.dir.join(format!("{number}.partial"));
+        // The disk is slower than the digest, which the file's name needs and its content does not.
+        let (written, digest) = rayon::join(|| write(&partial, bytes), || hash(bytes));
         *self.unnamed().entry(digest).or_default() += 1;
-        if !path.exists() {
-            let number = self.partials.fetch_add(1, Ordering::Relaxed);
-            let partial = path.with_extension(format!("{number}.partial"));
-            let write = || -> std::io::Result<()> {
-                let mut file = File::create(&partial)?;
-                file.write_all(bytes)?;
-                file.sync_data()?;
-                fs::rename(&partial, &path)?;
-                File::open(&self.dir)?.sync_all()
-            };
-            write().map_err(|error| {
-                // Best effort: the next start removes it too.
-                let _ = fs::remove_file(&partial);
-                StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
-            })?;
-        }
+        let place = || {
+            written?;
+            fs::rename(&partial, self.path(digest))?;
+            File::open(&self.dir)?.sync_all()
+        };
+        place().map_err(|error| {
+            // Best effort: the next start removes it too.
+            let _ = fs::remove_file(&partial);
+            StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
+        })?;
         if bytes.len() <= CACHED_BYTES {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             recent.retain(|(held, _)| *held != digest);
@@ -124,8 +120,12 @@ impl Blobs {
         recent.iter().find(|(held, _)| *held == digest).map(|(_, vector)| Arc::clone(vector))
     }
 
-    /// Reads a whole vector and checks it against its name.
-    pub fn get(&self, digest: Digest) -> Result<Arc<Vec<f32>>, StoreError> {
+    /// Reads a whole vector, into memory that `buffer` gives, and checks it against its name.
+    pub fn get(
+        &self,
+        digest: Digest,
+        buffer: impl FnOnce() -> Vec<f32>,
+    ) -> Result<Arc<Vec<f32>>, StoreError> {
         if let Some(vector) = self.cached(digest) {
             return Ok(vector);
         }
@@ -135,7 +135,8 @@ impl Blobs {
         if length % 4 != 0 {
             return Err(fail(format!("{length} bytes are no f32 vector")));
         }
-        let mut vector = vec![0.0_f32; length as usize / 4];
+        let mut vector = buffer();
+        vector.resize(length as usize / 4, 0.0);
         file.read_exact(bytemuck::cast_slice_mut(&mut vector))
             .map_err(|e| fail(format!("cannot be read: {e}")))?;
         let got = hash(bytemuck::cast_slice(&vector));
@@ -182,6 +183,18 @@ impl Blobs {
 }
 
 impl Reader {
+    /// As [`Self::chunk`], if it can be had without waiting for the disk.
+    pub fn chunk_at_hand(&self, offset: u64) -> Option<Chunk> {
+        let Source::File(file) = &self.source else { return self.chunk(offset).ok()? };
+        let mut data = vec![0; self.size_at(offset)];
+        let read = read_cached(file, &mut data, offset)?;
+        (read == data.len()).then(|| chunk(offset, data.into()))
+    }
+
+    fn size_at(&self, offset: u64) -> usize {
+        self.length.saturating_sub(offset).min(CHUNK_BYTES as u64) as usize
+    }
+
     /// Bytes in the vector.
     pub fn length(&self) -> u64 {
         self.length
@@ -189,20 +202,44 @@ impl Reader {
 
     /// The chunk at an offset; `None` at the end.
     pub fn chunk(&self, offset: u64) -> std::io::Result<Option<Chunk>> {
-        if offset >= self.length {
+        let size = self.size_at(offset);
+        if size == 0 {
             return Ok(None);
         }
-        let size = (self.length - offset).min(CHUNK_BYTES as u64) as usize;
         let data = match &self.source {
             Source::Memory(bytes) => bytes.slice(offset as usize..offset as usize + size),
             Source::File(file) => {
-                let mut data = vec![0_u8; size];
-                file.read_exact_at(&mut data, offset)?;
+                let mut data = Vec::with_capacity(size);
+                while data.len() < size {
+                    let at = offset + data.len() as u64;
+                    if pread(file, spare_capacity(&mut data), at)? == 0 {
+                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
                 data.into()
             }
         };
         Ok(Some(chunk(offset, data)))
     }
+}
+
+/// Reads what the page cache holds.
+#[cfg(target_os = "linux")]
+fn read_cached(file: &File, into: &mut [u8], offset: u64) -> Option<usize> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    preadv2(file, &mut [std::io::IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT).ok()
+}
+
+/// Other systems do not say what would wait.
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
+    None
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
 }
 
 fn hash(bytes: &[u8]) -> Digest {

@@ -10,7 +10,7 @@ mod access;
 mod blobs;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
-pub use blobs::Blobs;
+pub use blobs::{Blobs, Reader};
 
 use crate::machine::{Opening, Restored};
 use algorithms::Algorithm;

@@ -70,7 +70,7 @@ fn vectors_are_named_by_what_they_hold() {
     for vector in [&small, &large] {
         let digest = blobs.put(vector).unwrap();
         assert_eq!(digest, Digest::of_vector(vector));
-        assert_eq!(blobs.get(digest).unwrap(), *vector);
+        assert_eq!(blobs.get(digest, Vec::new).unwrap(), *vector);
         let reader = blobs.reader(digest).unwrap().unwrap();
         let mut assembler = proto::chunk::Assembler::new(vector.len(), digest);
         while let Some(chunk) = reader.chunk(assembler.received()).unwrap() {
@@ -84,7 +84,7 @@ fn vectors_are_named_by_what_they_hold() {
     assert_eq!(fs::read_dir(dir.path().join("v")).unwrap().count(), 2, "nobody has named them yet");
     blobs.named(&BTreeSet::from([Digest::of_vector(&small), Digest::of_vector(&large)]));
     blobs.retain(&keep).unwrap();
-    assert!(blobs.get(Digest::of_vector(&large)).is_ok());
+    assert!(blobs.get(Digest::of_vector(&large), Vec::new).is_ok());
     assert_eq!(fs::read_dir(dir.path().join("v")).unwrap().count(), 1);
 }
 
@@ -98,7 +98,7 @@ fn a_damaged_vector_is_refused() {
     bytes[17] ^= 1;
     fs::write(&path, bytes).unwrap();
     let fresh = Blobs::open(dir.path().to_owned()).unwrap();
-    assert!(fresh.get(digest).unwrap_err().to_string().contains("damaged"));
+    assert!(fresh.get(digest, Vec::new).unwrap_err().to_string().contains("damaged"));
     fs::write(dir.path().join("x.partial"), b"half").unwrap();
     Blobs::open(dir.path().to_owned()).unwrap();
     assert!(!dir.path().join("x.partial").exists());

@@ -6,6 +6,7 @@
 
 use super::{Durable, FileError, Owner, file};
 use crate::WorkerError;
+use algorithms::Vectors;
 use proto::names::{RunId, WorkerName};
 use std::{
     collections::BTreeMap,
@@ -81,6 +82,12 @@ impl States {
             self.records.insert(run.clone(), record);
         }
         Ok(&mut self.records.entry(run.clone()).or_default().durable)
+    }
+
+    /// The upload of a run that waits for confirmation.
+    pub fn upload(&self, run: &RunId) -> Vectors {
+        let pending = self.records.get(run).and_then(|record| record.durable.pending.as_ref());
+        pending.map(|pending| pending.upload.clone()).unwrap_or_default()
     }
 
     /// Writes the state of a run to disk, if its algorithm keeps any.

@@ -164,7 +164,8 @@ impl Jobs {
         let (began, length) = (Instant::now(), wanted.length as usize);
         let mut reporter = Reporter::new(&self.line, run, round, Phase::Fetching);
         let mut report = |done| reporter.report(done, length as u64 * 4);
-        let fetching = fetch(&mut self.line, run.as_str(), wanted.digest, length, &mut report);
+        let room = self.cache.room(length);
+        let fetching = fetch(&mut self.line, run.as_str(), wanted.digest, room, &mut report);
         let vector = Arc::new(unless(cancel, fetching).await??);
         let (mb, seconds) = (length as f64 * 4e-6, began.elapsed().as_secs_f64());
         tracing::info!(%run, round, vector = wanted.name, mb, seconds, "fetched");

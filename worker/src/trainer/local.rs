@@ -34,13 +34,21 @@ pub struct EngineTrainer {
     examples: Examples,
     /// The last model that was built, for the next round of the same run.
     model: Option<(ModelSpec, DataInfo, Model)>,
+    /// Memory of an earlier result.
+    spare: Vec<f32>,
 }
 
 impl EngineTrainer {
     /// For a worker's data, on its threads.
     pub fn new(config: &Config) -> Self {
         let worker = seed::word(config.name.as_str());
-        Self { worker, threads: config.training_threads(), examples: Examples::new(config), model: None }
+        Self {
+            worker,
+            threads: config.training_threads(),
+            examples: Examples::new(config),
+            model: None,
+            spare: Vec::new(),
+        }
     }
 
     fn model(&mut self, spec: &ModelSpec, info: &DataInfo) -> Result<&Model, TrainError> {
@@ -56,14 +64,14 @@ impl EngineTrainer {
     /// `flat`: no data and no gradient. Each block of the vector moves by one seeded amount, so that a
     /// round costs what moving and folding vectors costs, and no round's model equals another's, which
     /// a worker would then not have to fetch.
-    fn flat(&self, job: &TrainJob) -> LocalResult {
-        let mut end = job.model.as_ref().clone();
+    fn flat(&mut self, job: &TrainJob) -> LocalResult {
+        let mut end = std::mem::take(&mut self.spare);
+        end.clear();
+        end.reserve_exact(job.model.len());
         let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
-        for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
+        for (block, values) in job.model.chunks(FLAT_BLOCK).enumerate() {
             let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
-            for value in values {
-                *value += change;
-            }
+            end.extend(values.iter().map(|value| value + change));
         }
         let run = LocalRun::new(Arc::clone(&job.model), end, 1, job.lr);
         LocalResult { run, examples: 1, loss: 0.0 }
@@ -87,6 +95,10 @@ impl Train for EngineTrainer {
         let worker = self.worker;
         let model = self.model(&job.spec.model, examples.info())?;
         Loop { model, examples: &examples, job, worker }.run(report)
+    }
+
+    fn reuse(&mut self, vector: Vec<f32>) {
+        self.spare = vector;
     }
 
     fn evaluate(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Scores, TrainError> {

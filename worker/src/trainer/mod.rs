@@ -114,6 +114,11 @@ pub trait Train: Send {
     /// If the loss or the weights become infinite, or `report` cancels.
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError>;
 
+    /// Takes a vector that is not needed any more, whose memory the next local run may use.
+    fn reuse(&mut self, vector: Vec<f32>) {
+        drop(vector);
+    }
+
     /// Evaluates on the worker's held-out data.
     ///
     /// # Errors

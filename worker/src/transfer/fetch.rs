@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 /// fault is the sender's.
 const WHOLE_TRIES: u32 = 3;
 
-/// Fetches `length` scalars of a run by their digest, reporting bytes received.
+/// Fetches a vector of a run by its digest into `room`, whose length it must have, reporting bytes received.
 ///
 /// # Errors
 /// If the coordinator does not have it or sends another vector.
@@ -18,12 +18,13 @@ pub async fn fetch(
     line: &mut Line,
     run: &str,
     digest: Digest,
-    length: usize,
+    room: Vec<f32>,
     report: &mut (dyn FnMut(u64) + Send),
 ) -> Result<Vec<f32>, TransferError> {
     let mut patience = Patience::new(seed::word(&digest.to_string()));
     let mut damaged = 0;
-    let mut assembler = Assembler::new(length, digest);
+    let length = room.len();
+    let mut assembler = Assembler::filling(room, digest);
     loop {
         let live = line.live().await?;
         let tried = tokio::select! {

@@ -49,7 +49,9 @@ async fn a_broken_fetch_goes_on_where_it_stopped() {
     let (_up, mut line) = line(&coordinator);
     let mut reports = Vec::new();
     let digest = Digest::of_vector(&sent);
-    let got = fetch(&mut line, "run-1", digest, sent.len(), &mut |done| reports.push(done)).await.unwrap();
+    let got = fetch(&mut line, "run-1", digest, vec![f32::NAN; sent.len()], &mut |done| reports.push(done))
+        .await
+        .unwrap();
     assert!(got == *sent, "other values");
     let offsets: Vec<u64> = coordinator.book().fetches.iter().map(|(_, offset)| *offset).collect();
     assert_eq!(offsets, [0, 2 * CHUNK, 2 * CHUNK, 3 * CHUNK]);
@@ -61,11 +63,11 @@ async fn what_cannot_be_fetched_is_an_error_at_once() {
     let coordinator = Coordinator::start().await;
     let (_up, mut line) = line(&coordinator);
     let unknown = Digest::of(b"unknown");
-    let error = fetch(&mut line, "run-1", unknown, 3, &mut |_| {}).await.unwrap_err();
+    let error = fetch(&mut line, "run-1", unknown, vec![0.0; 3], &mut |_| {}).await.unwrap_err();
     assert!(matches!(&error, TransferError::Refused(why) if why.contains("no such vector")), "{error}");
     let wrong = vector(3);
     coordinator.book().vectors.insert(unknown, wrong);
-    let error = fetch(&mut line, "run-1", unknown, 3, &mut |_| {}).await.unwrap_err();
+    let error = fetch(&mut line, "run-1", unknown, vec![0.0; 3], &mut |_| {}).await.unwrap_err();
     assert!(matches!(&error, TransferError::Damaged(why) if why.contains(&unknown.to_string())), "{error}");
     assert_eq!(coordinator.book().fetches.len(), 4, "tried three times");
 }
@@ -97,7 +99,7 @@ async fn a_transfer_waits_for_the_session() {
     let mut line = Line(line);
     let digest = Digest::of_vector(&sent);
     let mut report = |_| {};
-    let fetching = fetch(&mut line, "run-1", digest, sent.len(), &mut report);
+    let fetching = fetch(&mut line, "run-1", digest, vec![f32::NAN; sent.len()], &mut report);
     let connecting = async {
         tokio::task::yield_now().await;
         assert!(coordinator.book().fetches.is_empty());

@@ -19,6 +19,9 @@ use std::{
 use tokio::{task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Elements that stay in the cache from one look at them to the next.
+const BLOCK: usize = 32 * 1024;
+
 /// What an assignment asks for.
 pub(super) enum Next {
     /// Train from this client state.
@@ -140,7 +143,10 @@ impl Bench {
     pub(super) async fn settle(&mut self, run: RunId, round: u64, included: bool) {
         let settled = self
             .lend(move |tools| {
+                let made = tools.states.upload(&run);
                 let known = tools.states.closed(&run, round, included)?;
+                let dropped = made.into_values().filter_map(|vector| Arc::try_unwrap(vector).ok());
+                dropped.for_each(|vector| tools.trainer.reuse(vector));
                 if known || included {
                     tracing::info!(%run, round, included, "round closed");
                 }
@@ -194,21 +200,28 @@ fn local_run(
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
     let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
     let finished = algorithm.finish(run, &down, &state);
-    for (name, vector) in finished.upload.iter().chain(&finished.next) {
-        if !vector.iter().all(|value| value.is_finite()) {
-            let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
-            return Err(Ended::Declined(DeclineReason::Training, text));
+    let not_finite = |name: &String| {
+        let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
+        Ended::Declined(DeclineReason::Training, text)
+    };
+    let mut hasher = blake3::Hasher::new();
+    for (name, vector) in &finished.upload {
+        // One pass over memory for both.
+        for block in vector.chunks(BLOCK) {
+            if !is_finite(block) {
+                return Err(not_finite(name));
+            }
+            hasher.update(bytemuck::cast_slice(block));
         }
     }
-    let digest = payload_digest(&finished.upload);
+    if let Some((name, _)) = finished.next.iter().find(|(_, vector)| !vector.chunks(BLOCK).all(is_finite)) {
+        return Err(not_finite(name));
+    }
+    let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
 }
 
-/// BLAKE3 of the vectors' bytes, end to end in name order.
-fn payload_digest(vectors: &Vectors) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    for vector in vectors.values() {
-        hasher.update(bytemuck::cast_slice(vector));
-    }
-    Digest(*hasher.finalize().as_bytes())
+/// Without an early end within a block, which would cost more than it saves.
+fn is_finite(block: &[f32]) -> bool {
+    block.iter().fold(true, |finite, value| finite & value.is_finite())
 }
