@@ -132,6 +132,8 @@ impl Machine {
             deadline_s,
         }));
         self.arm_deadline(out);
+        self.motions.clear();
+        self.arm_motion(self.now + self.rules.stuck_ms, out);
         for worker in &cohort {
             if self.is_connected(worker) {
                 self.assign(worker, out);
@@ -145,7 +147,8 @@ impl Machine {
         out.push(Action::Arm { token, at: self.deadline_at });
     }
 
-    pub(super) fn assign(&self, worker: &str, out: &mut Vec<Action>) {
+    pub(super) fn assign(&mut self, worker: &str, out: &mut Vec<Action>) {
+        self.moves(worker);
         out.push(Action::Assign {
             worker: worker.to_owned(),
             round: self.round,

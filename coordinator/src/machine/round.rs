@@ -151,7 +151,8 @@ impl Machine {
             .map(|(worker, _)| worker.clone())
             .collect();
         if !late.is_empty() {
-            out.push(Action::Publish(RunEvent::Late { round: self.round, workers: late.clone() }));
+            let (round, workers, stuck) = (self.round, late.clone(), self.stuck_among(&late));
+            out.push(Action::Publish(RunEvent::Late { round, workers, stuck }));
         }
         if self.counted() >= self.rules.min_updates {
             for worker in late {
@@ -183,6 +184,7 @@ impl Machine {
         self.short(&substitutes, out);
         self.members.extend(substitutes.iter().cloned());
         self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
+        let stuck = self.stuck_among(&self.cohort.keys().cloned().collect::<Vec<_>>());
         self.arm_deadline(out);
         let waiting: Vec<String> = self
             .cohort
@@ -194,6 +196,11 @@ impl Machine {
             .collect();
         for worker in waiting {
             if self.is_connected(&worker) {
+                // The same order again would change nothing for one that hangs.
+                if stuck.contains(&worker) {
+                    let (worker, reason) = (worker.clone(), AbandonReason::Deadline);
+                    out.push(Action::Abandon { worker, round: self.round, reason });
+                }
                 self.cohort.insert(worker.clone(), Member::Training);
                 self.assign(&worker, out);
             }

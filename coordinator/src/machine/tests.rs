@@ -14,6 +14,7 @@ fn rules() -> Rules {
         min_updates: 2,
         min_workers: 3,
         deadline_ms: 10_000,
+        stuck_ms: 4_000,
         rejoin_ms: 3_000,
         quarantine_after: 2,
         federated_every: 0,
@@ -134,7 +135,11 @@ fn the_deadline_closes_with_enough_and_names_the_late() {
     story.update(1, "b", 0);
     assert!(story.commits().is_empty());
     let closed = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
-    assert!(closed.contains(&Action::Publish(RunEvent::Late { round: 0, workers: vec!["c".into()] })));
+    assert!(closed.contains(&Action::Publish(RunEvent::Late {
+        round: 0,
+        workers: vec!["c".into()],
+        stuck: vec!["c".into()]
+    })));
     assert!(closed.iter().any(|action| matches!(action, Action::Abandon { worker, .. } if worker == "c")));
     assert_eq!(story.commits()[0].1, ["a", "b"]);
     assert!(is_stale(&story.update(10_001, "c", 0)));
@@ -352,6 +357,34 @@ fn federated_evaluation_sums_reports_and_does_not_wait_for_ever() {
     let sums = Federated { predictions: 10, correct: 5, loss_sum: 2.0 };
     assert!(done.contains(&Action::FederatedDone { round: 0, sums }), "an impossible report does not count");
     assert_eq!(assigned(&done), ["a", "b"]);
+}
+
+#[test]
+fn slow_is_not_stuck() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    let progress = |done| Event::Progress { worker: "a".into(), round: 0, mark: (2, done) };
+    story.at(3_000, progress(1));
+    story.at(3_500, Event::Progress { worker: "b".into(), round: 0, mark: (2, 1) });
+    story.at(3_600, Event::Left { worker: "c".into() });
+    let motion = Event::Timer(Token::Motion { round: 0 });
+    assert!(!story.at(4_000, motion.clone()).iter().any(|a| matches!(a, Action::Publish(_))));
+    story.at(6_500, progress(2));
+    // The same again is no progress.
+    story.at(7_000, Event::Progress { worker: "b".into(), round: 0, mark: (2, 1) });
+    story.at(7_000, motion.clone());
+    let looked = story.at(7_500, motion);
+    let stuck = RunEvent::WorkerStuck { round: 0, worker: "b".into(), seconds: 4 };
+    assert!(looked.contains(&Action::Publish(stuck)), "{looked:?}");
+    assert!(story.machine.is_stuck("b") && !story.machine.is_stuck("a"));
+    story.at(9_000, progress(3));
+    let late = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    let (workers, stuck) = (vec!["a".into(), "b".into(), "c".into()], vec!["b".into()]);
+    assert!(late.contains(&Action::Publish(RunEvent::Late { round: 0, workers, stuck })), "{late:?}");
+    // One that hangs is told to stop before it is asked again; one that is slow goes on.
+    let abandoned = |w: &str| late.iter().any(|a| matches!(a, Action::Abandon { worker, .. } if worker == w));
+    assert!(abandoned("b") && !abandoned("a"));
+    assert_eq!(assigned(&late), ["a", "b"]);
 }
 
 #[test]
