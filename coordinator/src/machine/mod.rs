@@ -279,7 +279,9 @@ impl Machine {
     fn timer(&mut self, token: Token, out: &mut Vec<Action>) {
         match token {
             Token::Deadline { round, attempt } => {
-                if round == self.round && attempt == self.attempt && self.phase == Phase::Training {
+                // A round that was given up and opened again has a later deadline under the same name.
+                let due = self.now >= self.deadline_at;
+                if due && round == self.round && attempt == self.attempt && self.phase == Phase::Training {
                     self.deadline(out);
                 }
             }

@@ -281,7 +281,7 @@ fn a_round_that_everybody_refuses_fails_with_the_reason() {
                 },
             );
         }
-        story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt }));
+        story.at(10_000 * (u64::from(attempt) + 1), Event::Timer(Token::Deadline { round: 0, attempt }));
     }
     assert!(matches!(story.machine.phase(), Phase::Ended(End::Failed(reason)) if reason.contains("0 of 2")));
 }
@@ -385,6 +385,20 @@ fn slow_is_not_stuck() {
     let abandoned = |w: &str| late.iter().any(|a| matches!(a, Action::Abandon { worker, .. } if worker == w));
     assert!(abandoned("b") && !abandoned("a"));
     assert_eq!(assigned(&late), ["a", "b"]);
+}
+
+#[test]
+fn a_deadline_from_before_a_pause_does_not_close_the_round_that_is_opened_again() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.at(1, Event::Command(Command::Pause));
+    story.at(6_000, Event::Command(Command::Resume));
+    story.update(6_001, "a", 0);
+    story.update(6_001, "b", 0);
+    let early = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert!(early.is_empty(), "{early:?}");
+    story.at(16_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
 }
 
 #[test]
