@@ -32,9 +32,9 @@ impl Machine {
                     self.cohort.insert(worker.to_owned(), Member::Training);
                     self.assign(worker, out);
                 }
-                // The verdict or the commit may not have reached it: it asks again with its upload.
-                Some(Member::Counted(_)) => self.assign(worker, out),
-                Some(Member::Declined | Member::Rejected(_)) | None => {}
+                // Its update is folded. Were it asked again after it lost its disk, it would train another
+                // one and keep the state that belongs to that.
+                Some(Member::Counted(_) | Member::Declined | Member::Rejected(_)) | None => {}
             }
         }
         if self.phase == Phase::Waiting {
