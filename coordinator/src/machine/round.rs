@@ -122,15 +122,20 @@ impl Machine {
             return;
         }
         self.short(&substitutes, out);
+        self.enlist(&substitutes, out);
+        let token = Token::Deadline { round: self.round, attempt: self.attempt };
+        out.push(Action::Arm { token, at: self.deadline_at });
         for worker in substitutes {
-            self.members.insert(worker.clone());
-            self.cohort.insert(worker.clone(), Member::Training);
             if self.is_connected(&worker) {
                 self.assign(&worker, out);
             }
         }
-        let token = Token::Deadline { round: self.round, attempt: self.attempt };
-        out.push(Action::Arm { token, at: self.deadline_at });
+    }
+
+    /// Substitutes become members, durably before they hear of it.
+    fn enlist(&mut self, substitutes: &[String], out: &mut Vec<Action>) {
+        self.members.extend(substitutes.iter().cloned());
+        self.cohort.extend(substitutes.iter().map(|worker| (worker.clone(), Member::Training)));
         out.push(Action::Persist);
     }
 
@@ -182,8 +187,7 @@ impl Machine {
     fn ask_again(&mut self, out: &mut Vec<Action>) {
         let substitutes = self.substitutes(self.rules.min_updates - self.counted());
         self.short(&substitutes, out);
-        self.members.extend(substitutes.iter().cloned());
-        self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
+        self.enlist(&substitutes, out);
         let stuck = self.stuck_among(&self.cohort.keys().cloned().collect::<Vec<_>>());
         self.arm_deadline(out);
         let waiting: Vec<String> = self
@@ -205,7 +209,6 @@ impl Machine {
                 self.assign(&worker, out);
             }
         }
-        out.push(Action::Persist);
     }
 
     fn commit(&mut self, out: &mut Vec<Action>) {

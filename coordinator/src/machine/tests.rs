@@ -402,6 +402,27 @@ fn a_deadline_from_before_a_pause_does_not_close_the_round_that_is_opened_again(
 }
 
 #[test]
+fn substitutes_are_durable_before_they_are_asked() {
+    let mut story = Story::new(Rules { size: Some(2), ..rules() });
+    story.join(0, &["a", "b", "c", "d"]);
+    let cohort: Vec<String> = story.machine.cohort().keys().cloned().collect();
+    let declined = |worker: &str| Event::Declined {
+        worker: worker.into(),
+        round: 0,
+        reason: DeclineReason::Data,
+        detail: String::new(),
+    };
+    story.at(1, declined(&cohort[0]));
+    let early = story.at(1, declined(&cohort[1]));
+    let late = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 1 }));
+    for actions in [early, late] {
+        let persist = actions.iter().position(|action| *action == Action::Persist).unwrap();
+        let assign = actions.iter().position(|action| matches!(action, Action::Assign { .. })).unwrap();
+        assert!(persist < assign, "{actions:?}");
+    }
+}
+
+#[test]
 fn equal_events_give_equal_actions() {
     let run = || {
         let mut story = Story::new(Rules { fraction: Some(0.5), min_updates: 1, ..rules() });
