@@ -34,7 +34,9 @@ impl Machine {
                 }
                 // Its update is folded. Were it asked again after it lost its disk, it would train another
                 // one and keep the state that belongs to that.
-                Some(Member::Counted(_) | Member::Declined | Member::Rejected(_)) | None => {}
+                Some(Member::Counted(_) | Member::Declined | Member::Rejected(_)) => {}
+                // A round that is short takes whoever comes.
+                None => self.try_close(out),
             }
         }
         if self.phase == Phase::Waiting {
@@ -124,6 +126,7 @@ impl Machine {
     pub(super) fn begin_training(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Training;
         self.opened_at = self.now;
+        self.shortfalls = 0;
         let cohort: Vec<String> = self.cohort.keys().cloned().collect();
         let deadline_s = self.rules.deadline_ms / 1_000;
         out.push(Action::Publish(RunEvent::RoundOpened {

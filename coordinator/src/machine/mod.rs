@@ -39,6 +39,8 @@ pub struct Machine {
     /// Rounds committed, which is also the number of the open or next round.
     round: u64,
     attempt: u32,
+    /// Deadlines of the open round that passed with too few updates.
+    shortfalls: u32,
     /// Members when the last round was committed.
     population_before: usize,
     members: BTreeSet<String>,
@@ -71,6 +73,7 @@ impl Machine {
             phase: Phase::Waiting,
             round: restored.round,
             attempt: 0,
+            shortfalls: 0,
             population_before: restored.population_before,
             members: restored.members,
             presence: BTreeMap::new(),

@@ -170,7 +170,9 @@ impl Machine {
             return;
         }
         self.attempt += 1;
-        if late.is_empty() && self.attempt >= ATTEMPTS {
+        self.shortfalls += 1;
+        let substitutes = self.substitutes(self.rules.min_updates - self.counted());
+        if late.is_empty() && substitutes.is_empty() && self.shortfalls >= ATTEMPTS {
             let reason = format!(
                 "round {} got {} of {} updates: every worker declined or was rejected {ATTEMPTS} times",
                 self.round,
@@ -180,14 +182,13 @@ impl Machine {
             self.end(End::Failed(reason), out);
             return;
         }
-        self.ask_again(out);
+        self.ask_again(&substitutes, out);
     }
 
     /// A new deadline for the same round: refused members are asked again, substitutes join.
-    fn ask_again(&mut self, out: &mut Vec<Action>) {
-        let substitutes = self.substitutes(self.rules.min_updates - self.counted());
-        self.short(&substitutes, out);
-        self.enlist(&substitutes, out);
+    fn ask_again(&mut self, substitutes: &[String], out: &mut Vec<Action>) {
+        self.short(substitutes, out);
+        self.enlist(substitutes, out);
         let stuck = self.stuck_among(&self.cohort.keys().cloned().collect::<Vec<_>>());
         self.arm_deadline(out);
         let waiting: Vec<String> = self

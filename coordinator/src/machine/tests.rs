@@ -423,6 +423,27 @@ fn substitutes_are_durable_before_they_are_asked() {
 }
 
 #[test]
+fn refusals_do_not_end_a_run_while_somebody_can_be_asked() {
+    let mut story = Story::new(Rules { size: Some(2), quarantine_after: 1, ..rules() });
+    story.join(0, &["a", "b", "c", "d"]);
+    // One good update; everybody else is rejected, one substitute after the other, before the deadline.
+    let good = story.machine.cohort().keys().next().unwrap().clone();
+    story.update(1, &good, 0);
+    for now in 2..5 {
+        let waiting = |(_, member): &(&String, &Member)| **member == Member::Training;
+        let Some(worker) = story.machine.cohort().iter().find(waiting).map(|(w, _)| w.clone()) else { break };
+        let (reason, detail) = (RejectReason::NotFinite, "NaN".to_owned());
+        story.at(now, Event::Rejected { worker, round: 0, reason, detail });
+    }
+    story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 2 }));
+    assert_eq!(story.machine.phase(), &Phase::Training);
+    // Whoever comes now is asked at once.
+    assert_eq!(assigned(&story.join(10_001, &["e"])), ["e"]);
+    assert_eq!(story.update(10_002, "e", 0), Decision::Accept);
+    assert_eq!(story.commits()[0].1.len(), 2);
+}
+
+#[test]
 fn equal_events_give_equal_actions() {
     let run = || {
         let mut story = Story::new(Rules { fraction: Some(0.5), min_updates: 1, ..rules() });
