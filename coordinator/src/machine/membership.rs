@@ -6,7 +6,7 @@
 
 use super::{Action, Machine, Member, Millis, Phase, Token};
 use algorithms::cohort;
-use proto::event::RunEvent;
+use proto::{event::RunEvent, v1::RejectReason};
 
 /// Whether a worker is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,10 +74,17 @@ impl Machine {
     pub(super) fn set_quarantine(&mut self, worker: &str, on: bool, out: &mut Vec<Action>) {
         if on {
             self.quarantined.insert(worker.to_owned());
+            let awaited = matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost));
+            if self.phase == Phase::Training && awaited {
+                self.cohort.insert(worker.to_owned(), Member::Rejected(RejectReason::Quarantined));
+                self.try_close(out);
+            }
         } else if self.quarantined.remove(worker) {
             self.strikes.remove(worker);
-            if self.phase == Phase::Waiting {
-                self.try_open(out);
+            match self.phase {
+                Phase::Waiting => self.try_open(out),
+                Phase::Training => self.try_close(out),
+                _ => {}
             }
         }
     }

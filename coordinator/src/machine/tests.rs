@@ -444,6 +444,16 @@ fn refusals_do_not_end_a_run_while_somebody_can_be_asked() {
 }
 
 #[test]
+fn a_worker_that_another_run_put_into_quarantine_is_not_waited_for() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.update(1, "a", 0);
+    story.update(1, "b", 0);
+    story.at(2, Event::Quarantine { worker: "c".into(), on: true });
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
+}
+
+#[test]
 fn equal_events_give_equal_actions() {
     let run = || {
         let mut story = Story::new(Rules { fraction: Some(0.5), min_updates: 1, ..rules() });
