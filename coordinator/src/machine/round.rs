@@ -11,6 +11,10 @@ use proto::{
 
 /// A round in which every member refuses is asked so often before the run fails.
 const ATTEMPTS: u32 = 3;
+/// Most predictions of one worker in an evaluation: sums over a fleet stay far below 2^64.
+const PREDICTIONS_MAX: u64 = 1 << 40;
+/// Largest sum of losses of one worker: sums over a fleet stay finite.
+const LOSS_MAX: f64 = 1e30;
 
 impl Machine {
     pub(super) fn update(&mut self, worker: &str, round: u64, facts: Facts, out: &mut Vec<Action>) {
@@ -277,7 +281,8 @@ impl Machine {
         if self.phase != Phase::Evaluating || round + 1 != self.round || !self.awaiting.remove(worker) {
             return;
         }
-        if report.loss_sum.is_finite() && report.correct <= report.predictions {
+        let possible = report.predictions <= PREDICTIONS_MAX && report.correct <= report.predictions;
+        if possible && report.loss_sum.abs() <= LOSS_MAX {
             self.federated.insert(worker.to_owned(), report);
         }
         self.close_evaluation(out);

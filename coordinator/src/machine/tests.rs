@@ -454,6 +454,23 @@ fn a_worker_that_another_run_put_into_quarantine_is_not_waited_for() {
 }
 
 #[test]
+fn impossible_evaluations_do_not_overflow() {
+    let mut story = Story::new(Rules { federated_every: 1, ..rules() });
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    story.at(2, Event::Committed { round: 0, digest: DIGEST });
+    let mut last = Vec::new();
+    for (worker, predictions, loss_sum) in [("a", u64::MAX, 1.0), ("b", 4, f64::MAX), ("c", 4, 2.0)] {
+        let report = Federated { predictions, correct: 1, loss_sum };
+        last = story.at(3, Event::Evaluated { worker: worker.into(), round: 0, report });
+    }
+    let sums = Federated { predictions: 4, correct: 1, loss_sum: 2.0 };
+    assert!(last.contains(&Action::FederatedDone { round: 0, sums }), "{last:?}");
+}
+
+#[test]
 fn equal_events_give_equal_actions() {
     let run = || {
         let mut story = Story::new(Rules { fraction: Some(0.5), min_updates: 1, ..rules() });
