@@ -64,8 +64,16 @@ fn round_line(event: &RunEvent) -> String {
         }
         RunEvent::WorkerLost { round, worker } => format!("round {round}: {worker} lost: no sign of life"),
         RunEvent::WorkerReturned { round, worker } => format!("round {round}: {worker} is back"),
-        RunEvent::Late { round, workers } => {
-            format!("round {round}: closed at its deadline without {}", names(workers))
+        RunEvent::WorkerStuck { round, worker, seconds } => {
+            format!("round {round}: {worker} is connected but has made no progress for {seconds} s")
+        }
+        RunEvent::Late { round, workers, stuck } => {
+            let still = if stuck.is_empty() {
+                String::new()
+            } else {
+                format!(" (without progress: {})", names(stuck))
+            };
+            format!("round {round}: its deadline passed without {}{still}", names(workers))
         }
         RunEvent::RoundShort { round, updates, needed, substitutes } => {
             let more = if substitutes.is_empty() {
@@ -228,8 +236,16 @@ pub(crate) mod tests {
                 "round 3: 9 workers (w0, w1, w2, w3, w4, w5, w6, w7 and 1 more), deadline 60 s",
             ),
             (
-                RunEvent::Late { round, workers: owned(&["a", "b"]) },
-                "round 3: closed at its deadline without a, b",
+                RunEvent::Late { round, workers: owned(&["a", "b"]), stuck: vec![] },
+                "round 3: its deadline passed without a, b",
+            ),
+            (
+                RunEvent::Late { round, workers: owned(&["a", "b"]), stuck: owned(&["b"]) },
+                "round 3: its deadline passed without a, b (without progress: b)",
+            ),
+            (
+                RunEvent::WorkerStuck { round, worker: "b".into(), seconds: 30 },
+                "round 3: b is connected but has made no progress for 30 s",
             ),
             (
                 RunEvent::RoundShort { round, updates: 1, needed: 3, substitutes: vec![] },

@@ -18,6 +18,7 @@ mod serve;
 mod service;
 pub mod store;
 mod transport;
+mod vetting;
 mod view;
 
 use clock::Clock;
@@ -28,3 +29,4 @@ pub use run::aggregate::fold;
 pub use serve::{ServeError, serve};
 pub use store::StoreError;
 pub use transport::Listen;
+pub use vetting::vet;

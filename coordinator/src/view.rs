@@ -62,7 +62,11 @@ pub(crate) fn detail(
     let (progress, rejections) = seen;
     let cohort = machine.cohort().iter().map(|(worker, member)| v1::CohortMember {
         worker: worker.clone(),
-        state: member_label(*member, machine.is_connected(worker)).to_owned(),
+        state: if machine.is_stuck(worker) {
+            "stuck".to_owned()
+        } else {
+            member_label(*member, machine.is_connected(worker)).to_owned()
+        },
         progress: progress.get(worker).cloned().unwrap_or_default(),
     });
     let all = (1..).map_while(|code| RejectReason::try_from(code).ok());
@@ -107,6 +111,7 @@ pub(crate) fn log_event(run: &str, event: &RunEvent) {
         RunEvent::UpdateRejected { .. }
         | RunEvent::WorkerDeclined { .. }
         | RunEvent::WorkerLost { .. }
+        | RunEvent::WorkerStuck { .. }
         | RunEvent::Late { .. }
         | RunEvent::RoundShort { .. }
         | RunEvent::Quarantined { .. }

@@ -77,12 +77,24 @@ pub enum RunEvent {
         /// Who.
         worker: String,
     },
+    /// A connected cohort member makes no progress.
+    WorkerStuck {
+        /// The round.
+        round: u64,
+        /// Who.
+        worker: String,
+        /// Seconds since it was asked or last moved.
+        seconds: u64,
+    },
     /// The round's deadline passed without these workers.
     Late {
         /// The round.
         round: u64,
         /// Who.
         workers: Vec<String>,
+        /// Those of them that are connected and make no progress; the others are slow, or lost.
+        #[serde(default)]
+        stuck: Vec<String>,
     },
     /// The deadline passed with too few updates; the round goes on with substitutes.
     RoundShort {

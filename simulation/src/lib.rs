@@ -1,30 +1,48 @@
 //! The federation in one process, on a virtual clock and a hostile virtual network: what does the
-//! protocol do when messages are lost and processes die, and is the model still right afterwards?
+//! protocol do when messages are lost, processes die, disks fail and workers lie, and is the model
+//! still right afterwards?
 //!
-//! The decisions are the real ones: the coordinator's [`coordinator::machine::Machine`], the worker's
-//! [`worker::session::Session`] with its backoff, heartbeats and desk, the worker's client state
-//! ([`worker::client_state::Durable`]) and the rules of [`algorithms`]. Sockets, disks and threads are
-//! replaced by one queue of events in order of (time, sequence), and training by a few steps on a
-//! quadratic, so that hundreds of runs under faults take seconds. Equal schedules give equal bytes.
+//! The decisions are the real ones: the coordinator's [`coordinator::machine::Machine`] and its vetting
+//! ([`coordinator::vet`]), the worker's [`worker::session::Session`] with its backoff, heartbeats and
+//! desk, the worker's client state ([`worker::client_state::Durable`]) and the rules of [`algorithms`].
+//! Sockets, disks and threads are replaced by one queue of events in order of (time, sequence), and
+//! training by a few steps on a quadratic, so that hundreds of runs under faults take seconds. Equal
+//! schedules give equal bytes.
 //!
-//! What is not simulated: chunks of a transfer (an upload arrives whole or not at all), vetting, the
-//! collection of old vectors, and failing disks.
+//! What is not simulated: chunks of a transfer (an upload arrives whole or not at all), the collection
+//! of old vectors, and damaged bytes on a disk.
 //!
-//! Reading order: [`Schedule`] (what goes wrong), `federation` (the loop), `federation::serving` and
-//! `federation::working` (the two drivers, which mirror the real ones), [`invariants`] (what must hold).
+//! Reading order: [`Schedule`] and [`PROFILES`] (what goes wrong), `federation` (the loop),
+//! `federation::serving` and `federation::working` (the two drivers, which mirror the real ones),
+//! [`invariants`] (what must hold), [`TRAPS`] (proof that each can fail).
 
 mod dice;
+mod faults;
 mod federation;
 pub mod invariants;
+mod mutation;
 mod objective;
+mod profiles;
 mod queue;
 mod report;
 mod schedule;
 
+pub use faults::{Faults, Vice};
 pub use federation::run;
+pub use mutation::{Mutation, TRAPS, Trap, spring};
+pub use profiles::{PROFILES, Profile};
 pub use queue::Queue;
 pub use report::{Committed, Incidents, Report, Violation};
-pub use schedule::{Faults, Mutation, Schedule, ScheduleError};
+pub use schedule::{Schedule, ScheduleError};
 
 /// Milliseconds of virtual time.
 pub type Millis = u64;
+
+/// Every rule of the registry whose workers keep state between rounds, by name.
+pub fn stateful() -> Vec<&'static str> {
+    let keeps = |rule: &&algorithms::Rule| {
+        let made = (rule.make)(&(rule.defaults)());
+        made.is_ok_and(|algorithm| algorithm.has_client_state())
+    };
+    algorithms::rules::RULES.iter().filter(keeps).map(|rule| rule.name).collect()
+}

@@ -1,12 +1,12 @@
 //! What a simulated run was: the committed rounds, what went wrong on the way, and the trail.
 
-use crate::Millis;
+use crate::{Millis, Schedule};
 use algorithms::{Vector, Vectors, seed};
 use proto::digest::Digest;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Lines of the trail that are kept.
-const TRAIL: usize = 30;
+const TRAIL: usize = 40;
 
 /// A durably committed round.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,23 +23,65 @@ pub struct Committed {
     pub model: Vector,
 }
 
-/// How often what went wrong.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Incidents {
+macro_rules! incidents {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How often what went wrong.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Incidents {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Incidents {
+            /// Adds those of another run.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// All of them, by name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+incidents! {
     /// Messages lost.
-    pub dropped: u64,
+    dropped,
     /// Messages that arrived twice.
-    pub duplicated: u64,
+    duplicated,
+    /// Messages that overtook others of their session.
+    reordered,
     /// Connections broken.
-    pub cuts: u64,
+    cuts,
+    /// Partitions.
+    partitions,
     /// Workers that died.
-    pub worker_crashes: u64,
+    worker_crashes,
+    /// Workers whose disk was lost.
+    disk_losses,
+    /// Disks of workers that failed for a while.
+    full_disks,
+    /// Trainings that took long.
+    slow,
+    /// Trainings that hung.
+    stuck,
     /// Deaths of the coordinator.
-    pub coordinator_crashes: u64,
+    coordinator_crashes,
+    /// Stores that failed for a while.
+    store_failures,
     /// Pauses by the operator.
-    pub pauses: u64,
+    pauses,
     /// Uploads that were offered again.
-    pub retries: u64,
+    retries,
+    /// Uploads that were rejected.
+    rejected,
+    /// Workers put into quarantine.
+    quarantined,
+    /// Workers that the log named as late.
+    late,
+    /// Workers that the log named as stuck.
+    named_stuck,
 }
 
 /// Something that must never happen, and did.
@@ -58,6 +100,8 @@ pub struct Violation {
 pub struct Report {
     /// The schedule's seed.
     pub seed: u64,
+    /// The schedule's profile and algorithm, for replaying it.
+    pub origin: (&'static str, String),
     /// Every committed round, in order of commit.
     pub rounds: Vec<Committed>,
     /// The server's vectors at the end.
@@ -77,14 +121,15 @@ pub struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(schedule: &Schedule) -> Self {
         Self {
-            seed,
+            seed: schedule.seed,
+            origin: (schedule.profile, schedule.algorithm.0.clone()),
             rounds: Vec::new(),
             server: Vectors::new(),
             finished: None,
             events: 0,
-            trace: seed,
+            trace: schedule.seed,
             incidents: Incidents::default(),
             violation: None,
             trail: VecDeque::new(),
@@ -105,9 +150,27 @@ impl Report {
         }
     }
 
-    /// The seed, the violation and the trail, for a failed test.
+    /// The line that runs it again.
+    pub fn replay(&self) -> String {
+        let (profile, algorithm) = &self.origin;
+        format!(
+            "cargo run -p simulation --example soak -- --profile {profile} --algorithm {algorithm} --from {} \
+             --seeds 1",
+            self.seed
+        )
+    }
+
+    /// The violation, the trail and how to replay it, for a failed test.
     pub fn explain(&self) -> String {
         let trail: Vec<&str> = self.trail.iter().map(String::as_str).collect();
-        format!("seed {}: {:?}; {:?}\n{}", self.seed, self.violation, self.incidents, trail.join("\n"))
+        let (profile, algorithm) = &self.origin;
+        format!(
+            "{algorithm} under {profile}, seed {}: {:?}\n{:?}\n{}\nreplay: {}",
+            self.seed,
+            self.violation,
+            self.incidents,
+            trail.join("\n"),
+            self.replay()
+        )
     }
 }

@@ -1,6 +1,6 @@
 //! What is run and what goes wrong in it: everything that a run is a function of.
 
-use crate::Millis;
+use crate::{Faults, Millis, Mutation, Vice};
 use algorithms::Params;
 use proto::spec::{RunSpec, SpecError};
 
@@ -10,6 +10,14 @@ pub enum ScheduleError {
     /// No workers, or no dimensions.
     #[error("{0}: expected at least 1")]
     Zero(&'static str),
+    /// More byzantine workers than workers.
+    #[error("{byzantine} byzantine workers of {workers}")]
+    Byzantine {
+        /// Vices given.
+        byzantine: usize,
+        /// Workers in all.
+        workers: usize,
+    },
     /// A fault's probability or rate.
     #[error("faults.{key} is {value}, expected {expected}")]
     Fault {
@@ -28,14 +36,18 @@ pub enum ScheduleError {
 /// One simulated run. Equal schedules give equal reports.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {
+    /// The profile that it was made from, for replaying it.
+    pub profile: &'static str,
     /// Everything random derives from it.
     pub seed: u64,
     /// The rule's name and its keys.
     pub algorithm: (String, Params),
     /// Rounds to commit.
     pub rounds: u64,
-    /// Virtual workers.
+    /// Virtual workers, the byzantine ones included.
     pub workers: usize,
+    /// What the first workers do to harm the run, one vice each.
+    pub byzantine: Vec<Vice>,
     /// Length of the model.
     pub dimension: usize,
     /// Local steps of a worker in a round.
@@ -62,117 +74,16 @@ pub struct Schedule {
     pub mutation: Mutation,
 }
 
-/// What goes wrong, until it stops. Probabilities are per message, rates per minute.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Faults {
-    /// Largest delay of a message, in milliseconds (also after the faults stopped).
-    pub delay_ms: Millis,
-    /// A message is lost. One of a session takes its connection with it, as TCP would, unless `silent`.
-    pub drop: f64,
-    /// A message arrives twice.
-    pub duplicate: f64,
-    /// A lost message of a session goes unnoticed: harsher than any real transport.
-    pub silent: bool,
-    /// A worker's connection breaks; often one side does not hear of it.
-    pub cuts: f64,
-    /// A worker dies, and comes back with its disk.
-    pub worker_crashes: f64,
-    /// The coordinator dies, often in the midst of what it was doing, and comes back with its disk.
-    pub coordinator_crashes: f64,
-    /// An operator pauses the run, and resumes it a little later.
-    pub pauses: f64,
-    /// How long a dead process stays dead at most, in milliseconds.
-    pub down_ms: Millis,
-    /// When faults stop, in milliseconds; the run must then heal.
-    pub until: Millis,
-}
-
-/// Deliberate defects of the drivers: each must be found by an invariant, or the invariant is idle.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Mutation {
-    /// None.
-    #[default]
-    None,
-    /// A worker keeps its new client state as soon as its upload was accepted.
-    CommitEarly,
-    /// A worker that is asked for a round again trains again, to other bytes.
-    RetrainOnRetry,
-    /// A worker uploads before it has written what it uploads.
-    UploadBeforeSave,
-    /// A worker offers an upload once only.
-    ForgetRetry,
-    /// The coordinator folds a duplicate.
-    CountTwice,
-    /// The coordinator tells workers of a commit before the disk has it.
-    ConfirmBeforeDisk,
-}
-
-impl Faults {
-    /// A network with delays and nothing else.
-    pub const CALM: Self = Self {
-        delay_ms: 40,
-        drop: 0.0,
-        duplicate: 0.0,
-        silent: false,
-        cuts: 0.0,
-        worker_crashes: 0.0,
-        coordinator_crashes: 0.0,
-        pauses: 0.0,
-        down_ms: 0,
-        until: 0,
-    };
-
-    /// Everything at once, for a minute and a half.
-    pub const HOSTILE: Self = Self {
-        delay_ms: 600,
-        drop: 0.05,
-        duplicate: 0.1,
-        silent: false,
-        cuts: 1.5,
-        worker_crashes: 1.0,
-        coordinator_crashes: 1.5,
-        pauses: 0.7,
-        down_ms: 4_000,
-        until: 90_000,
-    };
-
-    fn check(&self) -> Result<(), ScheduleError> {
-        for (key, value) in [
-            ("drop", self.drop),
-            ("duplicate", self.duplicate),
-            ("drop + duplicate", self.drop + self.duplicate),
-        ] {
-            if !(0.0..=1.0).contains(&value) {
-                return Err(ScheduleError::Fault { key, value: value.to_string(), expected: "0 to 1" });
-            }
-        }
-        let rates = [
-            ("cuts", self.cuts),
-            ("worker_crashes", self.worker_crashes),
-            ("coordinator_crashes", self.coordinator_crashes),
-            ("pauses", self.pauses),
-        ];
-        for (key, value) in rates {
-            if !(0.0..=600.0).contains(&value) {
-                return Err(ScheduleError::Fault {
-                    key,
-                    value: value.to_string(),
-                    expected: "0 to 600 a minute",
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Schedule {
     /// Six workers, four of them in a cohort, eight rounds, under [`Faults::HOSTILE`].
     pub fn hostile(algorithm: &str, seed: u64) -> Self {
         Self {
+            profile: "hostile",
             seed,
             algorithm: (algorithm.to_owned(), Params::new()),
             rounds: 8,
             workers: 6,
+            byzantine: Vec::new(),
             dimension: 4,
             steps: 5,
             lr: 0.1,
@@ -188,11 +99,15 @@ impl Schedule {
         }
     }
 
-    /// Virtual time by which a run must be finished once the faults have stopped: backoff, one last
-    /// wait for lost workers and two deadlines, and a fair time for every round.
+    /// Virtual time by which a run must be finished once the faults have stopped: backoff of workers
+    /// and store, one last wait for lost workers, two deadlines, and a fair time for every round,
+    /// which is its deadline if somebody in it never answers.
     pub fn bound(&self) -> Millis {
-        let round = 5_000 + 10 * self.faults.delay_ms;
-        self.faults.until + 20_000 + (self.rejoin_s + 2 * self.deadline_s) * 1_000 + self.rounds * round
+        let deadline = self.deadline_s * 1_000;
+        let silent = |vice: &Vice| matches!(vice, Vice::Mute | Vice::Rounds | Vice::Evaluation);
+        let waiting = if self.byzantine.iter().any(silent) { deadline + 10_000 } else { 0 };
+        let round = 5_000 + 10 * self.faults.delay_ms + waiting;
+        self.faults.until + 30_000 + self.rejoin_s * 1_000 + 2 * deadline + self.rounds * round
     }
 
     /// Checks the schedule and gives the specification that coordinator and workers see.
@@ -204,6 +119,10 @@ impl Schedule {
             if value == 0 {
                 return Err(ScheduleError::Zero(key));
             }
+        }
+        let (byzantine, workers) = (self.byzantine.len(), self.workers);
+        if byzantine > workers {
+            return Err(ScheduleError::Byzantine { byzantine, workers });
         }
         self.faults.check()?;
         let (kind, keys) = &self.algorithm;
@@ -224,6 +143,7 @@ impl Schedule {
                 "deadline_s": self.deadline_s,
                 "rejoin_s": self.rejoin_s,
             },
+            "vetting": { "max_norm": 1_000.0, "quarantine_after": 3 },
             "evaluation": {
                 "every": self.evaluate_every.max(1),
                 "central": false,

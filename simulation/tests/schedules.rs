@@ -1,138 +1,152 @@
-//! Seeded fault schedules against the real machines, and proof that the invariants can fail.
+//! Seeded fault schedules against the real machines, over every rule whose workers keep state, and
+//! proof that the invariants can fail.
 
-use simulation::{Faults, Incidents, Mutation, Report, Schedule, invariants, run};
+use simulation::{
+    Faults, Incidents, PROFILES, Profile, Report, Schedule, TRAPS, invariants, run, spring, stateful,
+};
 
-const STATEFUL: [&str; 2] = ["scaffold", "feddyn"];
-const ALL: [&str; 3] = ["fedavg", "scaffold", "feddyn"];
-const SEEDS: u64 = 900;
+/// Seeds of each profile, spread over the rules.
+const SEEDS: u64 = 240;
+
+fn profile(name: &str) -> &'static Profile {
+    Profile::named(name).unwrap_or_else(|| panic!("no profile `{name}`"))
+}
 
 fn sound(schedule: &Schedule) -> Report {
     let report = run(schedule).expect("the schedule is valid");
-    assert!(report.violation.is_none(), "{}\n{}", schedule.algorithm.0, report.explain());
+    assert!(report.violation.is_none(), "{}", report.explain());
     report
 }
 
-fn add(total: &mut Incidents, one: &Incidents) {
-    total.dropped += one.dropped;
-    total.duplicated += one.duplicated;
-    total.cuts += one.cuts;
-    total.worker_crashes += one.worker_crashes;
-    total.coordinator_crashes += one.coordinator_crashes;
-    total.pauses += one.pauses;
-    total.retries += one.retries;
-}
-
-fn survives(algorithm: &str) {
-    let mut total = Incidents::default();
+/// Runs the seeds of one profile; what went wrong on the way, for asking whether anything did.
+fn survives(name: &str) -> Incidents {
+    let (mut total, rules) = (Incidents::default(), stateful());
     for seed in 0..SEEDS {
-        let mut schedule = Schedule::hostile(algorithm, seed);
-        // Every other seed on a network that is worse than any real one.
-        schedule.faults.silent = seed % 2 == 1;
-        // Every third one with so little patience that substitutes are asked all the time.
-        if seed % 3 == 0 {
-            (schedule.deadline_s, schedule.rejoin_s) = (3, 2);
-        }
-        add(&mut total, &sound(&schedule).incidents);
+        let algorithm = rules[seed as usize % rules.len()];
+        total.add(&sound(&profile(name).schedule(algorithm, seed)).incidents);
     }
-    // Otherwise nothing was tested.
-    let each = [total.dropped, total.duplicated, total.cuts, total.worker_crashes, total.retries];
-    assert!(each.iter().all(|count| *count > SEEDS), "{total:?}");
-    assert!(total.coordinator_crashes.min(total.pauses) > SEEDS / 4, "{total:?}");
+    total
 }
 
-#[test]
-fn fedavg_survives_a_hostile_network_and_heals() {
-    survives("fedavg");
-}
-
-#[test]
-fn scaffold_survives_a_hostile_network_and_heals() {
-    survives("scaffold");
-}
-
-#[test]
-fn feddyn_survives_a_hostile_network_and_heals() {
-    survives("feddyn");
-}
-
-#[test]
-fn equal_seeds_give_equal_bytes() {
-    for algorithm in ALL {
-        for seed in 0..5 {
-            let schedule = Schedule::hostile(algorithm, seed);
-            let (first, second) = (sound(&schedule), sound(&schedule));
-            assert_eq!(invariants::replay(&first, &second), Ok(()));
-            let other = sound(&Schedule::hostile(algorithm, seed + 1_000));
-            assert!(invariants::replay(&first, &other).is_err());
-        }
+fn often(total: &Incidents, names: &[&str]) {
+    for (name, count) in total.named().iter().filter(|(name, _)| names.contains(name)) {
+        assert!(*count > SEEDS / 4, "{name}: {count} times only, {total:?}");
     }
+    assert!(names.iter().all(|name| total.named().iter().any(|(known, _)| known == name)), "{names:?}");
 }
 
-/// Everybody takes part in every round; whoever is lost comes back in time.
-fn full(algorithm: &str, seed: u64) -> Schedule {
-    Schedule {
-        cohort: None,
-        min_updates: 2,
-        min_workers: 6,
-        deadline_s: 900,
-        rejoin_s: 300,
-        noise: 0.0,
-        ..Schedule::hostile(algorithm, seed)
-    }
+const NETWORK: &[&str] =
+    &["dropped", "duplicated", "cuts", "worker_crashes", "coordinator_crashes", "retries"];
+
+#[test]
+fn a_hostile_network_and_crashes() {
+    often(&survives("hostile"), NETWORK);
+}
+
+#[test]
+fn losses_that_nobody_notices_and_reordering() {
+    often(&survives("silent"), &["dropped", "duplicated", "reordered", "pauses"]);
+}
+
+#[test]
+fn deadlines_that_are_missed_all_the_time() {
+    often(&survives("impatient"), &["late"]);
+}
+
+#[test]
+fn partitions_in_one_direction_and_in_both() {
+    often(&survives("partitioned"), &["partitions", "dropped"]);
+}
+
+#[test]
+fn slow_workers_and_stuck_ones() {
+    often(&survives("slow"), &["slow", "stuck", "late", "named_stuck"]);
+}
+
+#[test]
+fn disks_that_fail_and_are_mended_and_disks_that_are_lost() {
+    often(&survives("disks"), &["full_disks", "disk_losses", "store_failures", "coordinator_crashes"]);
+}
+
+#[test]
+fn workers_that_mean_harm() {
+    often(&survives("byzantine"), &["rejected", "quarantined"]);
+}
+
+#[test]
+fn everything_at_once() {
+    often(&survives("everything"), &["rejected", "partitions", "store_failures", "worker_crashes"]);
+}
+
+#[test]
+fn rounds_that_cannot_do_without_anybody() {
+    often(&survives("everybody"), &["retries", "store_failures"]);
 }
 
 #[test]
 fn faults_leave_no_trace_in_the_model() {
-    for algorithm in ALL {
-        for seed in 0..30 {
-            let schedule = full(algorithm, seed);
+    let mut total = Incidents::default();
+    for algorithm in stateful().into_iter().chain(["fedavg"]) {
+        for seed in 0..60 {
+            let schedule = profile("full").schedule(algorithm, seed);
             let disturbed = sound(&schedule);
+            total.add(&disturbed.incidents);
             let calm = sound(&Schedule { faults: Faults::CALM, ..schedule });
             assert_eq!(calm.incidents, Incidents::default());
-            assert_eq!(
-                invariants::undisturbed(&disturbed, &calm),
-                Ok(()),
-                "{algorithm}\n{}",
-                disturbed.explain()
-            );
+            let checked = invariants::undisturbed(&disturbed, &calm);
+            assert_eq!(checked, Ok(()), "{}", disturbed.explain());
         }
     }
+    often(&total, NETWORK);
+    often(&total, &["partitions", "store_failures"]);
 }
 
 #[test]
 fn a_missing_worker_leaves_a_trace() {
     // The check above is not blind: noise in training, or a worker less, is another model.
-    let schedule = full("scaffold", 3);
-    let calm = sound(&Schedule { faults: Faults::CALM, ..schedule.clone() });
-    let noisy = sound(&Schedule { noise: 1e-3, faults: Faults::CALM, ..schedule.clone() });
-    let fewer = sound(&Schedule { workers: 5, min_workers: 5, faults: Faults::CALM, ..schedule });
+    let schedule = Schedule { faults: Faults::CALM, ..profile("full").schedule("scaffold", 3) };
+    let calm = sound(&schedule);
+    let noisy = sound(&Schedule { noise: 1e-3, ..schedule.clone() });
+    let fewer = sound(&Schedule { workers: 5, min_workers: 5, ..schedule });
     assert!(invariants::undisturbed(&noisy, &calm).is_err());
     assert!(invariants::undisturbed(&fewer, &calm).is_err());
 }
 
-/// The invariant that finds a mutation first.
-fn caught(schedule: fn(&str, u64) -> Schedule, algorithm: &str, mutation: Mutation) -> &'static str {
-    (0..50)
-        .map(|seed| run(&Schedule { mutation, ..schedule(algorithm, seed) }).expect("the schedule is valid"))
-        .find_map(|report| report.violation.map(|violation| violation.invariant))
-        .unwrap_or_else(|| panic!("{algorithm}: {mutation:?} was not caught within 50 seeds"))
+#[test]
+fn equal_seeds_give_equal_bytes() {
+    for profile in PROFILES {
+        for algorithm in stateful() {
+            let first = sound(&profile.schedule(algorithm, 1));
+            let second = sound(&profile.schedule(algorithm, 1));
+            assert_eq!(invariants::replay(&first, &second), Ok(()));
+            let other = sound(&profile.schedule(algorithm, 1_001));
+            assert!(invariants::replay(&first, &other).is_err());
+        }
+    }
 }
 
 #[test]
 fn deliberate_defects_are_caught() {
-    let hostile = Schedule::hostile;
-    for algorithm in STATEFUL {
-        assert_eq!(caught(hostile, algorithm, Mutation::CommitEarly), "confirmed");
-        assert_eq!(caught(hostile, algorithm, Mutation::ConfirmBeforeDisk), "confirmed");
-        assert_eq!(caught(hostile, algorithm, Mutation::RetrainOnRetry), "balance");
-        assert_eq!(caught(hostile, algorithm, Mutation::UploadBeforeSave), "balance");
+    for trap in TRAPS {
+        for algorithm in stateful() {
+            let found = spring(trap, algorithm);
+            let caught = found.is_some_and(|(_, invariant)| trap.caught_by.contains(&invariant));
+            assert!(caught, "{algorithm}: {:?} gave {found:?}, expected {:?}", trap.mutation, trap.caught_by);
+        }
     }
-    // Where no substitute can help, a lost upload must be sent again.
-    let everybody = |algorithm: &str, seed| Schedule { min_updates: 6, ..full(algorithm, seed) };
-    for algorithm in ALL {
-        assert_eq!(caught(hostile, algorithm, Mutation::CountTwice), "once");
-        assert_eq!(caught(everybody, algorithm, Mutation::ForgetRetry), "bounded");
-    }
+}
+
+#[test]
+fn a_failure_says_how_to_replay_it() {
+    let trap = &TRAPS[0];
+    let (seed, _) = spring(trap, "scaffold").expect("the defect is found");
+    let mutation = trap.mutation;
+    let report = run(&Schedule { mutation, ..profile(trap.profile).schedule("scaffold", seed) }).unwrap();
+    let text = report.explain();
+    assert!(
+        text.contains(&format!("--profile {} --algorithm scaffold --from {seed} --seeds 1", trap.profile))
+    );
+    assert!(report.trail.len() > 5, "{text}");
 }
 
 #[test]
@@ -143,6 +157,7 @@ fn a_wrong_schedule_is_refused_by_name() {
         run(&schedule).unwrap_err().to_string()
     };
     assert!(message(|s| s.workers = 0).contains("workers"));
+    assert!(message(|s| s.byzantine = vec![simulation::Vice::Mute; 7]).contains("7 byzantine workers of 6"));
     assert!(message(|s| s.faults.drop = 1.5).contains("faults.drop"));
     assert!(message(|s| s.faults.cuts = f64::NAN).contains("faults.cuts"));
     assert!(message(|s| s.rounds = 0).contains("rounds"));

@@ -6,7 +6,7 @@
 
 use super::{Action, Machine, Member, Millis, Phase, Token};
 use algorithms::cohort;
-use proto::event::RunEvent;
+use proto::{event::RunEvent, v1::RejectReason};
 
 /// Whether a worker is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +32,11 @@ impl Machine {
                     self.cohort.insert(worker.to_owned(), Member::Training);
                     self.assign(worker, out);
                 }
-                // The verdict or the commit may not have reached it: it asks again with its upload.
-                Some(Member::Counted(_)) => self.assign(worker, out),
-                Some(Member::Declined | Member::Rejected(_)) | None => {}
+                // Its update is folded. Were it asked again after it lost its disk, it would train another
+                // one and keep the state that belongs to that.
+                Some(Member::Counted(_) | Member::Declined | Member::Rejected(_)) => {}
+                // A round that is short takes whoever comes.
+                None => self.try_close(out),
             }
         }
         if self.phase == Phase::Waiting {
@@ -72,10 +74,17 @@ impl Machine {
     pub(super) fn set_quarantine(&mut self, worker: &str, on: bool, out: &mut Vec<Action>) {
         if on {
             self.quarantined.insert(worker.to_owned());
+            let awaited = matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost));
+            if self.phase == Phase::Training && awaited {
+                self.cohort.insert(worker.to_owned(), Member::Rejected(RejectReason::Quarantined));
+                self.try_close(out);
+            }
         } else if self.quarantined.remove(worker) {
             self.strikes.remove(worker);
-            if self.phase == Phase::Waiting {
-                self.try_open(out);
+            match self.phase {
+                Phase::Waiting => self.try_open(out),
+                Phase::Training => self.try_close(out),
+                _ => {}
             }
         }
     }
@@ -124,6 +133,7 @@ impl Machine {
     pub(super) fn begin_training(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Training;
         self.opened_at = self.now;
+        self.shortfalls = 0;
         let cohort: Vec<String> = self.cohort.keys().cloned().collect();
         let deadline_s = self.rules.deadline_ms / 1_000;
         out.push(Action::Publish(RunEvent::RoundOpened {
@@ -132,6 +142,8 @@ impl Machine {
             deadline_s,
         }));
         self.arm_deadline(out);
+        self.motions.clear();
+        self.arm_motion(self.now + self.rules.stuck_ms, out);
         for worker in &cohort {
             if self.is_connected(worker) {
                 self.assign(worker, out);
@@ -145,7 +157,8 @@ impl Machine {
         out.push(Action::Arm { token, at: self.deadline_at });
     }
 
-    pub(super) fn assign(&self, worker: &str, out: &mut Vec<Action>) {
+    pub(super) fn assign(&mut self, worker: &str, out: &mut Vec<Action>) {
+        self.moves(worker);
         out.push(Action::Assign {
             worker: worker.to_owned(),
             round: self.round,

@@ -16,6 +16,7 @@
 mod membership;
 mod round;
 mod states;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -26,6 +27,7 @@ pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Openi
 use membership::Presence;
 use proto::{event::RunEvent, v1::AbandonReason};
 use std::collections::{BTreeMap, BTreeSet};
+use stragglers::Motion;
 
 /// The round machine of one run.
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct Machine {
     /// Rounds committed, which is also the number of the open or next round.
     round: u64,
     attempt: u32,
+    /// Deadlines of the open round that passed with too few updates.
+    shortfalls: u32,
     /// Members when the last round was committed.
     population_before: usize,
     members: BTreeSet<String>,
@@ -48,6 +52,10 @@ pub struct Machine {
     quarantined: BTreeSet<String>,
     opened_at: Millis,
     deadline_at: Millis,
+    /// How the members of the open round get on.
+    motions: BTreeMap<String, Motion>,
+    /// When that is looked at next.
+    motion_at: Millis,
     rejected: usize,
     federated: BTreeMap<String, Federated>,
     awaiting: BTreeSet<String>,
@@ -65,6 +73,7 @@ impl Machine {
             phase: Phase::Waiting,
             round: restored.round,
             attempt: 0,
+            shortfalls: 0,
             population_before: restored.population_before,
             members: restored.members,
             presence: BTreeMap::new(),
@@ -77,6 +86,8 @@ impl Machine {
             quarantined: BTreeSet::new(),
             opened_at: 0,
             deadline_at: 0,
+            motions: BTreeMap::new(),
+            motion_at: 0,
             rejected: 0,
             federated: BTreeMap::new(),
             awaiting: BTreeSet::new(),
@@ -107,6 +118,7 @@ impl Machine {
             Event::Declined { worker, round, reason, detail } => {
                 self.decline(&worker, round, (reason, detail), &mut out);
             }
+            Event::Progress { worker, round, mark } => self.progressed(&worker, round, mark),
             Event::Evaluated { worker, round, report } => self.evaluated(&worker, round, report, &mut out),
             Event::Timer(token) => self.timer(token, &mut out),
             Event::Committed { round, digest } => self.confirm(round, digest, &mut out),
@@ -120,6 +132,11 @@ impl Machine {
     /// For a run that ended before the coordinator was restarted.
     pub fn set_ended(&mut self, end: End) {
         self.phase = Phase::Ended(end);
+    }
+
+    /// What the run is played by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The phase, for people.
@@ -265,8 +282,15 @@ impl Machine {
     fn timer(&mut self, token: Token, out: &mut Vec<Action>) {
         match token {
             Token::Deadline { round, attempt } => {
-                if round == self.round && attempt == self.attempt && self.phase == Phase::Training {
+                // A round that was given up and opened again has a later deadline under the same name.
+                let due = self.now >= self.deadline_at;
+                if due && round == self.round && attempt == self.attempt && self.phase == Phase::Training {
                     self.deadline(out);
+                }
+            }
+            Token::Motion { round } => {
+                if round == self.round && self.now >= self.motion_at && self.phase == Phase::Training {
+                    self.look(out);
                 }
             }
             Token::Rejoin { worker, since } => {

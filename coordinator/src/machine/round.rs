@@ -11,6 +11,10 @@ use proto::{
 
 /// A round in which every member refuses is asked so often before the run fails.
 const ATTEMPTS: u32 = 3;
+/// Most predictions of one worker in an evaluation: sums over a fleet stay far below 2^64.
+const PREDICTIONS_MAX: u64 = 1 << 40;
+/// Largest sum of losses of one worker: sums over a fleet stay finite.
+const LOSS_MAX: f64 = 1e30;
 
 impl Machine {
     pub(super) fn update(&mut self, worker: &str, round: u64, facts: Facts, out: &mut Vec<Action>) {
@@ -122,15 +126,20 @@ impl Machine {
             return;
         }
         self.short(&substitutes, out);
+        self.enlist(&substitutes, out);
+        let token = Token::Deadline { round: self.round, attempt: self.attempt };
+        out.push(Action::Arm { token, at: self.deadline_at });
         for worker in substitutes {
-            self.members.insert(worker.clone());
-            self.cohort.insert(worker.clone(), Member::Training);
             if self.is_connected(&worker) {
                 self.assign(&worker, out);
             }
         }
-        let token = Token::Deadline { round: self.round, attempt: self.attempt };
-        out.push(Action::Arm { token, at: self.deadline_at });
+    }
+
+    /// Substitutes become members, durably before they hear of it.
+    fn enlist(&mut self, substitutes: &[String], out: &mut Vec<Action>) {
+        self.members.extend(substitutes.iter().cloned());
+        self.cohort.extend(substitutes.iter().map(|worker| (worker.clone(), Member::Training)));
         out.push(Action::Persist);
     }
 
@@ -151,7 +160,8 @@ impl Machine {
             .map(|(worker, _)| worker.clone())
             .collect();
         if !late.is_empty() {
-            out.push(Action::Publish(RunEvent::Late { round: self.round, workers: late.clone() }));
+            let (round, workers, stuck) = (self.round, late.clone(), self.stuck_among(&late));
+            out.push(Action::Publish(RunEvent::Late { round, workers, stuck }));
         }
         if self.counted() >= self.rules.min_updates {
             for worker in late {
@@ -164,7 +174,9 @@ impl Machine {
             return;
         }
         self.attempt += 1;
-        if late.is_empty() && self.attempt >= ATTEMPTS {
+        self.shortfalls += 1;
+        let substitutes = self.substitutes(self.rules.min_updates - self.counted());
+        if late.is_empty() && substitutes.is_empty() && self.shortfalls >= ATTEMPTS {
             let reason = format!(
                 "round {} got {} of {} updates: every worker declined or was rejected {ATTEMPTS} times",
                 self.round,
@@ -174,15 +186,14 @@ impl Machine {
             self.end(End::Failed(reason), out);
             return;
         }
-        self.ask_again(out);
+        self.ask_again(&substitutes, out);
     }
 
     /// A new deadline for the same round: refused members are asked again, substitutes join.
-    fn ask_again(&mut self, out: &mut Vec<Action>) {
-        let substitutes = self.substitutes(self.rules.min_updates - self.counted());
-        self.short(&substitutes, out);
-        self.members.extend(substitutes.iter().cloned());
-        self.cohort.extend(substitutes.into_iter().map(|worker| (worker, Member::Training)));
+    fn ask_again(&mut self, substitutes: &[String], out: &mut Vec<Action>) {
+        self.short(substitutes, out);
+        self.enlist(substitutes, out);
+        let stuck = self.stuck_among(&self.cohort.keys().cloned().collect::<Vec<_>>());
         self.arm_deadline(out);
         let waiting: Vec<String> = self
             .cohort
@@ -194,11 +205,15 @@ impl Machine {
             .collect();
         for worker in waiting {
             if self.is_connected(&worker) {
+                // The same order again would change nothing for one that hangs.
+                if stuck.contains(&worker) {
+                    let (worker, reason) = (worker.clone(), AbandonReason::Deadline);
+                    out.push(Action::Abandon { worker, round: self.round, reason });
+                }
                 self.cohort.insert(worker.clone(), Member::Training);
                 self.assign(&worker, out);
             }
         }
-        out.push(Action::Persist);
     }
 
     fn commit(&mut self, out: &mut Vec<Action>) {
@@ -266,7 +281,8 @@ impl Machine {
         if self.phase != Phase::Evaluating || round + 1 != self.round || !self.awaiting.remove(worker) {
             return;
         }
-        if report.loss_sum.is_finite() && report.correct <= report.predictions {
+        let possible = report.predictions <= PREDICTIONS_MAX && report.correct <= report.predictions;
+        if possible && report.loss_sum.abs() <= LOSS_MAX {
             self.federated.insert(worker.to_owned(), report);
         }
         self.close_evaluation(out);

@@ -14,6 +14,7 @@ fn rules() -> Rules {
         min_updates: 2,
         min_workers: 3,
         deadline_ms: 10_000,
+        stuck_ms: 4_000,
         rejoin_ms: 3_000,
         quarantine_after: 2,
         federated_every: 0,
@@ -134,7 +135,11 @@ fn the_deadline_closes_with_enough_and_names_the_late() {
     story.update(1, "b", 0);
     assert!(story.commits().is_empty());
     let closed = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
-    assert!(closed.contains(&Action::Publish(RunEvent::Late { round: 0, workers: vec!["c".into()] })));
+    assert!(closed.contains(&Action::Publish(RunEvent::Late {
+        round: 0,
+        workers: vec!["c".into()],
+        stuck: vec!["c".into()]
+    })));
     assert!(closed.iter().any(|action| matches!(action, Action::Abandon { worker, .. } if worker == "c")));
     assert_eq!(story.commits()[0].1, ["a", "b"]);
     assert!(is_stale(&story.update(10_001, "c", 0)));
@@ -189,8 +194,8 @@ fn a_returning_worker_gets_the_same_round() {
     assert!(back.contains(&Action::Publish(RunEvent::WorkerReturned { round: 0, worker: "a".into() })));
     story.update(3, "b", 0);
     story.at(3, Event::Left { worker: "b".into() });
-    assert_eq!(assigned(&story.join(4, &["b"])), ["b"], "its verdict may have been lost");
-    assert_eq!(story.update(5, "b", 0), Decision::Duplicate);
+    assert!(assigned(&story.join(4, &["b"])).is_empty(), "its update is folded: it must not train another");
+    assert_eq!(story.update(5, "b", 0), Decision::Duplicate, "its verdict may have been lost");
 }
 
 #[test]
@@ -276,7 +281,7 @@ fn a_round_that_everybody_refuses_fails_with_the_reason() {
                 },
             );
         }
-        story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt }));
+        story.at(10_000 * (u64::from(attempt) + 1), Event::Timer(Token::Deadline { round: 0, attempt }));
     }
     assert!(matches!(story.machine.phase(), Phase::Ended(End::Failed(reason)) if reason.contains("0 of 2")));
 }
@@ -352,6 +357,117 @@ fn federated_evaluation_sums_reports_and_does_not_wait_for_ever() {
     let sums = Federated { predictions: 10, correct: 5, loss_sum: 2.0 };
     assert!(done.contains(&Action::FederatedDone { round: 0, sums }), "an impossible report does not count");
     assert_eq!(assigned(&done), ["a", "b"]);
+}
+
+#[test]
+fn slow_is_not_stuck() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    let progress = |done| Event::Progress { worker: "a".into(), round: 0, mark: (2, done) };
+    story.at(3_000, progress(1));
+    story.at(3_500, Event::Progress { worker: "b".into(), round: 0, mark: (2, 1) });
+    story.at(3_600, Event::Left { worker: "c".into() });
+    let motion = Event::Timer(Token::Motion { round: 0 });
+    assert!(!story.at(4_000, motion.clone()).iter().any(|a| matches!(a, Action::Publish(_))));
+    story.at(6_500, progress(2));
+    // The same again is no progress.
+    story.at(7_000, Event::Progress { worker: "b".into(), round: 0, mark: (2, 1) });
+    story.at(7_000, motion.clone());
+    let looked = story.at(7_500, motion);
+    let stuck = RunEvent::WorkerStuck { round: 0, worker: "b".into(), seconds: 4 };
+    assert!(looked.contains(&Action::Publish(stuck)), "{looked:?}");
+    assert!(story.machine.is_stuck("b") && !story.machine.is_stuck("a"));
+    story.at(9_000, progress(3));
+    let late = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    let (workers, stuck) = (vec!["a".into(), "b".into(), "c".into()], vec!["b".into()]);
+    assert!(late.contains(&Action::Publish(RunEvent::Late { round: 0, workers, stuck })), "{late:?}");
+    // One that hangs is told to stop before it is asked again; one that is slow goes on.
+    let abandoned = |w: &str| late.iter().any(|a| matches!(a, Action::Abandon { worker, .. } if worker == w));
+    assert!(abandoned("b") && !abandoned("a"));
+    assert_eq!(assigned(&late), ["a", "b"]);
+}
+
+#[test]
+fn a_deadline_from_before_a_pause_does_not_close_the_round_that_is_opened_again() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.at(1, Event::Command(Command::Pause));
+    story.at(6_000, Event::Command(Command::Resume));
+    story.update(6_001, "a", 0);
+    story.update(6_001, "b", 0);
+    let early = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert!(early.is_empty(), "{early:?}");
+    story.at(16_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
+}
+
+#[test]
+fn substitutes_are_durable_before_they_are_asked() {
+    let mut story = Story::new(Rules { size: Some(2), ..rules() });
+    story.join(0, &["a", "b", "c", "d"]);
+    let cohort: Vec<String> = story.machine.cohort().keys().cloned().collect();
+    let declined = |worker: &str| Event::Declined {
+        worker: worker.into(),
+        round: 0,
+        reason: DeclineReason::Data,
+        detail: String::new(),
+    };
+    story.at(1, declined(&cohort[0]));
+    let early = story.at(1, declined(&cohort[1]));
+    let late = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 1 }));
+    for actions in [early, late] {
+        let persist = actions.iter().position(|action| *action == Action::Persist).unwrap();
+        let assign = actions.iter().position(|action| matches!(action, Action::Assign { .. })).unwrap();
+        assert!(persist < assign, "{actions:?}");
+    }
+}
+
+#[test]
+fn refusals_do_not_end_a_run_while_somebody_can_be_asked() {
+    let mut story = Story::new(Rules { size: Some(2), quarantine_after: 1, ..rules() });
+    story.join(0, &["a", "b", "c", "d"]);
+    // One good update; everybody else is rejected, one substitute after the other, before the deadline.
+    let good = story.machine.cohort().keys().next().unwrap().clone();
+    story.update(1, &good, 0);
+    for now in 2..5 {
+        let waiting = |(_, member): &(&String, &Member)| **member == Member::Training;
+        let Some(worker) = story.machine.cohort().iter().find(waiting).map(|(w, _)| w.clone()) else { break };
+        let (reason, detail) = (RejectReason::NotFinite, "NaN".to_owned());
+        story.at(now, Event::Rejected { worker, round: 0, reason, detail });
+    }
+    story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 2 }));
+    assert_eq!(story.machine.phase(), &Phase::Training);
+    // Whoever comes now is asked at once.
+    assert_eq!(assigned(&story.join(10_001, &["e"])), ["e"]);
+    assert_eq!(story.update(10_002, "e", 0), Decision::Accept);
+    assert_eq!(story.commits()[0].1.len(), 2);
+}
+
+#[test]
+fn a_worker_that_another_run_put_into_quarantine_is_not_waited_for() {
+    let mut story = Story::new(rules());
+    story.join(0, &["a", "b", "c"]);
+    story.update(1, "a", 0);
+    story.update(1, "b", 0);
+    story.at(2, Event::Quarantine { worker: "c".into(), on: true });
+    assert_eq!(story.commits()[0].1, ["a", "b"]);
+}
+
+#[test]
+fn impossible_evaluations_do_not_overflow() {
+    let mut story = Story::new(Rules { federated_every: 1, ..rules() });
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    story.at(2, Event::Committed { round: 0, digest: DIGEST });
+    let mut last = Vec::new();
+    for (worker, predictions, loss_sum) in [("a", u64::MAX, 1.0), ("b", 4, f64::MAX), ("c", 4, 2.0)] {
+        let report = Federated { predictions, correct: 1, loss_sum };
+        last = story.at(3, Event::Evaluated { worker: worker.into(), round: 0, report });
+    }
+    let sums = Federated { predictions: 4, correct: 1, loss_sum: 2.0 };
+    assert!(last.contains(&Action::FederatedDone { round: 0, sums }), "{last:?}");
 }
 
 #[test]

@@ -14,6 +14,10 @@ use super::states::{Decision, End};
 /// Milliseconds on the driver's clock.
 pub type Millis = u64;
 
+/// Without progress for so long a worker is stuck, or for half of a deadline that is shorter. A step
+/// of the largest model here takes seconds, and reports come between steps.
+const STUCK: Millis = 30_000;
+
 /// What the machine must know of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
@@ -31,6 +35,8 @@ pub struct Rules {
     pub min_workers: usize,
     /// From opening to deadline.
     pub deadline_ms: Millis,
+    /// A connected worker without progress for so long is stuck.
+    pub stuck_ms: Millis,
     /// How long a lost worker is waited for.
     pub rejoin_ms: Millis,
     /// Rejections in a row until a worker is quarantined; 0: never.
@@ -51,6 +57,7 @@ impl From<&RunSpec> for Rules {
             min_updates: spec.cohort.min_updates,
             min_workers: spec.cohort.min_workers.max(spec.cohort.min_updates),
             deadline_ms: spec.cohort.deadline_s * 1_000,
+            stuck_ms: STUCK.min(spec.cohort.deadline_s * 500),
             rejoin_ms: spec.cohort.rejoin_s * 1_000,
             quarantine_after: spec.vetting.quarantine_after,
             federated_every: if spec.evaluation.federated { spec.evaluation.every } else { 0 },
@@ -153,6 +160,15 @@ pub enum Event {
         /// What exactly.
         detail: String,
     },
+    /// A worker says how far it is.
+    Progress {
+        /// Who.
+        worker: String,
+        /// In which round.
+        round: u64,
+        /// Its phase, and steps or bytes done: whatever is new is progress.
+        mark: (i32, u64),
+    },
     /// A worker evaluated the committed model.
     Evaluated {
         /// Who.
@@ -207,6 +223,11 @@ pub enum Token {
         round: u64,
         /// Which time it was asked.
         attempt: u32,
+    },
+    /// Time to look who stands still.
+    Motion {
+        /// The round.
+        round: u64,
     },
     /// A lost worker is not waited for any longer.
     Rejoin {

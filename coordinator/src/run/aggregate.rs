@@ -276,11 +276,11 @@ mod tests {
         let mut accumulators = [Accumulator::new(FOLDS[0], 3), Accumulator::new(steps, 1)];
         let values = [1.0, -2.0, 3.0, 0.5];
         let form = Form { shapes: &shapes, folds: &[FOLDS[0], steps], max_norm: Some(3.8), lr: 0.1 };
-        assert!(vet_values(&values, &form, &FACTS).is_ok());
+        assert!(vet(&values, &form).is_ok());
         fold(&mut accumulators, &shapes, &values, &FACTS);
         let means: Vec<Vec<f32>> = accumulators.into_iter().map(|a| a.mean().unwrap()).collect();
         assert_eq!(means, [vec![1.0, -2.0, 3.0], vec![0.5]]);
-        let (why, detail) = vet_values(&[0.0, 0.0, 0.0, 200.0], &form, &FACTS).unwrap_err();
+        let (why, detail) = vet(&[0.0, 0.0, 0.0, 200.0], &form).unwrap_err();
         assert_eq!((why, detail.contains("`steps`")), (RejectReason::Norm, true));
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! An event for a process that died in the meantime is void: each names the life that it belongs to.
 
+mod byzantine;
+mod checks;
 mod faults;
 mod network;
+mod node;
+mod receiving;
 mod serving;
 mod sessions;
+mod storing;
 mod working;
 
 use crate::{Millis, Queue, Report, Schedule, ScheduleError, dice::Dice, invariants, objective::Quadratic};
@@ -13,14 +18,13 @@ use algorithms::Algorithm;
 use coordinator::machine;
 use faults::Fault;
 use network::{Connections, Parcel};
+use node::{Node, Step};
 use proto::spec::RunSpec;
-use serving::{Disk, Server};
+use receiving::Call;
+use serving::{Input, Server};
 use std::{sync::Arc, time::Duration};
-use worker::{
-    client_state::Durable,
-    session::{JobId, Token},
-};
-use working::{Node, Step};
+use storing::{Commit, Disk};
+use worker::session::{JobId, Token};
 
 /// What may happen next.
 #[derive(Debug)]
@@ -40,11 +44,17 @@ enum Happening {
     /// A worker's job goes on.
     Job { worker: usize, life: u32, job: JobId, step: Step },
     /// A timer of the round machine.
-    Timer { life: u32, token: machine::Token },
-    /// The coordinator's disk has a commit.
-    Written { life: u32, commit: Box<serving::Commit> },
+    Timer { life: u32, at: Millis, token: machine::Token },
+    /// A payload is complete.
+    Payload { life: u32, call: Box<Call> },
+    /// The coordinator's disk takes a part of a commit.
+    Written { life: u32, commit: Box<Commit> },
     /// The coordinator hears of it.
     Committed { life: u32, disk: Box<Disk> },
+    /// The coordinator tries again to write.
+    Retry { life: u32 },
+    /// The fleet tells the run of a quarantine.
+    Quarantine { life: u32, worker: String },
     /// Something goes wrong, or is mended.
     Fault(Fault),
 }
@@ -73,10 +83,11 @@ struct Federation {
 pub fn run(schedule: &Schedule) -> Result<Report, ScheduleError> {
     let mut federation = Federation::new(schedule)?;
     federation.go();
+    let standing = federation.standing();
     let mut report = federation.report;
     report.server = federation.server.vectors();
     if report.violation.is_none() {
-        let checked = invariants::bounded(schedule, &report);
+        let checked = invariants::bounded(schedule, &report).map_err(|why| format!("{why}; {standing}"));
         report.require("bounded", federation.now, checked);
     }
     Ok(report)
@@ -105,7 +116,7 @@ impl Federation {
             connections: Connections::default(),
             nodes,
             server,
-            report: Report::new(schedule.seed),
+            report: Report::new(schedule),
         })
     }
 
@@ -156,46 +167,24 @@ impl Federation {
                     self.step(worker, job, step);
                 }
             }
-            Happening::Timer { life, token } => {
-                if self.server.life == life {
-                    self.machine(machine::Event::Timer(token));
-                }
-            }
-            Happening::Written { life, commit } => {
-                if self.server.life == life {
-                    self.written(*commit);
-                }
-            }
-            Happening::Committed { life, disk } => {
-                if self.server.life == life {
-                    self.committed(*disk);
-                }
-            }
             Happening::Fault(fault) => self.fault(fault),
+            happening => self.happen_to_coordinator(happening),
         }
     }
 
-    /// A worker's state has changed: it must be confirmed.
-    fn check_confirmed(&mut self, worker: usize) {
-        let node = &self.nodes[worker];
-        let kept = node.memory.as_ref().unwrap_or(&node.disk);
-        let checked = invariants::confirmed(&node.name, kept, &self.report.rounds);
-        self.report.require("confirmed", self.now, checked);
-    }
-
-    /// A round is durable: both sides must count the same.
-    fn check_balance(&mut self) {
-        let disk = &self.server.disk;
-        let members = self.nodes.iter().filter(|node| disk.members.contains(&node.name));
-        let states: Vec<(Durable, Option<u64>)> = members
-            .map(|node| {
-                let committed = disk.committed.get(&node.name).copied();
-                (invariants::settled(&node.disk, committed), committed)
-            })
-            .collect();
-        for name in self.algorithm.mirrored() {
-            let checked = invariants::balance(name, &self.server.vectors()[*name], &states);
-            self.report.require("balance", self.now, checked);
+    fn happen_to_coordinator(&mut self, happening: Happening) {
+        let now = self.server.life;
+        match happening {
+            Happening::Timer { life, at, token } if life == now => self.input(Input::Timer(at, token)),
+            Happening::Payload { life, call } if life == now => self.input(Input::Payload(call)),
+            Happening::Written { life, commit } if life == now => self.written(commit),
+            Happening::Committed { life, disk } if life == now => self.input(Input::Committed(disk)),
+            Happening::Retry { life } if life == now => self.retry(),
+            Happening::Quarantine { life, worker } if life == now => {
+                self.machine(machine::Event::Quarantine { worker, on: true });
+            }
+            // Of a life that is over.
+            _ => {}
         }
     }
 }

@@ -4,23 +4,33 @@
 
 use super::{Federation, Happening};
 use crate::Millis;
-use coordinator::machine::Decision;
+use coordinator::machine::{Decision, Federated};
+use proto::v1::UploadHeader;
 use std::collections::BTreeMap;
 use worker::{
-    client_state::Pending,
     message::{Command, Say},
     session::{Event, JobId},
 };
+
+/// An upload as it travels: whole or not at all.
+#[derive(Debug, Clone)]
+pub(super) struct Upload {
+    pub(super) header: UploadHeader,
+    /// The vectors end to end.
+    pub(super) values: Vec<f32>,
+}
 
 /// A message.
 #[derive(Debug, Clone)]
 pub(super) enum Parcel {
     /// A worker speaks in its session.
     Said(Say),
+    /// A worker reports how far its training is.
+    Progress(u64, u64),
     /// A worker reports its evaluation of a round's model.
-    Evaluated(u64),
+    Evaluated(u64, Federated),
     /// A worker's call.
-    Upload(JobId, Box<Pending>),
+    Upload(JobId, Box<Upload>),
     /// The coordinator speaks in a session.
     Ordered(Command),
     /// The answer to a call.
@@ -40,16 +50,26 @@ enum Kind {
 impl Parcel {
     fn kind(&self) -> Kind {
         match self {
-            Self::Said(Say::Heartbeat { .. }) | Self::Ordered(Command::Heartbeat) => Kind::Beat,
-            Self::Said(_) | Self::Evaluated(_) | Self::Ordered(_) => Kind::Stream,
+            Self::Said(Say::Heartbeat { .. }) | Self::Progress(..) | Self::Ordered(Command::Heartbeat) => {
+                Kind::Beat
+            }
+            Self::Said(_) | Self::Evaluated(..) | Self::Ordered(_) => Kind::Stream,
             Self::Upload(..) | Self::Verdict(..) => Kind::Call,
         }
     }
 
-    fn is_up(&self) -> bool {
-        matches!(self, Self::Said(_) | Self::Evaluated(_) | Self::Upload(..))
+    fn direction(&self) -> usize {
+        match self {
+            Self::Said(_) | Self::Progress(..) | Self::Evaluated(..) | Self::Upload(..) => UP,
+            Self::Ordered(_) | Self::Verdict(..) => DOWN,
+        }
     }
 }
+
+/// From worker to coordinator.
+pub(super) const UP: usize = 0;
+/// From coordinator to worker.
+pub(super) const DOWN: usize = 1;
 
 #[derive(Debug)]
 struct Connection {
@@ -79,13 +99,20 @@ impl Federation {
         let (worker_life, server_life) = (node.life, self.server.life);
         let connection = Connection { worker, worker_life, server_life, broken: false, last: [0; 2] };
         self.connections.all.insert(id, connection);
-        let at = self.now + self.delay();
-        self.queue.push(at, Happening::Opened { connection: id });
+        // Behind a partition nobody answers, and the session's own timer has to find out.
+        if !self.is_blocked(worker, UP) && !self.is_blocked(worker, DOWN) {
+            let at = self.now + self.delay();
+            self.queue.push(at, Happening::Opened { connection: id });
+        }
     }
 
     pub(super) fn delay(&mut self) -> Millis {
         let most = self.schedule.faults.delay_ms;
         1 + self.dice.between(0, most)
+    }
+
+    fn is_blocked(&self, worker: usize, direction: usize) -> bool {
+        self.now < self.nodes[worker].blocked[direction]
     }
 
     /// The worker at the other end, if both ends are alive and the connection is whole.
@@ -113,7 +140,11 @@ impl Federation {
 
     /// Sends over a connection: late, twice or never.
     pub(super) fn send(&mut self, id: u64, parcel: &Parcel) {
+        let Some(worker) = self.connections.all.get(&id).map(|connection| connection.worker) else { return };
         let (kind, faults, calm) = (parcel.kind(), self.schedule.faults, self.is_calm());
+        if self.is_blocked(worker, parcel.direction()) {
+            return self.swallow(id, kind);
+        }
         let luck = self.dice.unit();
         let copies = match luck {
             _ if calm => 1,
@@ -129,14 +160,37 @@ impl Federation {
         }
         self.report.incidents.duplicated += u64::from(copies == 2);
         for _ in 0..copies {
-            let mut at = self.now + self.delay();
-            let direction = usize::from(!parcel.is_up());
-            if let Some(connection) = self.connections.all.get_mut(&id).filter(|_| kind != Kind::Call) {
-                at = at.max(connection.last[direction]);
-                connection.last[direction] = at;
-            }
+            let at = self.arrival(id, parcel);
             let parcel = Box::new(parcel.clone());
             self.queue.push(at, Happening::Arrival { connection: id, parcel });
+        }
+    }
+
+    /// When a parcel that is sent now arrives: after those of its stream, mostly.
+    fn arrival(&mut self, id: u64, parcel: &Parcel) -> Millis {
+        let at = self.now + self.delay();
+        let overtakes = self.schedule.faults.reorder > 0.0
+            && !self.is_calm()
+            && self.dice.unit() < self.schedule.faults.reorder;
+        if overtakes {
+            self.report.incidents.reordered += 1;
+        }
+        let ordered = !overtakes && parcel.kind() != Kind::Call;
+        match self.connections.all.get_mut(&id).filter(|_| ordered) {
+            Some(connection) => {
+                let last = &mut connection.last[parcel.direction()];
+                *last = at.max(*last);
+                *last
+            }
+            None => at,
+        }
+    }
+
+    /// A partition takes a message. Neither side hears of it; a stream that lost one is dead.
+    fn swallow(&mut self, id: u64, kind: Kind) {
+        self.report.incidents.dropped += 1;
+        if let Some(connection) = self.connections.all.get_mut(&id).filter(|_| kind == Kind::Stream) {
+            connection.broken = true;
         }
     }
 
@@ -144,8 +198,9 @@ impl Federation {
         let Some(worker) = self.worker_of(id) else { return };
         match parcel {
             Parcel::Said(say) => self.hear(id, worker, say),
-            Parcel::Evaluated(round) => self.evaluated(id, worker, round),
-            Parcel::Upload(job, pending) => self.deliver(id, worker, job, &pending),
+            Parcel::Progress(round, done) => self.progressed(id, worker, round, done),
+            Parcel::Evaluated(round, report) => self.evaluated(id, worker, round, report),
+            Parcel::Upload(job, upload) => self.offered(id, worker, job, *upload),
             Parcel::Ordered(_) | Parcel::Verdict(..) if self.nodes[worker].connection != Some(id) => {}
             Parcel::Ordered(command) => self.session(worker, Event::Received(command)),
             Parcel::Verdict(job, decision) => self.verdict(worker, job, &decision),
@@ -181,7 +236,9 @@ impl Federation {
     pub(super) fn hang_up(&mut self, worker: usize) {
         if let Some(id) = self.nodes[worker].connection.take() {
             let at = self.now + self.delay();
-            self.queue.push(at, Happening::CoordinatorLost { connection: id });
+            if !self.is_blocked(worker, UP) {
+                self.queue.push(at, Happening::CoordinatorLost { connection: id });
+            }
         }
     }
 }

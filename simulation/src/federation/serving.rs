@@ -1,43 +1,36 @@
-//! The virtual coordinator: the real round machine, driven as `coordinator::run::Actor` drives it,
-//! with a disk that survives a crash, and sessions, accumulators and timers that do not.
+//! The virtual coordinator: the real round machine, driven as `coordinator::run::Actor` drives it:
+//! one input after the other, each action in order, nothing past a write that the disk did not take.
 
-use super::{Federation, Happening, network::Parcel, sessions::Session};
-use crate::{Committed, Millis, Mutation, invariants};
-use algorithms::{
-    Algorithm, MODEL, RoundFacts, Vector, Vectors,
-    fold::{Accumulator, UploadFacts, accumulators},
+use super::{
+    Federation, Happening,
+    receiving::Call,
+    sessions::Session,
+    storing::{Disk, Journal},
 };
-use coordinator::machine::{Action, Counted, Decision, End, Event, Facts, Machine, Opening, Restored, Rules};
+use crate::{Millis, Mutation};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
+use coordinator::machine::{Action, End, Event, Machine, Phase, Restored, Rules, Token};
 use proto::{digest::Digest, event::RunEvent, names::RunId, spec::RunSpec};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use worker::{
-    client_state::Pending,
-    message::{Assignment, Command, Evaluation, Wanted},
-    session::JobId,
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
 };
+use worker::message::{Assignment, Command, Evaluation, Wanted};
 
-/// What the coordinator's disk has of the run.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Disk {
-    round: u64,
-    opening: Option<Opening>,
-    pub(super) members: std::collections::BTreeSet<String>,
-    population_before: usize,
-    pub(super) committed: BTreeMap<String, u64>,
-    paused: bool,
-    vectors: BTreeMap<String, Digest>,
-    /// By round, as far as the algorithm recalls them.
-    recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
-    ended: Option<End>,
-}
-
-/// A commit on its way to the disk.
+/// What waits for the run's task.
 #[derive(Debug)]
-pub(super) struct Commit {
-    disk: Disk,
-    accumulators: Vec<Accumulator>,
-    facts: RoundFacts,
-    participants: Vec<String>,
+pub(super) enum Input {
+    /// For the machine.
+    Event(Event),
+    /// A timer of the machine, and for when it was armed.
+    Timer(Millis, Token),
+    /// An upload's header.
+    Offer(Box<Call>),
+    /// An upload's payload.
+    Payload(Box<Call>),
+    /// The disk has a commit.
+    Committed(Box<Disk>),
 }
 
 /// The virtual coordinator.
@@ -47,16 +40,42 @@ pub(super) struct Server {
     pub(super) life: u32,
     /// It dies after so many more actions.
     pub(super) fuse: Option<u64>,
+    pub(super) store_fails_until: Millis,
+    /// What survives a death: the record, the vectors by content, the quarantine, the log.
     pub(super) disk: Disk,
-    /// Vectors by content; durable.
-    blobs: BTreeMap<Digest, Vector>,
+    pub(super) blobs: BTreeMap<Digest, Vector>,
+    pub(super) quarantine: BTreeSet<String>,
+    pub(super) journal: Journal,
     /// `None`: dead.
-    machine: Option<Machine>,
-    record: Disk,
-    accumulators: Vec<Accumulator>,
+    pub(super) machine: Option<Machine>,
+    pub(super) record: Disk,
+    pub(super) accumulators: Vec<Accumulator>,
     pub(super) sessions: BTreeMap<usize, Session>,
+    pub(super) timers: BTreeSet<(Millis, Token)>,
+    pub(super) committing: bool,
+    /// Actions that wait for the disk, and what came after them.
+    due: VecDeque<Action>,
+    inbox: VecDeque<Input>,
+    pause: Millis,
+    pub(super) observed: Observed,
     rules: Rules,
-    run: RunId,
+    pub(super) run: RunId,
+}
+
+/// What the checks remember of the present life.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    /// Accepted updates of the open round, and in which order they came.
+    pub(super) accepted: BTreeMap<String, Call>,
+    pub(super) arrivals: Vec<String>,
+    /// Rejections in a row for a fault.
+    pub(super) strikes: BTreeMap<String, u32>,
+    /// When a worker was last asked or moved on.
+    pub(super) moved: BTreeMap<String, Millis>,
+    /// The deadline that was armed last.
+    pub(super) deadline: Millis,
+    /// What is missing was said.
+    pub(super) waiting: bool,
 }
 
 impl Server {
@@ -67,12 +86,21 @@ impl Server {
         Self {
             life: 0,
             fuse: None,
+            store_fails_until: 0,
             record: disk.clone(),
             disk,
             blobs: server.into_values().map(|vector| (Digest::of_vector(&vector), vector)).collect(),
+            quarantine: BTreeSet::new(),
+            journal: Journal::default(),
             machine: None,
             accumulators: Vec::new(),
             sessions: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            committing: false,
+            due: VecDeque::new(),
+            inbox: VecDeque::new(),
+            pause: 0,
+            observed: Observed::default(),
             rules: Rules::from(spec),
             run: "r-1".parse().expect("r-1 is a name"),
         }
@@ -82,11 +110,21 @@ impl Server {
         self.machine.is_some()
     }
 
+    /// Whether it waits for its disk.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     pub(super) fn die(&mut self) {
         self.life += 1;
-        (self.machine, self.fuse) = (None, None);
+        (self.machine, self.fuse, self.committing) = (None, None, false);
+        self.observed = Observed::default();
         self.accumulators.clear();
         self.sessions.clear();
+        self.timers.clear();
+        self.due.clear();
+        self.inbox.clear();
+        self.journal.crash();
     }
 
     pub(super) fn fetch(&self, digest: &Digest) -> Option<Vector> {
@@ -118,19 +156,73 @@ impl Federation {
         self.note(&format!("the coordinator starts in round {round}"));
         self.server.record = self.server.disk.clone();
         self.server.machine = Some(Machine::new(self.server.rules.clone(), restored));
+        self.catch_up();
         self.machine(Event::Start);
-    }
-
-    pub(super) fn machine(&mut self, event: Event) {
-        let now = self.now;
-        if let Some(machine) = &mut self.server.machine {
-            let actions = machine.handle(event, now);
-            self.act(actions);
+        if self.schedule.mutation != Mutation::ForgetQuarantine {
+            for worker in self.server.quarantine.clone() {
+                self.machine(Event::Quarantine { worker, on: true });
+            }
         }
     }
 
-    fn act(&mut self, actions: Vec<Action>) {
-        for action in actions {
+    pub(super) fn machine(&mut self, event: Event) {
+        self.input(Input::Event(event));
+    }
+
+    /// Something for the run's task; it takes one after the other.
+    pub(super) fn input(&mut self, input: Input) {
+        if self.server.is_up() {
+            self.server.inbox.push_back(input);
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while !self.server.is_stalled()
+            && let Some(input) = self.server.inbox.pop_front()
+        {
+            match input {
+                Input::Event(event) => {
+                    if self.observe(&event) {
+                        continue;
+                    }
+                    let actions = self.decide(event);
+                    self.act(actions);
+                }
+                Input::Timer(at, token) => self.fire(at, token),
+                Input::Offer(call) => self.offered_to_machine(*call),
+                Input::Payload(call) => self.deliver(&call),
+                Input::Committed(disk) => self.committed(*disk),
+            }
+        }
+    }
+
+    /// Notes a report of progress; whether the coordinator is deaf to it, as a defect.
+    fn observe(&mut self, event: &Event) -> bool {
+        let Event::Progress { worker, round, .. } = event else { return false };
+        let open = |machine: &Machine| machine.round() == *round && *machine.phase() == Phase::Training;
+        if self.server.machine.as_ref().is_some_and(open) {
+            self.server.observed.moved.insert(worker.clone(), self.now);
+        }
+        self.schedule.mutation == Mutation::DeafToProgress
+    }
+
+    /// Asks the machine.
+    pub(super) fn decide(&mut self, event: Event) -> Vec<Action> {
+        let now = self.now;
+        self.server.machine.as_mut().map(|machine| machine.handle(event, now)).unwrap_or_default()
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        self.check_motion(&actions);
+        self.server.due.extend(actions);
+        self.server.pause = 500;
+        self.proceed();
+    }
+
+    /// Goes on with what is due, until a write fails.
+    fn proceed(&mut self) {
+        while let Some(action) = self.server.due.pop_front() {
             if self.is_calm() {
                 self.server.fuse = None;
             }
@@ -139,19 +231,31 @@ impl Federation {
                 Some(left) => *left -= 1,
                 None => {}
             }
+            let writes = matches!(action, Action::Persist | Action::Quarantine { .. } | Action::End(_));
+            if writes && self.store_fails() {
+                self.server.due.push_front(action);
+                let (life, pause) = (self.server.life, self.server.pause);
+                self.server.pause = (pause * 2).min(10_000);
+                return self.queue.push(self.now + pause, Happening::Retry { life });
+            }
             self.perform(action);
         }
+        self.flush();
+        self.check_armed();
+    }
+
+    /// The disk is tried again.
+    pub(super) fn retry(&mut self) {
+        self.proceed();
+        self.drain();
     }
 
     fn perform(&mut self, action: Action) {
         let run = self.server.run.clone();
         match action {
             Action::Persist => self.persist(),
-            Action::Publish(event) => self.publish(&event),
-            Action::Arm { token, at } => {
-                let life = self.server.life;
-                self.queue.push(at, Happening::Timer { life, token });
-            }
+            Action::Publish(event) => self.publish(event),
+            Action::Arm { token, at } => self.arm(token, at),
             Action::Assign { worker, round, committed, remaining_ms } => {
                 self.assign(&worker, round, committed, remaining_ms);
             }
@@ -167,32 +271,61 @@ impl Federation {
                     self.tell(&worker, Command::Evaluate(Box::new(evaluation)));
                 }
             }
-            Action::DropUploads => self.server.accumulators.clear(),
+            Action::DropUploads => {
+                if self.schedule.mutation != Mutation::KeepUploads {
+                    self.forget_uploads();
+                }
+            }
             Action::Commit { round, counted, population, population_before, .. } => {
+                self.check_patient();
                 self.commit(round, &counted, (population, population_before));
             }
+            Action::Quarantine { worker } => {
+                self.report.incidents.quarantined += 1;
+                self.server.quarantine.insert(worker.clone());
+                let life = self.server.life;
+                self.queue.push(self.now, Happening::Quarantine { life, worker });
+            }
             Action::End(end) => self.over(end),
-            Action::FederatedDone { .. } | Action::Quarantine { .. } | Action::Verdict { .. } => {}
+            Action::FederatedDone { sums, .. } => self.check_evaluation(&sums),
+            Action::Verdict { .. } => {}
         }
     }
 
-    fn publish(&mut self, event: &RunEvent) {
-        self.note(&format!("run: {event:?}"));
-        if matches!(event, RunEvent::WorkerDeclined { .. } | RunEvent::Quarantined { .. }) {
-            self.report.require("nobody refuses", self.now, Err(format!("{event:?}")));
-        }
+    pub(super) fn forget_uploads(&mut self) {
+        self.server.accumulators.clear();
+        self.server.observed.accepted.clear();
+        self.server.observed.arrivals.clear();
     }
 
-    fn persist(&mut self) {
-        let Server { machine: Some(machine), record, disk, .. } = &mut self.server else { return };
-        record.members.clone_from(machine.members());
-        record.paused = machine.is_paused();
-        let cohort: Vec<String> = machine.cohort().keys().cloned().collect();
-        record.opening = (!cohort.is_empty()).then(|| Opening { round: machine.round(), cohort });
-        *disk = record.clone();
+    fn arm(&mut self, token: Token, mut at: Millis) {
+        if matches!(token, Token::Deadline { .. }) {
+            self.server.observed.deadline = at;
+            if self.schedule.mutation == Mutation::EarlyDeadline {
+                at -= (at - self.now) / 2;
+            }
+        }
+        let life = self.server.life;
+        self.server.timers.insert((at, token.clone()));
+        // One that is armed after a stall may be due already.
+        self.queue.push(at.max(self.now), Happening::Timer { life, at, token });
+    }
+
+    /// A timer goes off. One that was armed twice for the same time does so once, as in a set.
+    fn fire(&mut self, at: Millis, token: Token) {
+        if !self.server.timers.remove(&(at, token.clone())) {
+            return;
+        }
+        let deaf = self.schedule.mutation == Mutation::IgnoreDeadline;
+        if deaf && matches!(token, Token::Deadline { .. }) {
+            return self.check_armed();
+        }
+        let actions = self.decide(Event::Timer(token));
+        self.act(actions);
     }
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: Millis) {
+        self.check_assignment(worker, round);
         let names = std::iter::once(MODEL).chain(self.algorithm.down().iter().copied());
         let now = names.filter_map(|name| self.server.wanted(name));
         let then = committed.and_then(|round| self.server.record.recalled.get(&round));
@@ -212,110 +345,18 @@ impl Federation {
         self.tell(worker, Command::Assign(Box::new(assignment)));
     }
 
-    /// An upload arrives: asked, folded, told to the machine, answered; then the rest.
-    pub(super) fn deliver(&mut self, connection: u64, worker: usize, job: JobId, pending: &Pending) {
-        let Some(machine) = &mut self.server.machine else { return };
-        let (worker, round) = (self.nodes[worker].name.clone(), pending.round);
-        let offer = machine.offer(&worker, round);
-        let twice = self.schedule.mutation == Mutation::CountTwice && offer == Decision::Duplicate;
-        if offer == Decision::Accept || twice {
-            if self.server.accumulators.is_empty() {
-                self.server.accumulators = accumulators(self.algorithm.as_ref(), self.schedule.dimension);
-            }
-            let worker::client_state::Facts { examples, steps, lr, .. } = pending.facts;
-            for accumulator in &mut self.server.accumulators {
-                let from = accumulator.fold().from;
-                accumulator.accumulate(&pending.upload[from], &UploadFacts { examples, steps, lr });
-            }
-        }
-        let facts = Facts {
-            examples: pending.facts.examples,
-            train_loss: Some(pending.facts.train_loss),
-            seconds: pending.facts.seconds,
-        };
-        let actions = machine.handle(Event::Update { worker, round, facts }, self.now);
-        let decision = actions.iter().find_map(|action| match action {
-            Action::Verdict { decision, .. } => Some(decision.clone()),
-            _ => None,
-        });
-        if let Some(decision) = decision {
-            self.send(connection, &Parcel::Verdict(job, decision));
-        }
-        self.act(actions);
-    }
-
-    fn commit(&mut self, round: u64, counted: &[Counted], (population, population_before): (usize, usize)) {
-        let Server { machine: Some(machine), record, accumulators, life, .. } = &mut self.server else {
-            return;
-        };
-        let mut disk = record.clone();
-        disk.round = round + 1;
-        disk.opening = None;
-        disk.members.clone_from(machine.members());
-        disk.population_before = population;
-        disk.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
-        let commit = Commit {
-            disk,
-            accumulators: std::mem::take(accumulators),
-            facts: RoundFacts { included: counted.len(), population, population_before },
-            participants: counted.iter().map(|counted| counted.worker.clone()).collect(),
-        };
-        let life = *life;
-        let folded: Vec<usize> = commit.accumulators.iter().map(Accumulator::count).collect();
-        self.report.require("once", self.now, invariants::once(&commit.participants, &folded));
-        if self.schedule.mutation == Mutation::ConfirmBeforeDisk {
-            for worker in &commit.participants {
-                let run = self.server.run.clone();
-                self.tell(worker, Command::Closed { run, round, included: true });
-            }
-        }
-        let at = self.now + self.dice.between(5, 400);
-        self.queue.push(at, Happening::Written { life, commit: Box::new(commit) });
-    }
-
-    /// The disk takes a commit, whole; the coordinator may die before it hears of it.
-    pub(super) fn written(&mut self, commit: Commit) {
-        let Commit { mut disk, accumulators, facts, participants } = commit;
-        let mut mean = Vectors::new();
-        for accumulator in accumulators {
-            let name = accumulator.fold().into.to_owned();
-            mean.extend(accumulator.mean().map(|vector| (name, Arc::new(vector))));
-        }
-        let mut server = self.server.vectors();
-        self.algorithm.apply(&mut server, &mean, &facts);
-        for (name, vector) in &server {
-            let digest = Digest::of_vector(vector);
-            disk.vectors.insert(name.clone(), digest);
-            self.server.blobs.insert(digest, Arc::clone(vector));
-        }
-        let round = disk.round - 1;
-        let recalled = |(name, _): &(&str, &str)| Some(((*name).to_owned(), *disk.vectors.get(*name)?));
-        disk.recalled.insert(round, self.algorithm.recalled().iter().filter_map(recalled).collect());
-        self.report.require("monotone", self.now, invariants::monotone(&self.report.rounds, round));
-        let (digests, model) = (disk.vectors.clone(), Arc::clone(&server[MODEL]));
-        self.note(&format!("disk: round {round} with {participants:?}, model {}", digests[MODEL]));
-        self.report.rounds.push(Committed { round, at: self.now, participants, digests, model });
-        self.server.disk = disk.clone();
-        self.check_balance();
-        let (life, at) = (self.server.life, self.now + self.dice.between(0, 200));
-        self.queue.push(at, Happening::Committed { life, disk: Box::new(disk) });
-    }
-
-    pub(super) fn committed(&mut self, disk: Disk) {
-        let (round, digest) = (disk.round - 1, disk.vectors[MODEL]);
-        self.server.record = disk;
-        self.machine(Event::Committed { round, digest });
-    }
-
     fn over(&mut self, end: End) {
         self.note(&format!("the run is over: {end:?}"));
         if end == End::Finished {
-            self.check_balance();
+            let model_digest = self.server.record.vectors[MODEL];
+            self.publish(RunEvent::Finished { rounds: self.server.record.round, model_digest });
         } else {
             self.report.require("bounded", self.now, Err(format!("the run ended as {end:?}")));
         }
         self.server.record.ended = Some(end);
         self.persist();
+        self.check_balance();
+        self.check_log();
         self.report.finished = Some(self.now);
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct Session {
 }
 
 /// A worker's number, from its name.
-fn number(worker: &str) -> Option<usize> {
+pub(super) fn number(worker: &str) -> Option<usize> {
     worker.strip_prefix('w')?.parse().ok()
 }
 
@@ -84,12 +84,19 @@ impl Federation {
         self.machine(Event::Left { worker });
     }
 
-    pub(super) fn evaluated(&mut self, connection: u64, worker: usize, round: u64) {
+    pub(super) fn evaluated(&mut self, connection: u64, worker: usize, round: u64, report: Federated) {
         if self.session_of(connection).is_some() {
             let worker = self.nodes[worker].name.clone();
-            let report = Federated { predictions: 10, correct: 5, loss_sum: 7.0 };
             self.machine(Event::Evaluated { worker, round, report });
         }
+    }
+
+    pub(super) fn progressed(&mut self, connection: u64, worker: usize, round: u64, done: u64) {
+        if self.session_of(connection).is_none() {
+            return;
+        }
+        let worker = self.nodes[worker].name.clone();
+        self.machine(Event::Progress { worker, round, mark: (0, done) });
     }
 
     pub(super) fn tell(&mut self, worker: &str, command: Command) {

@@ -1,14 +1,21 @@
 //! A virtual worker: the real session machine and the real client state, driven as `worker::driver`
 //! drives them, with a disk that survives a crash and a memory that does not.
 
-use super::{Federation, Happening, network::Parcel};
-use crate::{Millis, Mutation, objective::Quadratic};
+use super::{
+    Federation, Happening,
+    network::{Parcel, Upload},
+    node::{Job, Mood, Step},
+};
+use crate::{Millis, Mutation, Vice};
 use algorithms::{MODEL, Vectors};
-use coordinator::machine::Decision;
-use proto::{digest::Digest, v1::DeclineReason};
+use coordinator::machine::{Decision, Federated};
+use proto::{
+    digest::Digest,
+    v1::{DeclineReason, ElementType, UploadHeader, VectorShape},
+};
 use std::time::Duration;
 use worker::{
-    client_state::{Durable, Facts, Pending, Verdict},
+    client_state::{Facts, Pending, Verdict},
     message::{Assignment, Say},
     session::{Action, Event, JobId, Session, Work},
 };
@@ -17,76 +24,12 @@ use worker::{
 const RETRY: Millis = 900;
 /// A job that needs the connection looks for it so often.
 const LOOK: Millis = 250;
-
-/// What a job does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Settle client state and decide.
-    Begin,
-    /// Local training is done.
-    Trained,
-    /// Offer the upload.
-    Offer,
-    /// Evaluation is done.
-    Scored,
-    /// It is over.
-    End,
-}
-
-#[derive(Debug)]
-pub(super) struct Job {
-    id: JobId,
-    work: Work,
-    /// What is offered until there is a verdict.
-    offered: Option<Box<Pending>>,
-    offers: u32,
-    /// Its end is on its way.
-    over: bool,
-}
-
-/// A virtual worker.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) name: String,
-    /// Counts deaths.
-    pub(super) life: u32,
-    pub(super) connection: Option<u64>,
-    /// Client state as the process has it, once a job has read it.
-    pub(super) memory: Option<Durable>,
-    /// Client state as the disk has it; kept after the end of the run, for the checks.
-    pub(super) disk: Durable,
-    session: Option<Session>,
-    job: Option<Job>,
-    objective: Quadratic,
-}
-
-impl Node {
-    pub(super) fn new(name: String, objective: Quadratic) -> Self {
-        Self {
-            name,
-            life: 0,
-            connection: None,
-            memory: None,
-            disk: Durable::default(),
-            session: None,
-            job: None,
-            objective,
-        }
-    }
-
-    pub(super) fn die(&mut self) {
-        self.life += 1;
-        (self.session, self.connection, self.memory, self.job) = (None, None, None, None);
-    }
-
-    fn state(&mut self) -> &mut Durable {
-        self.memory.get_or_insert_with(|| self.disk.clone())
-    }
-
-    fn is_connected(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::is_connected)
-    }
-}
+/// A training that takes long reports so often.
+const REPORT: Millis = 700;
+/// Offers of one upload, in calm times, after which its worker has been ignored.
+const PATIENCE: u32 = 9;
+/// An honest worker's predictions in an evaluation.
+pub(super) const PREDICTIONS: u64 = 10;
 
 impl Federation {
     pub(super) fn worker_up(&mut self, worker: usize) {
@@ -134,12 +77,7 @@ impl Federation {
             Work::Train(_) => Step::Begin,
             Work::Evaluate(_) => Step::Scored,
             Work::Settle { round, included, .. } => {
-                if let Some(memory) = &mut self.nodes[worker].memory
-                    && memory.closed(*round, *included)
-                {
-                    self.note(&format!("w{worker}: round {round} closed, included: {included}"));
-                    self.save(worker);
-                }
+                self.settle(worker, *round, *included);
                 Step::End
             }
             Work::Forget { .. } => {
@@ -147,10 +85,24 @@ impl Federation {
                 Step::End
             }
         };
-        self.nodes[worker].job = Some(Job { id, work, offered: None, offers: 0, over: step == Step::End });
+        self.nodes[worker].job =
+            Some(Job { id, work, offered: None, offers: 0, ignored: 0, over: step == Step::End });
         let wait = self.dice.between(1, 30);
         self.later(worker, id, step, wait);
         self.check_confirmed(worker);
+    }
+
+    fn settle(&mut self, worker: usize, round: u64, included: bool) {
+        let any = self.schedule.mutation == Mutation::SettleAnyRound;
+        let Some(memory) = &mut self.nodes[worker].memory else { return };
+        let round = match &memory.pending {
+            Some(pending) if any => pending.round,
+            _ => round,
+        };
+        if memory.closed(round, included) {
+            self.note(&format!("w{worker}: round {round} closed, included: {included}"));
+            self.save(worker);
+        }
     }
 
     fn later(&mut self, worker: usize, job: JobId, step: Step, wait: Millis) {
@@ -166,12 +118,20 @@ impl Federation {
         }
     }
 
-    fn save(&mut self, worker: usize) {
+    /// As in `States`: an algorithm without client state has no file, and what the disk did not take
+    /// is not believed.
+    fn save(&mut self, worker: usize) -> bool {
+        let full = self.now < self.nodes[worker].disk_full_until;
         let node = &mut self.nodes[worker];
-        // As in `States`: an algorithm without client state has no file.
-        if let Some(memory) = node.memory.as_ref().filter(|_| self.algorithm.has_client_state()) {
+        let Some(memory) = node.memory.as_ref().filter(|_| self.algorithm.has_client_state()) else {
+            return true;
+        };
+        if !full {
             node.disk = memory.clone();
+        } else if self.schedule.mutation != Mutation::UploadUnsaved {
+            node.memory = None;
         }
+        !full
     }
 
     pub(super) fn step(&mut self, worker: usize, id: JobId, step: Step) {
@@ -187,12 +147,19 @@ impl Federation {
         }
         match (step, job.work.clone()) {
             (Step::Begin, Work::Train(order)) => self.assigned(worker, id, &order),
+            (Step::Working(until), Work::Train(order)) => self.work_on(worker, id, (order.round, until)),
             (Step::Trained | Step::Scored, _) if !connected => self.later(worker, id, step, LOOK),
             (Step::Trained, Work::Train(order)) => self.trained(worker, id, &order),
             (Step::Offer, Work::Train(_)) => self.offer(worker, id, connected),
             (Step::Scored, Work::Evaluate(order)) => {
+                let report = match self.vice(worker) {
+                    Some(Vice::Evaluation) => {
+                        Federated { predictions: u64::MAX, correct: u64::MAX, loss_sum: f64::MAX }
+                    }
+                    _ => Federated { predictions: PREDICTIONS, correct: 5, loss_sum: 7.0 },
+                };
                 if let Some(connection) = self.nodes[worker].connection {
-                    self.send(connection, &Parcel::Evaluated(order.round));
+                    self.send(connection, &Parcel::Evaluated(order.round, report));
                 }
                 self.end(worker, id);
             }
@@ -206,25 +173,71 @@ impl Federation {
         let verdict = self.nodes[worker].state().assigned(round, basis, order.committed, stateful);
         self.note(&format!("w{worker}: round {round} assigned, counted {:?}: {verdict:?}", order.committed));
         self.check_confirmed(worker);
-        let again = self.schedule.mutation == Mutation::RetrainOnRetry;
+        if self.vice(worker) == Some(Vice::Refuse) {
+            return self.decline(worker, id, order, (DeclineReason::Data, "no such data".to_owned()));
+        }
         match verdict {
-            Verdict::Offer if !again => {
+            Verdict::Offer => {
                 let pending = self.nodes[worker].state().pending.clone();
-                self.offered(worker, id, pending.map(Box::new));
+                self.offered_next(worker, id, pending.map(Box::new));
             }
-            Verdict::Train | Verdict::Offer => {
+            Verdict::Train => self.begin_training(worker, id),
+            Verdict::Counted => self.end(worker, id),
+            Verdict::Lost { ours } => {
+                if self.schedule.mutation == Mutation::TrainOnLostState {
+                    return self.begin_training(worker, id);
+                }
+                let detail = format!("w{worker} has round {ours:?}, counted was {:?}", order.committed);
+                if self.nodes[worker].ghost.is_none() {
+                    self.report.require("nothing is lost", self.now, Err(detail.clone()));
+                }
+                self.decline(worker, id, order, (DeclineReason::State, detail));
+            }
+        }
+    }
+
+    fn decline(
+        &mut self,
+        worker: usize,
+        id: JobId,
+        order: &Assignment,
+        (reason, detail): (DeclineReason, String),
+    ) {
+        let (run, round) = (order.run.clone(), order.round);
+        self.say(worker, Say::Decline { run, round, reason, detail });
+        self.end(worker, id);
+    }
+
+    fn begin_training(&mut self, worker: usize, id: JobId) {
+        let calm = self.is_calm();
+        let mood = std::mem::take(&mut self.nodes[worker].mood);
+        match mood {
+            Mood::Slow if !calm => {
+                self.report.incidents.slow += 1;
+                let deadline = self.schedule.deadline_s * 1_000;
+                let until = self.now + self.dice.between(deadline / 2, 2 * deadline);
+                self.note(&format!("w{worker}: trains slowly, until {until}"));
+                self.later(worker, id, Step::Working(until), REPORT);
+            }
+            Mood::Stuck if !calm => {
+                self.report.incidents.stuck += 1;
+                self.note(&format!("w{worker}: hangs"));
+            }
+            _ => {
                 let wait = self.dice.between(50, 800);
                 self.later(worker, id, Step::Trained, wait);
             }
-            Verdict::Counted => self.end(worker, id),
-            Verdict::Lost { ours } => {
-                let detail = format!("w{worker} has round {ours:?}, counted was {:?}", order.committed);
-                self.report.require("nothing is lost", self.now, Err(detail.clone()));
-                let (run, reason) = (order.run.clone(), DeclineReason::State);
-                self.say(worker, Say::Decline { run, round, reason, detail });
-                self.end(worker, id);
-            }
         }
+    }
+
+    /// A training that takes long says how far it is.
+    fn work_on(&mut self, worker: usize, id: JobId, (round, until): (u64, Millis)) {
+        if let Some(connection) = self.nodes[worker].connection.filter(|_| self.nodes[worker].is_connected())
+        {
+            self.send(connection, &Parcel::Progress(round, self.now));
+        }
+        let step = if self.now + REPORT < until { Step::Working(until) } else { Step::Trained };
+        self.later(worker, id, step, REPORT);
     }
 
     fn trained(&mut self, worker: usize, id: JobId, order: &Assignment) {
@@ -234,7 +247,7 @@ impl Federation {
             .filter_map(|wanted| Some((wanted.name.clone(), self.server.fetch(&wanted.digest)?)))
             .collect();
         let noise = match self.schedule.mutation {
-            Mutation::RetrainOnRetry | Mutation::UploadBeforeSave => 1.0,
+            Mutation::UploadBeforeSave => 1.0,
             _ => self.schedule.noise,
         };
         let noise = noise * (self.noise.unit() as f32 - 0.5);
@@ -250,18 +263,20 @@ impl Federation {
             seconds: Duration::from_millis(self.now).as_secs_f64(),
         };
         let finished = self.algorithm.finish(run, &down, &state);
-        let digest = Digest::of_vector(&finished.upload["delta"]);
+        let digest = Digest::of(&bytes(&finished.upload));
         let (round, basis) = (order.round, order.basis());
         let pending = Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next };
         node.state().pending = Some(pending.clone());
         self.note(&format!("w{worker}: round {round} trained, upload {digest}"));
-        if self.schedule.mutation != Mutation::UploadBeforeSave {
-            self.save(worker);
+        let mutation = self.schedule.mutation;
+        let saved = mutation == Mutation::UploadBeforeSave || self.save(worker);
+        if saved || mutation == Mutation::UploadUnsaved {
+            return self.offered_next(worker, id, Some(Box::new(pending)));
         }
-        self.offered(worker, id, Some(Box::new(pending)));
+        self.decline(worker, id, order, (DeclineReason::State, "the disk is full".to_owned()));
     }
 
-    fn offered(&mut self, worker: usize, id: JobId, pending: Option<Box<Pending>>) {
+    fn offered_next(&mut self, worker: usize, id: JobId, pending: Option<Box<Pending>>) {
         if let Some(job) = &mut self.nodes[worker].job {
             job.offered = pending;
         }
@@ -270,10 +285,16 @@ impl Federation {
 
     fn offer(&mut self, worker: usize, id: JobId, connected: bool) {
         self.later(worker, id, Step::Offer, RETRY);
+        let heard = self.is_calm() && self.server.is_up() && !self.server.is_stalled();
         let node = &mut self.nodes[worker];
         let (Some(job), Some(connection), true) = (&mut node.job, node.connection, connected) else { return };
         job.offers += 1;
-        let (offers, Some(pending)) = (job.offers, job.offered.clone()) else { return };
+        job.ignored += u32::from(heard);
+        let (offers, ignored, Some(pending)) = (job.offers, job.ignored, job.offered.clone()) else { return };
+        if ignored > PATIENCE && self.vice(worker).is_none() {
+            let detail = format!("w{worker} offers round {} for the {offers}. time", pending.round);
+            self.report.require("answered", self.now, Err(detail));
+        }
         if offers > 1 {
             if self.schedule.mutation == Mutation::ForgetRetry {
                 return;
@@ -281,7 +302,33 @@ impl Federation {
             self.report.incidents.retries += 1;
         }
         self.note(&format!("w{worker}: offers round {} for the {offers}. time", pending.round));
-        self.send(connection, &Parcel::Upload(id, pending));
+        let upload = self.packed(worker, &pending);
+        match self.vice(worker) {
+            None => self.send(connection, &Parcel::Upload(id, Box::new(upload))),
+            Some(vice) => self.misbehave(worker, (connection, id), (vice, offers), upload),
+        }
+    }
+
+    fn packed(&self, worker: usize, pending: &Pending) -> Upload {
+        let shape = |(name, vector): (&String, &algorithms::Vector)| VectorShape {
+            name: name.clone(),
+            length: vector.len() as u64,
+            element: ElementType::F32.into(),
+        };
+        let header = UploadHeader {
+            run: self.server.run.to_string(),
+            round: pending.round,
+            worker: self.nodes[worker].name.clone(),
+            vectors: pending.upload.iter().map(shape).collect(),
+            digest: pending.digest.0.to_vec(),
+            examples: pending.facts.examples,
+            steps: pending.facts.steps,
+            lr: pending.facts.lr,
+            train_loss: pending.facts.train_loss,
+            seconds: pending.facts.seconds,
+        };
+        let values = pending.upload.values().flat_map(|vector| vector.iter().copied()).collect();
+        Upload { header, values }
     }
 
     /// The answer to an upload.
@@ -297,4 +344,9 @@ impl Federation {
         }
         self.end(worker, id);
     }
+}
+
+/// The bytes of the vectors end to end, in order of names.
+fn bytes(vectors: &Vectors) -> Vec<u8> {
+    vectors.values().flat_map(|vector| vector.iter().flat_map(|value| value.to_le_bytes())).collect()
 }

@@ -1,18 +1,32 @@
-//! What must hold whatever the network does: one file per invariant, each a function that says what
-//! is wrong. Those of the first group are checked while a run goes on, by [`crate::run`] itself.
+//! What must hold whatever goes wrong: one file per invariant, each a function that says what is
+//! wrong. [`crate::run`] checks all but the last two while a run goes on.
 
+mod accepted;
+mod aggregate;
+mod armed;
 mod balance;
 mod bounded;
 mod confirmed;
+mod log;
 mod monotone;
 mod once;
+mod patient;
+mod quarantine;
 mod replay;
+mod stragglers;
 mod undisturbed;
 
+pub use accepted::accepted;
+pub use aggregate::aggregate;
+pub use armed::{Outside, armed};
 pub use balance::{balance, settled};
 pub use bounded::bounded;
 pub use confirmed::confirmed;
+pub use log::log;
 pub use monotone::monotone;
 pub use once::once;
+pub use patient::patient;
+pub use quarantine::quarantine;
 pub use replay::replay;
+pub use stragglers::stragglers;
 pub use undisturbed::undisturbed;

@@ -90,12 +90,16 @@ impl States {
         pending.map(|pending| pending.upload.clone()).unwrap_or_default()
     }
 
-    /// Writes the state of a run to disk, if its algorithm keeps any.
-    pub fn save(&self, run: &RunId) -> Result<(), StateError> {
+    /// Writes the state of a run to disk, if its algorithm keeps any. What could not be written is
+    /// forgotten: an upload that is not on disk must not be offered, the next assignment reads the file.
+    pub fn save(&mut self, run: &RunId) -> Result<(), StateError> {
         let Some(Record { durable, owner: Some(owner) }) = self.records.get(run) else { return Ok(()) };
         let path = self.path(run);
-        replace(&path, |out| file::write(out, owner, durable))
-            .map_err(|error| StateError::Write { path, error })
+        let written = replace(&path, |out| file::write(out, owner, durable));
+        if written.is_err() {
+            self.records.remove(run);
+        }
+        written.map_err(|error| StateError::Write { path, error })
     }
 
     /// A round was committed: settles what is in memory, and on disk.
@@ -209,6 +213,21 @@ mod tests {
         drop(states);
         let mut states = open(dir.path());
         assert_eq!(states.get(&run(), "scaffold", true).unwrap().round, Some(6));
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut states = filled(dir.path());
+        // A directory in the place of the temporary file: the write fails, whoever runs the test.
+        let beside = dir.path().join("runs/r-1.state.tmp");
+        fs::create_dir(&beside).unwrap();
+        states.get(&run(), "scaffold", true).unwrap().pending = Some(pending(7));
+        assert!(matches!(states.save(&run()), Err(StateError::Write { .. })));
+        let found = states.get(&run(), "scaffold", true).unwrap();
+        assert_eq!(*found, durable(), "as the disk has it");
+        fs::remove_dir(&beside).unwrap();
+        assert!(states.closed(&run(), 6, true).unwrap());
     }
 
     #[test]

@@ -95,6 +95,10 @@ async fn breaking(target: SocketAddr, limit: usize, later: Arc<AtomicU64>) -> So
     address
 }
 
+fn target(address: impl std::fmt::Display) -> Target {
+    Target { coordinator: format!("http://{address}"), identity: None, insecure: false }
+}
+
 #[tokio::test]
 async fn a_broken_transfer_goes_on_where_it_stopped() {
     const LENGTH: u64 = 3_000_000;
@@ -109,10 +113,10 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
     let spec = format!(
         "name = \"a\"\nrounds = 1\n[model]\nkind = \"flat\"\nparameters = {LENGTH}\n[data]\nname = \"x\"\n"
     );
-    let run = Operator::connect(&format!("http://{address}")).await.unwrap().submit(spec).await.unwrap();
+    let run = Operator::connect(&target(address)).await.unwrap().submit(spec).await.unwrap();
     let later = Arc::new(AtomicU64::new(0));
     let line = breaking(address, 9_000_000, Arc::clone(&later)).await;
-    let mut operator = Operator::connect(&format!("http://{line}")).await.unwrap();
+    let mut operator = Operator::connect(&target(line)).await.unwrap();
     let (header, w) = fetch(&mut operator, &run.id).await.unwrap();
     assert_eq!((w.len() as u64, header.run), (LENGTH, run.id));
     let rest = later.load(Ordering::Relaxed);

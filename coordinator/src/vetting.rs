@@ -1,0 +1,40 @@
+//! Vetting of a whole upload in one call, for drivers without a wire: the simulation vets what its
+//! virtual workers send with the functions that the service uses.
+
+use crate::run::aggregate::{Form, Survey, vet_header, vet_values};
+use algorithms::{Algorithm, fold::UploadFacts};
+use proto::{
+    digest::Digest,
+    spec::RunSpec,
+    v1::{RejectReason, UploadHeader},
+};
+
+/// Checks header, length, digest and values, in the order in which the service comes to know them.
+/// `values`: the vectors of an upload end to end, for a model of `length` scalars.
+///
+/// # Errors
+/// With the first reason not to count the upload, and what exactly is wrong.
+pub fn vet(
+    header: &UploadHeader,
+    values: &[f32],
+    (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
+) -> Result<UploadFacts, (RejectReason, String)> {
+    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
+    let form =
+        Form { shapes: &shapes, folds: &folds, max_norm: spec.vetting.max_norm, lr: spec.lr(header.round) };
+    let facts = vet_header(header, &form)?;
+    let announced =
+        Digest::from_bytes(&header.digest).map_err(|error| (RejectReason::Digest, error.to_string()))?;
+    let due: usize = shapes.iter().map(|(_, length)| length).sum();
+    if values.len() != due {
+        return Err((RejectReason::Length, format!("{} scalars, expected {due}", values.len())));
+    }
+    let digest = Digest::of(bytemuck::cast_slice(values));
+    if digest != announced {
+        return Err((RejectReason::Digest, format!("the payload has {digest}, announced was {announced}")));
+    }
+    let mut survey = Survey::new(shapes.iter().map(|(_, length)| *length));
+    survey.extend(values);
+    vet_values(values, &survey, &form, &facts)?;
+    Ok(facts)
+}
