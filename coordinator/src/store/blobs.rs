@@ -92,6 +92,11 @@ impl Blobs {
         let digest = hash(bytes);
         let path = self.path(digest);
         *self.unnamed().entry(digest).or_default() += 1;
+        let failed = |error: std::io::Error| {
+            // Counted once for each success.
+            self.named(&BTreeSet::from([digest]));
+            StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
+        };
         if !path.exists() {
             let number = self.partials.fetch_add(1, Ordering::Relaxed);
             let partial = path.with_extension(format!("{number}.partial"));
@@ -99,15 +104,16 @@ impl Blobs {
                 let mut file = File::create(&partial)?;
                 file.write_all(bytes)?;
                 file.sync_data()?;
-                fs::rename(&partial, &path)?;
-                File::open(&self.dir)?.sync_all()
+                fs::rename(&partial, &path)
             };
             write().map_err(|error| {
                 // Best effort: the next start removes it too.
                 let _ = fs::remove_file(&partial);
-                StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
+                failed(error)
             })?;
         }
+        // Of a file that is there already too: the attempt that wrote it may have failed here.
+        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
         if bytes.len() <= CACHED_BYTES {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             recent.retain(|(held, _)| *held != digest);
@@ -143,6 +149,21 @@ impl Blobs {
             return Err(fail(format!("the file is damaged: its digest is {got}")));
         }
         Ok(Arc::new(vector))
+    }
+
+    /// Checks a vector's file against its name.
+    pub fn verify(&self, digest: Digest) -> Result<(), StoreError> {
+        let fail = |detail: String| StoreError::Blob { digest, detail };
+        let path = self.path(digest);
+        let file =
+            File::open(&path).map_err(|e| fail(format!("{} cannot be opened: {e}", path.display())))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(|e| fail(format!("{} cannot be read: {e}", path.display())))?;
+        let got = Digest(*hasher.finalize().as_bytes());
+        if got != digest {
+            return Err(fail(format!("{} is damaged: its digest is {got}", path.display())));
+        }
+        Ok(())
     }
 
     /// Opens a vector for sending; `None` if it is not here.
