@@ -11,6 +11,7 @@ mod config;
 mod coordinator;
 mod demo;
 mod describe;
+mod doctor;
 mod events;
 mod exit;
 mod fleet;
@@ -52,6 +53,7 @@ enum Command {
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
 }
 
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(args),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
@@ -113,6 +116,8 @@ mod tests {
             "identity enrol --token starling1.00112233445566aa.00112233445566aa00112233445566aa.0000000000000000000000000000000000000000000000000000000000000000 --to o.pem",
             "identity show o.pem",
             "audit --from 3 --identity o.pem",
+            "doctor --coordinator-config c.toml --worker-config w.toml --json",
+            "doctor --coordinator https://a:1 --identity o.pem",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -131,6 +136,7 @@ mod tests {
             ("worker list extra", "extra"),
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
+            ("doctor --json", "--worker-config"),
             ("runs", "run"),
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));

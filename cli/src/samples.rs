@@ -61,6 +61,7 @@ fn annotated_samples_have_every_key() {
     assert_explains("samples/coordinator.toml", &own, &[]);
     let mut config = ::worker::Config::new("w".parse().unwrap());
     config.share = Some(::worker::Share { index: 0, of: 1 });
+    config.health = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 7081)));
     assert_explains("samples/worker.toml", &serde_json::to_value(config).unwrap(), &[]);
     let (_, spec) = run::read_spec(&deploy("samples/run.toml")).unwrap();
     assert_explains("samples/run.toml", &serde_json::to_value(spec).unwrap(), &[]);

@@ -6,8 +6,8 @@
 use crate::data::Source;
 use identity::Token;
 use proto::{limits::DATASETS_MAX, names::WorkerName};
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 /// A worker's configuration. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub struct Config {
     /// Threads that training may use; 0: one for each core. Results do not depend on it.
     #[serde(default)]
     pub threads: usize,
+    /// Where the worker tells its own health (`grpc.health.v1`, in clear and to everybody who asks);
+    /// absent: nowhere.
+    #[serde(default, deserialize_with = "address", skip_serializing_if = "Option::is_none")]
+    pub health: Option<SocketAddr>,
     /// The data sets that this worker offers, by the name that runs use.
     #[serde(default, rename = "data", alias = "datasets")]
     pub datasets: BTreeMap<String, Source>,
@@ -77,6 +81,7 @@ impl Config {
             token: None,
             state_dir: default_state_dir(),
             threads: 0,
+            health: None,
             datasets: BTreeMap::new(),
             share: None,
         }
@@ -137,6 +142,13 @@ pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong =
+        |_| D::Error::custom(format!("`{text}` is no address; expected IP:PORT, e.g. 127.0.0.1:7081"));
+    text.parse().map(Some).map_err(wrong)
+}
+
 fn default_coordinator() -> String {
     "https://127.0.0.1:7077".into()
 }
@@ -175,6 +187,9 @@ mod tests {
         assert!(error.to_string().contains("index 3 of 3"), "{error}");
         let error = serde_json::from_str::<Config>(r#"{"name":"w1","thread":2}"#).unwrap_err().to_string();
         assert!(error.contains("thread"), "{error}");
+        let error =
+            serde_json::from_str::<Config>(r#"{"name":"w1","health":"7081"}"#).unwrap_err().to_string();
+        assert!(error.contains("`7081`") && error.contains("127.0.0.1:7081"), "{error}");
         assert!(serde_json::from_str::<Config>(r#"{"name":"../w1"}"#).is_err());
     }
 }

@@ -4,7 +4,7 @@
 use super::{Store, StoreError, decode, encode};
 use crate::access::audit::{self, Entry, Note};
 use identity::{Role, Serial};
-use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

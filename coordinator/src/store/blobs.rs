@@ -102,6 +102,8 @@ impl Blobs {
         place().map_err(|error| {
             // Best effort: the next start removes it too.
             let _ = fs::remove_file(&partial);
+            // Counted once for each success.
+            self.named(&BTreeSet::from([digest]));
             StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
         })?;
         if bytes.len() <= CACHED_BYTES {
@@ -144,6 +146,21 @@ impl Blobs {
             return Err(fail(format!("the file is damaged: its digest is {got}")));
         }
         Ok(Arc::new(vector))
+    }
+
+    /// Checks a vector's file against its name.
+    pub fn verify(&self, digest: Digest) -> Result<(), StoreError> {
+        let fail = |detail: String| StoreError::Blob { digest, detail };
+        let path = self.path(digest);
+        let file =
+            File::open(&path).map_err(|e| fail(format!("{} cannot be opened: {e}", path.display())))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(|e| fail(format!("{} cannot be read: {e}", path.display())))?;
+        let got = Digest(*hasher.finalize().as_bytes());
+        if got != digest {
+            return Err(fail(format!("{} is damaged: its digest is {got}", path.display())));
+        }
+        Ok(())
     }
 
     /// Opens a vector for sending; `None` if it is not here.

@@ -4,22 +4,25 @@
 //! A round is committed in this order: the new vectors are written and synced under their digests,
 //! then one transaction replaces the run's record. Before the transaction the old round is whole,
 //! after it the new one; there is no instant between. Events between commits are written without a
-//! sync: a crash may lose the last of them, never a fact.
+//! sync: a crash may lose the last of them, never a fact. An I/O error loses nothing: the file is opened
+//! again when the next write is tried ([`handle`]).
 
 mod access;
 mod blobs;
+mod handle;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::{Blobs, Reader};
 
 use crate::machine::{Opening, Restored};
 use algorithms::Algorithm;
+use handle::Handle;
 use proto::{
     digest::Digest,
     event::{Metrics, RunEvent},
     spec::RunSpec,
 };
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Durability, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,8 +36,6 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const QUARANTINE: TableDefinition<&str, u64> = TableDefinition::new("quarantine");
 
 const FORMAT: u64 = 1;
-/// redb keeps up to 1 GiB of pages by default; the coordinator reads little of what it wrote.
-const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why the store cannot do what was asked. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +177,7 @@ pub struct StoredEvent {
 /// The database and the vectors.
 #[derive(Debug)]
 pub struct Store {
-    database: Database,
+    database: Handle,
     blobs: Blobs,
 }
 
@@ -190,13 +191,10 @@ impl Store {
             let detail = "is not empty and holds no starling.redb; give an empty or a new directory";
             return Err(fail(detail.to_owned()));
         }
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&file).map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => {
-                    fail("is in use by another coordinator".to_owned())
-                }
-                error => fail(format!("starling.redb cannot be opened: {error}")),
-            })?;
+        let database = Handle::open(&file).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => fail("is in use by another coordinator".to_owned()),
+            error => fail(format!("starling.redb cannot be opened: {error}")),
+        })?;
         let transaction = database.begin_write()?;
         {
             transaction.open_table(RUNS)?;
@@ -216,7 +214,13 @@ impl Store {
         }
         transaction.commit()?;
         let blobs = Blobs::open(dir.join("vectors"))?;
-        Ok(Self { database, blobs })
+        let store = Self { database, blobs };
+        for run in store.runs()? {
+            if let Stored::Active {} | Stored::Paused {} = run.state {
+                run.vectors.values().try_for_each(|digest| store.blobs.verify(*digest))?;
+            }
+        }
+        Ok(store)
     }
 
     /// The vectors.
@@ -257,26 +261,33 @@ impl Store {
         metrics: Option<&Metrics>,
     ) -> Result<(), StoreError> {
         let transaction = self.database.begin_write()?;
+        let mark = self.database.mark();
         transaction.open_table(RUNS)?.insert(record.id.as_str(), encode(record).as_slice())?;
         write_events(&transaction, &record.id, events)?;
         write_metrics(&transaction, &record.id, metrics)?;
         transaction.commit()?;
+        self.database.settle(mark);
         Ok(())
     }
 
-    /// Appends to a run's log; durable with the next [`Self::save`].
+    /// Appends to a run's log; durable with the next [`Self::save`]. After an error the caller gives the
+    /// events again; the metrics are kept until the disk takes them.
     pub fn append(
         &self,
         run: &str,
         events: &[StoredEvent],
         metrics: Option<&Metrics>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        write_events(&transaction, run, events)?;
-        write_metrics(&transaction, run, metrics)?;
-        transaction.commit()?;
-        Ok(())
+        let write = || -> Result<(), StoreError> {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::None)?;
+            write_events(&transaction, run, events)?;
+            write_metrics(&transaction, run, metrics)?;
+            Ok(transaction.commit()?)
+        };
+        let written = write();
+        self.database.owe(run, if written.is_ok() { events } else { &[] }, metrics);
+        written
     }
 
     /// At most `limit` events of a run from a sequence number on.

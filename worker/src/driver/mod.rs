@@ -4,6 +4,7 @@
 //! driver. Nothing here decides anything: what an event means is the machine's business.
 
 mod connection;
+mod health;
 mod jobs;
 mod report;
 #[cfg(test)]
@@ -76,6 +77,11 @@ pub async fn run_on(
 ) -> Result<(), WorkerError> {
     config.check()?;
     let states = States::open(&config.state_dir, &config.name)?;
+    let (line, listening) = watch::channel(None);
+    let _health = match config.health {
+        Some(address) => Some(health::serve(address, listening.clone()).await?),
+        None => None,
+    };
     let mut shutdown = pin!(shutdown);
     let membership = tokio::select! {
         biased;
@@ -85,7 +91,6 @@ pub async fn run_on(
     let route = membership.route.clone();
     let _renewing = AbortOnDropHandle::new(tokio::spawn(Membership::keep(membership)));
     let config = Arc::new(config);
-    let (line, listening) = watch::channel(None);
     let (events, inbox) = mpsc::channel(EVENTS);
     let (orders, received) = mpsc::channel(1);
     let mut tasks = JoinSet::new();

@@ -14,17 +14,25 @@ use proto::{
     v1::{self, DeclineReason, ErrorCode, coordinator_message::Body as Order, worker_message::Body},
 };
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinHandle};
+use tonic::{Streaming, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
+};
 
 /// Of a model: five chunks.
 const LENGTH: usize = 300_000;
 /// Rounds at and above train until they are cancelled.
 const ENDLESS: u64 = 100;
+/// This round takes a second, cancelled or not, once it has begun.
+const STUBBORN: u64 = 50;
 /// This round trips over a bug.
 const BUG: u64 = 66;
 
@@ -44,6 +52,9 @@ impl Train for Halving {
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         self.trained.fetch_add(1, Ordering::SeqCst);
         assert_ne!(job.round, BUG, "the bug");
+        if job.round == STUBBORN {
+            thread::sleep(Duration::from_secs(1));
+        }
         if job.round >= ENDLESS {
             while report(Progress { done: 0, due: 1 }).is_continue() {
                 thread::sleep(Duration::from_millis(1));
@@ -69,9 +80,10 @@ struct Worker {
 
 impl Worker {
     fn start(coordinator: &Coordinator, dir: &Path) -> Self {
-        let mut config = Config::new("w1".parse().unwrap());
-        config.coordinator.clone_from(&coordinator.address);
-        config.state_dir = dir.to_owned();
+        Self::configured(config(coordinator, dir))
+    }
+
+    fn configured(config: Config) -> Self {
         let trained = Arc::new(AtomicU32::new(0));
         let trainer = Box::new(Halving { trained: Arc::clone(&trained) });
         let (stop, stopped) = oneshot::channel();
@@ -87,6 +99,13 @@ impl Worker {
         self.stop.send(()).unwrap();
         self.running.await.unwrap().unwrap();
     }
+}
+
+fn config(coordinator: &Coordinator, dir: &Path) -> Config {
+    let mut config = Config::new("w1".parse().unwrap());
+    config.coordinator.clone_from(&coordinator.address);
+    config.state_dir = dir.to_owned();
+    config
 }
 
 async fn bed() -> (Coordinator, TempDir, Worker, Conversation) {
@@ -333,4 +352,71 @@ async fn refusals_are_survived_or_end_the_worker() {
     session.cut().await;
     let error = worker.running.await.unwrap().unwrap_err();
     assert!(matches!(&error, WorkerError::Refused { detail, .. } if detail.contains("not you")), "{error}");
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The next change of a service's status.
+async fn told(changes: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
+    timeout(Duration::from_secs(20), changes.message()).await.expect("no change").unwrap().unwrap().status()
+}
+
+#[tokio::test]
+async fn health_follows_the_session_and_the_drain() {
+    let mut coordinator = Coordinator::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let address = free_address();
+    coordinator.book().refusals.push_back(ErrorCode::Draining);
+    let config = Config { health: Some(address), ..config(&coordinator, dir.path()) };
+    let worker = Worker::configured(config);
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let mut client = loop {
+        match endpoint.connect().await {
+            Ok(channel) => break HealthClient::new(channel),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let request = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    let mut changes = client.watch(request("starling.v1.Worker")).await.unwrap().into_inner();
+    let mut status = told(&mut changes).await;
+    if status == ServingStatus::NotServing {
+        status = told(&mut changes).await;
+    }
+    assert_eq!(status, ServingStatus::Serving);
+    for service in ["", "starling.v1.Worker"] {
+        let now = client.check(request(service)).await.unwrap().into_inner().status();
+        assert_eq!(now, ServingStatus::Serving, "{service}");
+    }
+    assert_eq!(client.check(request("other")).await.unwrap_err().code(), tonic::Code::NotFound);
+    coordinator.session().await.cut().await;
+    assert_eq!(told(&mut changes).await, ServingStatus::NotServing);
+    assert_eq!(told(&mut changes).await, ServingStatus::Serving, "it came back");
+    let held = coordinator.hold(&model(1.0));
+    let session = coordinator.session().await;
+    session.order(Order::Assignment(assignment(STUBBORN, &held))).await;
+    while worker.trained.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    worker.stop.send(()).unwrap();
+    assert_eq!(told(&mut changes).await, ServingStatus::NotServing);
+    assert!(!worker.running.is_finished(), "a step is being computed");
+    let now = client.check(request("")).await.unwrap().into_inner().status();
+    assert_eq!(now, ServingStatus::NotServing);
+    worker.running.await.unwrap().unwrap();
+    let closed = async { while endpoint.connect().await.is_ok() {} };
+    timeout(Duration::from_secs(20), closed).await.expect("the port is open still");
+}
+
+#[tokio::test]
+async fn a_health_address_in_use_ends_the_start() {
+    let coordinator = Coordinator::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let worker = Worker::configured(Config { health: Some(address), ..config(&coordinator, dir.path()) });
+    let error = worker.running.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("`health`") && error.contains(&address.to_string()), "{error}");
+    assert!(error.contains("free port"), "{error}");
 }
