@@ -19,7 +19,7 @@ use std::{
 /// Workers of every fleet.
 pub(crate) const WORKERS: usize = 3;
 /// A child that has not done what it must after so long is stuck.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The processes; killed when dropped.
 pub(crate) struct Fleet {
