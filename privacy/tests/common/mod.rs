@@ -1,6 +1,6 @@
 //! Reference cases, and shorthands for ledgers. The cases were computed with dp-accounting 0.6,
 //! opacus 1.6, prv-accountant 0.2 and arbitrary-precision quadrature.
-#![allow(clippy::unwrap_used, dead_code, reason = "helpers of tests, not all of which use all")]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "helpers of tests, not all of which use all")]
 
 use std::num::NonZeroU64;
 

@@ -1,7 +1,7 @@
 //! The file that is written, and transfers from a real coordinator over a line that breaks.
 
 use super::*;
-use crate::host::Host;
+use crate::{client::Target, host::Host};
 use proto::v1::{Tensor, VectorRef};
 use std::{
     net::SocketAddr,
