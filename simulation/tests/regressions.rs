@@ -8,6 +8,7 @@ const REGRESSIONS: &[(&str, &str, &str, u64)] = &[
     ("the deadline of a given-up round closed the one that was opened again", "disks", "scaffold", 35),
     ("a worker that lost its disk trained again after its update was folded", "disks", "feddyn", 165),
     ("substitutes were asked before the disk knew them", "impatient", "feddyn", 2),
+    ("an order that the closing of its round overtook counted as lost state", "silent", "scaffold", 32_331),
     ("the sums of impossible evaluations overflowed", "byzantine", "scaffold", 7),
 ];
 
