@@ -1,7 +1,7 @@
 //! The file that is written, and transfers from a real coordinator over a line that breaks.
 
 use super::*;
-use crate::host::Host;
+use crate::{client::Target, host::Host};
 use proto::v1::{Tensor, VectorRef};
 use std::{
     net::SocketAddr,
@@ -109,10 +109,12 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
     let spec = format!(
         "name = \"a\"\nrounds = 1\n[model]\nkind = \"flat\"\nparameters = {LENGTH}\n[data]\nname = \"x\"\n"
     );
-    let run = Operator::connect(&format!("http://{address}")).await.unwrap().submit(spec).await.unwrap();
+    let target =
+        |at: SocketAddr| Target { coordinator: format!("http://{at}"), identity: None, insecure: false };
+    let run = Operator::connect(&target(address)).await.unwrap().submit(spec).await.unwrap();
     let later = Arc::new(AtomicU64::new(0));
     let line = breaking(address, 9_000_000, Arc::clone(&later)).await;
-    let mut operator = Operator::connect(&format!("http://{line}")).await.unwrap();
+    let mut operator = Operator::connect(&target(line)).await.unwrap();
     let (header, w) = fetch(&mut operator, &run.id).await.unwrap();
     assert_eq!((w.len() as u64, header.run), (LENGTH, run.id));
     let rest = later.load(Ordering::Relaxed);
