@@ -42,7 +42,7 @@ pub type Millis = u64;
 pub fn stateful() -> Vec<&'static str> {
     let keeps = |rule: &&algorithms::Rule| {
         let made = (rule.make)(&(rule.defaults)());
-        made.is_ok_and(|algorithm| algorithm.has_client_state())
+        made.is_ok_and(|algorithm| algorithm.has_client_state() && !algorithm.needs_everyone())
     };
     algorithms::rules::RULES.iter().filter(keeps).map(|rule| rule.name).collect()
 }

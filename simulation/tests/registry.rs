@@ -3,7 +3,7 @@
 //! to survive crashes, retries and losses on both sides.
 
 use algorithms::rules::RULES;
-use simulation::{Faults, Report, Schedule, invariants, run};
+use simulation::{Faults, Profile, Report, Schedule, invariants, run};
 
 const SEEDS: u64 = 30;
 
@@ -44,14 +44,8 @@ fn equal_seeds_give_equal_bytes_for_every_algorithm() {
 fn faults_leave_no_trace_in_the_model_of_any_algorithm() {
     for rule in RULES {
         for seed in 0..SEEDS / 3 {
-            let schedule = Schedule {
-                cohort: None,
-                min_workers: 6,
-                deadline_s: 900,
-                rejoin_s: 300,
-                noise: 0.0,
-                ..hostile(rule, seed)
-            };
+            let full = Profile::named("full").expect("the profile of runs that lose nobody");
+            let schedule = full.schedule(rule.name, seed);
             let disturbed = sound(&schedule);
             let calm = sound(&Schedule { faults: Faults::CALM, ..schedule });
             assert_eq!(invariants::undisturbed(&disturbed, &calm), Ok(()), "{}", rule.name);
