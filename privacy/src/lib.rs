@@ -10,14 +10,19 @@ pub mod clip;
 pub mod distributed;
 mod fixed_size;
 pub mod ledger;
+pub mod long_run;
 mod loss;
 mod moments;
 mod numeric;
 pub mod parameters;
+pub mod sampler;
 pub mod strategy;
 pub mod trade_off;
 
-pub use accountants::report::{Accountant, Refusal, Report};
+pub use accountants::{
+    gaussian::Mu,
+    report::{Accountant, Refusal, Report},
+};
 pub use clip::{NotFinite, clip};
 pub use ledger::{Adjacency, Categories, Event, Ledger, LedgerError, Mechanism, Sampling, Unit};
 pub use parameters::{Budget, ClipNorm, NoiseMultiplier, ParameterError, Positive, Probability};

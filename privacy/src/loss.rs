@@ -62,10 +62,10 @@ impl Points {
         self.loss.push(loss);
     }
 
-    /// Length of the interval of losses.
-    pub(crate) fn range(&self) -> f64 {
-        let most = self.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        most - self.loss.iter().copied().fold(f64::INFINITY, f64::min)
+    /// The least and the largest loss.
+    pub(crate) fn range(&self) -> (f64, f64) {
+        let least = self.loss.iter().copied().fold(f64::INFINITY, f64::min);
+        (least, self.loss.iter().copied().fold(f64::NEG_INFINITY, f64::max))
     }
 }
 

@@ -28,9 +28,6 @@ impl Direction {
     }
 }
 
-/// Of the δ that is asked for, the share that the tails which are cut off may take.
-const TAILS: f64 = 1e-10;
-
 /// The losses of a ledger's distinct events, with their counts, without the tails.
 ///
 /// A very unlikely, very large loss would dominate the moments and say nothing about δ: its mass is
@@ -45,18 +42,28 @@ pub(crate) struct Composition {
 }
 
 impl Composition {
-    /// For questions about a δ near `delta`; `None` when an event has no dominating pair.
-    pub(crate) fn of(ledger: &Ledger, group: u32, delta: f64) -> Option<Self> {
+    /// With tails of a mass of `lost` together; `None` when an event has no dominating pair.
+    pub(crate) fn of(ledger: &Ledger, group: u32, lost: f64) -> Option<Self> {
         let part = |(event, count)| Some((Loss::of(event, ledger.adjacency(), group)?, count));
         let parts: Vec<(Loss, f64)> = ledger.merged().into_iter().map(part).collect::<Option<_>>()?;
         let count: f64 = parts.iter().map(|(_, count)| count).sum();
-        let tail = (0.5 * TAILS * delta / count.max(1.0)).max(1e-250);
+        let tail = (0.5 * lost / count.max(1.0)).max(1e-250);
         Some(Self { parts, tail, lost: 2.0 * tail * count })
     }
 
     /// The points of each part for exponents up to `t` and this much oscillation.
     pub(crate) fn points(&self, t: f64, oscillation: f64) -> Vec<Points> {
         self.parts.iter().map(|(loss, _)| loss.without_tails(self.tail, t, oscillation)).collect()
+    }
+
+    /// The least and the largest loss of the whole ledger.
+    pub(crate) fn range(&self, direction: Direction) -> (f64, f64) {
+        let (mut low, mut high) = (0.0, 0.0);
+        for (points, (_, count)) in self.points(1.0, 0.0).iter().zip(&self.parts) {
+            let (least, most) = points.range();
+            (low, high) = (low + count * least, high + count * most);
+        }
+        if direction == Direction::Remove { (low, high) } else { (-high, -low) }
     }
 
     pub(crate) fn directions(&self) -> &'static [Direction] {

@@ -15,6 +15,30 @@ use crate::{
 /// By which ε is enlarged, as a bound on the quadrature error.
 const MARGIN: f64 = 1e-6;
 
+/// A way to integrate.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// Of the δ that is asked for, the share of the tails that are cut off. A cut shows as a slow decay
+    /// along the line when few rounds are composed; without one, an unlikely loss governs the saddle
+    /// when many are.
+    lost: f64,
+    /// Whether nodes spread like a hyperbolic sine, for an integrand that decays slowly. Even ones suit
+    /// one that oscillates before it decays: their error is `δ` at multiples of `2π/step` from ε, tilted
+    /// by the saddle.
+    spread: bool,
+    /// Distance of nodes near the saddle, in units of the peak's width.
+    step: f64,
+}
+
+const ATTEMPTS: [Attempt; 6] = [
+    Attempt { lost: 1e-10, spread: true, step: 0.1 },
+    Attempt { lost: 1e-10, spread: false, step: 0.25 },
+    Attempt { lost: 0.0, spread: true, step: 0.1 },
+    Attempt { lost: 1e-22, spread: true, step: 0.05 },
+    Attempt { lost: 0.0, spread: true, step: 0.05 },
+    Attempt { lost: 0.0, spread: true, step: 0.025 },
+];
+
 /// Number of exponentials after which an attempt is given up.
 const MOST_WORK: usize = 800_000;
 
@@ -26,17 +50,20 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     if delta <= 0.0 {
         return Err(Refusal::DeltaZero);
     }
-    let composition = composition(ledger, group, delta)?;
-    let rest = delta - composition.lost;
-    let mut worst = 0.0_f64;
-    for direction in composition.directions() {
-        if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
-            continue;
+    first(|attempt| {
+        let composition = composition(ledger, group, attempt.lost * delta)?;
+        let rest = delta - composition.lost;
+        let mut worst = 0.0_f64;
+        for direction in composition.directions() {
+            if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+                continue;
+            }
+            let saddle = Saddle::for_delta(&composition, *direction, delta);
+            let line = Line::through(&composition, *direction, saddle, attempt)?;
+            worst = worst.max(line.epsilon(rest, saddle.epsilon)?);
         }
-        let saddle = Saddle::for_delta(&composition, *direction, delta);
-        worst = worst.max(Line::through(&composition, *direction, saddle)?.epsilon(rest, saddle.epsilon)?);
-    }
-    Ok(worst * (1.0 + MARGIN))
+        Ok(worst * (1.0 + MARGIN))
+    })
 }
 
 /// `δ(ε)` for groups of `group` units.
@@ -45,17 +72,30 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 /// As [`epsilon`].
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
     let bound = super::rdp::delta(ledger, epsilon, group)?;
-    let composition = composition(ledger, group, 1e-3 * bound)?;
-    let mut worst = 0.0_f64;
-    for direction in composition.directions() {
-        let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
-        worst = worst.max(Line::through(&composition, *direction, saddle)?.delta(epsilon)?.0);
-    }
-    Ok(worst * (1.0 + MARGIN) + composition.lost)
+    first(|attempt| {
+        let composition = composition(ledger, group, 1e-6 * attempt.lost * bound)?;
+        let mut worst = 0.0_f64;
+        for direction in composition.directions() {
+            let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
+            worst = worst.max(Line::through(&composition, *direction, saddle, attempt)?.delta(epsilon)?.0);
+        }
+        Ok(worst * (1.0 + MARGIN) + composition.lost)
+    })
 }
 
-fn composition(ledger: &Ledger, group: u32, delta: f64) -> Result<Composition, Refusal> {
-    let composition = Composition::of(ledger, group, delta).ok_or(Refusal::NoDominatingPair)?;
+/// The first attempt that converges.
+fn first(ask: impl Fn(Attempt) -> Result<f64, Refusal>) -> Result<f64, Refusal> {
+    for attempt in ATTEMPTS {
+        let answer = ask(attempt);
+        if answer != Err(Refusal::NotConverged) {
+            return answer;
+        }
+    }
+    Err(Refusal::NotConverged)
+}
+
+fn composition(ledger: &Ledger, group: u32, lost: f64) -> Result<Composition, Refusal> {
+    let composition = Composition::of(ledger, group, lost).ok_or(Refusal::NoDominatingPair)?;
     if composition.parts.iter().all(|(loss, _)| loss.is_discrete()) {
         return Err(Refusal::DiscreteLoss);
     }
@@ -69,30 +109,14 @@ struct Line {
 }
 
 impl Line {
-    /// A line through the saddle. Even nodes suit an integrand that oscillates before it decays (the
-    /// rule's error is then `δ` at multiples of `2π/step` from ε, tilted by the saddle); nodes that
-    /// spread like a hyperbolic sine suit one that decays slowly.
-    fn through(composition: &Composition, direction: Direction, saddle: Saddle) -> Result<Self, Refusal> {
-        for (spread, step) in [(true, 0.1), (false, 0.25), (true, 0.05), (false, 0.1)] {
-            let Some(line) = Self::with_step(composition, direction, saddle, (spread, step)) else {
-                continue;
-            };
-            let (value, error) = line.sum(saddle.epsilon);
-            if error <= 1e-7 * value {
-                return Ok(line);
-            }
-        }
-        Err(Refusal::NotConverged)
-    }
-
     /// Nodes at `s = saddle + i·scale·y`, until the integrand is e^-24 of its peak: below that, the
     /// tails that were cut off show.
-    fn with_step(
+    fn through(
         composition: &Composition,
         direction: Direction,
         saddle: Saddle,
-        (spread, step): (bool, f64),
-    ) -> Option<Self> {
+        Attempt { spread, step, .. }: Attempt,
+    ) -> Result<Self, Refusal> {
         let scale = saddle.curvature().powf(-0.5);
         let mut line = Self { nodes: Vec::new(), weights: Vec::new() };
         let (mut resolved, mut points, mut work) = (0.0, Vec::new(), 0);
@@ -117,13 +141,14 @@ impl Line {
             let size = value.re + stretch.ln();
             peak = peak.max(size);
             if size < peak - 24.0 {
-                return Some(line);
+                let (value, error) = line.sum(saddle.epsilon);
+                return if error <= 1e-7 * value { Ok(line) } else { Err(Refusal::NotConverged) };
             }
             if work > MOST_WORK {
                 break;
             }
         }
-        None
+        Err(Refusal::NotConverged)
     }
 
     /// `δ(ε)` and its difference to the sum over every other node.

@@ -18,6 +18,8 @@ use crate::{
 const MARGIN: f64 = 1e-8;
 /// −ln of the tilted mass that may lie outside the window.
 const OUTSIDE: f64 = 34.0;
+/// Of the δ that is asked for, the share of the tails that are cut off.
+const TAILS: f64 = 1e-10;
 /// How far the grid may move ε, relative to it.
 const FINE: f64 = 3e-4;
 const FEWEST_BITS: u32 = 14;
@@ -31,7 +33,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     if delta <= 0.0 {
         return Err(Refusal::DeltaZero);
     }
-    let composition = Composition::of(ledger, group, delta).ok_or(Refusal::NoDominatingPair)?;
+    let composition = Composition::of(ledger, group, TAILS * delta).ok_or(Refusal::NoDominatingPair)?;
     let rest = delta - composition.lost;
     let mut worst = 0.0_f64;
     for direction in composition.directions() {
@@ -39,7 +41,10 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
             continue;
         }
         let saddle = Saddle::for_delta(&composition, *direction, delta);
-        worst = worst.max(Grid::of(&composition, *direction, saddle).epsilon(rest));
+        worst = worst.max({
+            let allowed = FINE * saddle.s * saddle.epsilon.max(1e-3);
+            Grid::of(&composition, *direction, saddle, allowed).epsilon(rest)
+        });
     }
     Ok(worst)
 }
@@ -50,10 +55,11 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 /// If an event has no dominating pair.
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
     let bound = super::rdp::delta(ledger, epsilon, group)?;
-    let composition = Composition::of(ledger, group, 1e-3 * bound).ok_or(Refusal::NoDominatingPair)?;
+    let composition =
+        Composition::of(ledger, group, 1e-3 * TAILS * bound).ok_or(Refusal::NoDominatingPair)?;
     let one = |direction: &Direction| {
         let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
-        Grid::of(&composition, *direction, saddle).delta(epsilon) + composition.lost
+        Grid::of(&composition, *direction, saddle, 10.0 * FINE).delta(epsilon) + composition.lost
     };
     Ok(composition.directions().iter().map(one).fold(0.0, f64::max))
 }
@@ -70,18 +76,17 @@ struct Grid {
 }
 
 impl Grid {
-    /// A grid so fine that it moves ε by less than `FINE`, or as fine as it may be.
-    fn of(composition: &Composition, direction: Direction, saddle: Saddle) -> Self {
+    /// A grid that raises `ln δ` by at most `allowed`, or as fine as it may be.
+    fn of(composition: &Composition, direction: Direction, saddle: Saddle, allowed: f64) -> Self {
         let window = window(composition, direction, &saddle);
         let mut bits = FEWEST_BITS;
         loop {
             let cells = Cells::of(composition, (direction, saddle), window, 1 << bits);
-            let moved = cells.raised / saddle.s;
-            if moved <= FINE * saddle.epsilon.max(1e-3) || bits >= MOST_BITS {
+            if cells.raised <= allowed || bits >= MOST_BITS {
                 return cells.compose(composition, window.0, saddle.s);
             }
             // The error falls with the spacing or with its square.
-            bits = if moved <= 3.0 * FINE * saddle.epsilon { bits + 1 } else { bits + 2 }.min(MOST_BITS);
+            bits = if cells.raised <= 3.0 * allowed { bits + 1 } else { bits + 2 }.min(MOST_BITS);
         }
     }
 
@@ -151,7 +156,8 @@ impl Cells {
         length: usize,
     ) -> Self {
         let t = direction.exponent(saddle.s);
-        let widest = composition.points(t, 0.0).iter().map(Points::range).fold(0.0, f64::max);
+        let one = |points: &Points| points.range().1 - points.range().0;
+        let widest = composition.points(t, 0.0).iter().map(one).fold(0.0, f64::max);
         let spacing = ((high - low) / length as f64).max(widest / length as f64);
         let mut cells = Self { spacing, parts: Vec::new(), scale: 0.0, raised: 0.0 };
         for (loss, count) in &composition.parts {
@@ -194,14 +200,17 @@ impl Cells {
 /// bounds.
 fn window(composition: &Composition, direction: Direction, saddle: &Saddle) -> (f64, f64) {
     let (mut low, mut high) = (f64::NEG_INFINITY, f64::INFINITY);
-    let largest = 16.0 / saddle.variance.sqrt();
+    let (least, most) = composition.range(direction);
+    let largest = (16.0 / saddle.variance.sqrt()).min(100.0 * (saddle.s + 1.0));
     for power in -8..=0 {
         let shift = 2.0_f64.powi(power) * largest;
         let moved = |shift: f64| composition.derivatives(direction, saddle.s + shift)[0] - saddle.value;
         high = high.min((moved(shift) + OUTSIDE) / shift);
         low = low.max((moved(-shift) + OUTSIDE) / -shift);
     }
-    (low, high)
+    // At least a little room, should the loss take one value only.
+    let room = 1e-6 * (most - least);
+    (low.max(least) - room, high.min(most) + room)
 }
 
 struct Shape {

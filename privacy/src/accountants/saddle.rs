@@ -64,11 +64,16 @@ impl Saddle {
         // From 1 in doublings: a large exponent costs many points.
         let (mut low, mut high) = (0.0, 0.0);
         if below(&at(0.0)) {
+            let mut before = 0.0;
             while high < 12.0 {
                 (low, high) = (high, high + std::f64::consts::LN_2);
-                if !below(&at(high)) {
+                let here = at(high);
+                // When all that is tilted is at the largest loss, more tilt changes nothing.
+                let spread = here.variance * here.s * here.s;
+                if !below(&here) || (spread < 1e-2 && spread < before) {
                     break;
                 }
+                before = spread;
             }
         } else {
             while low > -12.0 {
