@@ -1,23 +1,13 @@
-//! What may leave a client, what it costs, and the noise that pays for it.
+//! What may leave a client: the bound on a contribution, and the parameters of a guarantee as types
+//! that cannot hold a senseless value.
 //!
-//! Pure: no clock, file or thread, and all randomness comes from a generator that the caller seeds.
-//! Nothing here makes a run private by itself: the programs that do so record every release in a
-//! [`Ledger`] and account for it with this crate.
+//! There is no mechanism and no accountant here yet, so nothing in this crate makes a run private,
+//! and no program may say so on its account. Pure: no randomness, clock, file or thread.
+//!
+//! Reading order: [`parameters`] (the types), [`mod@clip`] (the bound).
 
-pub mod accountants;
-pub mod adaptive;
 pub mod clip;
-pub mod distributed;
-mod fixed_size;
-pub mod ledger;
-mod loss;
-mod moments;
-mod numeric;
 pub mod parameters;
-pub mod strategy;
-pub mod trade_off;
 
-pub use accountants::report::{Accountant, Refusal, Report};
 pub use clip::{NotFinite, clip};
-pub use ledger::{Adjacency, Categories, Event, Ledger, LedgerError, Mechanism, Sampling, Unit};
-pub use parameters::{Budget, ClipNorm, NoiseMultiplier, ParameterError, Positive, Probability};
+pub use parameters::{Budget, ClipNorm, NoiseMultiplier, ParameterError};

@@ -38,7 +38,8 @@ pub use schedule::{Schedule, ScheduleError};
 /// Milliseconds of virtual time.
 pub type Millis = u64;
 
-/// Every rule of the registry whose workers keep state between rounds, by name.
+/// Every rule of the registry whose workers keep state between rounds and that can do without some of
+/// them, by name.
 pub fn stateful() -> Vec<&'static str> {
     let keeps = |rule: &&algorithms::Rule| {
         let made = (rule.make)(&(rule.defaults)());
