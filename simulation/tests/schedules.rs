@@ -127,8 +127,9 @@ fn equal_seeds_give_equal_bytes() {
 
 #[test]
 fn deliberate_defects_are_caught() {
+    // Rules whose server mirrors all that workers keep: there a lost or doubled state shows as such.
     for trap in TRAPS {
-        for algorithm in stateful() {
+        for algorithm in ["scaffold", "feddyn"] {
             let found = spring(trap, algorithm);
             let caught = found.is_some_and(|(_, invariant)| trap.caught_by.contains(&invariant));
             assert!(caught, "{algorithm}: {:?} gave {found:?}, expected {:?}", trap.mutation, trap.caught_by);

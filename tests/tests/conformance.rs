@@ -289,7 +289,8 @@ fn everybody_on_a_quadratic_gets_near_its_minimum() {
             round(algorithm, &mut server, &mut states);
         }
         let after = global_gradient_norm(&server[MODEL]);
-        // Plain averaging keeps a bias of about 2 % here: unlike curvatures and several local steps.
-        assert!(after < 0.05 * before, "{}: gradient {before} → {after}", rule.name);
+        // Plain averaging keeps a bias of about 2 % here: unlike curvatures and several local steps. A
+        // perturbation of fixed length (SAM) adds its own.
+        assert!(after < 0.1 * before, "{}: gradient {before} → {after}", rule.name);
     });
 }
