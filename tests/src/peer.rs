@@ -33,6 +33,7 @@ pub struct Peer {
     out: mpsc::Sender<WorkerMessage>,
     inbound: Streaming<CoordinatorMessage>,
     beat: Option<JoinHandle<()>>,
+    assigned: Option<(String, u64)>,
 }
 
 /// A correct greeting.
@@ -57,7 +58,14 @@ impl Peer {
         let (out, queue) = mpsc::channel(64);
         out.try_send(WorkerMessage { body: Some(first) }).expect("the queue is empty");
         let opened = fleet.session(ReceiverStream::new(queue)).await?;
-        Ok(Self { fleet, name: name.to_owned(), out, inbound: opened.into_inner(), beat: None })
+        Ok(Self {
+            fleet,
+            name: name.to_owned(),
+            out,
+            inbound: opened.into_inner(),
+            beat: None,
+            assigned: None,
+        })
     }
 
     /// Opens a session as a worker that is welcome, and stays alive.
@@ -92,11 +100,16 @@ impl Peer {
         }
     }
 
-    /// The next assignment; what else is said before is skipped.
+    /// The next assignment; what else is said before is skipped. A round may be assigned twice (to a
+    /// worker that joins while its run starts), and the second time says nothing new.
     pub async fn assignment(&mut self) -> v1::Assignment {
         loop {
             if let Body::Assignment(assignment) = self.next().await.expect("the session lives") {
-                return assignment;
+                let round = Some((assignment.run.clone(), assignment.round));
+                if self.assigned != round {
+                    self.assigned = round;
+                    return assignment;
+                }
             }
         }
     }
