@@ -119,6 +119,17 @@ pub(crate) fn peak_memory(id: u32) -> Option<u64> {
     kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmHWM:")
 }
 
+/// Resident memory of a process now, in bytes; `None` where the kernel does not say.
+pub(crate) fn resident_memory(id: u32) -> Option<u64> {
+    kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmRSS:")
+}
+
+/// Lets this process' [`peak_memory`] start again at its present size, where the kernel can.
+pub(crate) fn forget_peak() {
+    // Without it the peak is that of the whole life: too large, never too small.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Processor seconds of a process so far, user and system, all threads; `None` where the kernel does
 /// not say.
 pub(crate) fn cpu_seconds(id: u32) -> Option<f64> {

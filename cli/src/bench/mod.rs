@@ -3,6 +3,7 @@
 mod aggregate;
 mod limit;
 mod round;
+mod train;
 
 use crate::{exit::Failure, life};
 use clap::Subcommand;
@@ -19,12 +20,14 @@ enum What {
     Round(round::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
+    Train(train::Args),
 }
 
 /// Measures.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Train(args) => train::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }
