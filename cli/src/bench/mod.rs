@@ -1,6 +1,7 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
 mod aggregate;
+mod kernels;
 mod limit;
 mod round;
 mod train;
@@ -21,12 +22,14 @@ enum What {
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
     Train(train::Args),
+    Kernels(kernels::Args),
 }
 
 /// Measures.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Kernels(args) => kernels::measure(&args),
         What::Train(args) => train::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }

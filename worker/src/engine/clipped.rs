@@ -40,20 +40,22 @@ impl Model {
         if !(clip > 0.0 && clip.is_finite()) {
             return Err(EngineError::Clip(clip));
         }
-        sum.fill(0.0);
         let Some((network, task)) = &self.network else {
+            sum.fill(0.0);
             return Ok(Clipped { outcome: NOTHING, norms: vec![0.0; batch.size] });
         };
         let predictions = task.check(batch)?;
         let params = Params::tracked(&self.layout, w);
         let (mut total, mut norms) = (Tally::default(), Vec::with_capacity(batch.size));
+        let mut all = Gradients::default();
         let step = |shard: Shard<'_>| shard_gradient(&**network, &params, shard, clip);
         self.runner.run(task.shards(batch), step, |(tally, grads, some)| {
             add(&mut total, tally);
             norms.extend(some);
-            params.accumulate(&self.layout, &grads, sum);
+            all.absorb(grads);
             Ok(())
         })?;
+        params.store(&self.layout, &all, sum);
         Ok(Clipped { outcome: outcome(total, predictions), norms })
     }
 }

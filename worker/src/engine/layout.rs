@@ -1,7 +1,6 @@
 //! Which scalar of the flat vector belongs to which tensor, and how each tensor begins.
 
 use super::buffer::Buffer;
-use super::ops;
 use super::tape::Gradients;
 use super::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
@@ -160,14 +159,14 @@ impl Params {
         &self.0[slot.0]
     }
 
-    /// Adds one shard's gradients to the flat gradient.
-    pub(super) fn accumulate(&self, layout: &Layout, grads: &Gradients, flat: &mut [f32]) {
+    /// Writes gradients to their places in the flat gradient, zeros where there are none.
+    pub(super) fn store(&self, layout: &Layout, grads: &Gradients, flat: &mut [f32]) {
         for (tensor, entry) in self.0.iter().zip(&layout.entries) {
-            let Some(grad) = grads.get(tensor) else { continue };
             let flat = &mut flat[entry.offset..entry.offset + entry.len()];
-            match entry.filters() {
-                Some(filters) => filters.add(grad.values(), flat),
-                None => ops::add(flat, grad.values()),
+            match (grads.get(tensor), entry.filters()) {
+                (None, _) => flat.fill(0.0),
+                (Some(grad), Some(filters)) => filters.store(grad.values(), flat),
+                (Some(grad), None) => flat.copy_from_slice(grad.values()),
             }
         }
     }
@@ -215,13 +214,13 @@ impl Filters {
         out
     }
 
-    fn add(self, kernels: &[f32], flat: &mut [f32]) {
+    fn store(self, kernels: &[f32], flat: &mut [f32]) {
         let size = self.channels * self.taps;
         self.squares(|filters, elements| {
             for at in elements {
                 let row = &kernels[self.row(at) * self.count..][filters.clone()];
                 for (v, filter) in row.iter().zip(filters.clone()) {
-                    flat[filter * size + at] += v;
+                    flat[filter * size + at] = *v;
                 }
             }
         });

@@ -7,6 +7,7 @@
 
 mod buffer;
 mod clipped;
+pub mod cuda;
 mod error;
 mod export;
 mod layers;
@@ -24,6 +25,7 @@ pub use clipped::Clipped;
 pub use error::EngineError;
 pub use export::{load_safetensors, save_safetensors};
 pub use layout::TensorSpec;
+pub use ops::gemm::instructions;
 
 use crate::data::{Batch, DataInfo};
 use buffer::Buffer;
@@ -32,7 +34,7 @@ use models::Fitted;
 use ops::loss::{Tally, cross_entropy};
 use proto::spec::ModelSpec;
 use shards::{Runner, Shard};
-use tape::Tape;
+use tape::{Gradients, Tape};
 use tensor::Tensor;
 
 /// What a mini-batch measured.
@@ -97,12 +99,14 @@ impl Model {
     pub fn gradient(&self, w: &[f32], batch: &Batch, grad: &mut [f32]) -> Result<Outcome, EngineError> {
         self.check_length("weights", w.len())?;
         self.check_length("gradient", grad.len())?;
-        grad.fill(0.0);
-        let Some((network, task)) = &self.network else { return Ok(NOTHING) };
+        let Some((network, task)) = &self.network else {
+            grad.fill(0.0);
+            return Ok(NOTHING);
+        };
         let predictions = task.check(batch)?;
         let params = Params::tracked(&self.layout, w);
         let scale = (1.0 / predictions as f64) as f32;
-        let mut total = Tally::default();
+        let (mut total, mut sum) = (Tally::default(), Gradients::default());
         let step = |shard: Shard<'_>| {
             let (logits, tape) = Tape::record(|| network.forward(&params, &shard));
             let logits = logits?;
@@ -113,9 +117,10 @@ impl Model {
         };
         self.runner.run(task.shards(batch), step, |(tally, grads)| {
             add(&mut total, tally);
-            params.accumulate(&self.layout, &grads, grad);
+            sum.absorb(grads);
             Ok(())
         })?;
+        params.store(&self.layout, &sum, grad);
         Ok(outcome(total, predictions))
     }
 

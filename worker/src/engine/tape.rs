@@ -141,6 +141,17 @@ impl Gradients {
         self.0.iter().map(|(_, gradient)| ops::square(gradient.values())).sum()
     }
 
+    /// Adds another one's gradients; they are moved while there are none.
+    pub(super) fn absorb(&mut self, other: Self) {
+        if self.0.is_empty() {
+            *self = other;
+            return;
+        }
+        for (leaf, gradient) in other.0 {
+            self.add(&leaf, Some(gradient));
+        }
+    }
+
     /// Adds `factor` times another one's gradients of the same leaves.
     pub(super) fn add_scaled(&mut self, other: Self, factor: f32) {
         for (leaf, gradient) in other.0 {

@@ -13,7 +13,7 @@ pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod conv;
 pub(super) mod embedding;
-pub(super) mod gemm;
+pub(in crate::engine) mod gemm;
 pub(super) mod linear;
 pub(super) mod loss;
 pub(super) mod lstm;

@@ -15,6 +15,11 @@ use tile::{BEST, Kernel, ROWS_MAX, Tile};
 /// Largest depth that one pass over the panels takes, so that a panel stays in the nearest caches.
 const DEPTH: usize = 512;
 
+/// The instructions that matrix products use on this processor, for people.
+pub fn instructions() -> &'static str {
+    BEST.name
+}
+
 /// A read-only matrix inside a slice: element `(i, j)` lies at `i · row + j · column`.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::engine) struct Matrix<'a> {

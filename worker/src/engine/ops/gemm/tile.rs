@@ -44,6 +44,8 @@ pub(super) struct Tile {
 /// A kernel for one kind of processor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kernel {
+    /// The instructions that it needs.
+    pub(super) name: &'static str,
     /// Columns of a narrow panel; a full one has twice as many.
     pub(super) lanes: usize,
     /// Rows of a full tile.
@@ -60,14 +62,14 @@ pub(super) static BEST: LazyLock<Kernel> = LazyLock::new(|| *available().last().
 
 /// All kernels that this processor can run, slowest first.
 pub(super) fn available() -> Vec<Kernel> {
-    let mut kernels = vec![Kernel { lanes: 8, rows: 6, run: plain::run }];
+    let mut kernels = vec![Kernel { name: "plain Rust", lanes: 8, rows: 6, run: plain::run }];
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            kernels.push(Kernel { lanes: 8, rows: 6, run: avx2::run });
+            kernels.push(Kernel { name: "AVX2", lanes: 8, rows: 6, run: avx2::run });
         }
         if is_x86_feature_detected!("avx512f") {
-            kernels.push(Kernel { lanes: 16, rows: 12, run: avx512::run });
+            kernels.push(Kernel { name: "AVX-512", lanes: 16, rows: 12, run: avx512::run });
         }
     }
     kernels
