@@ -335,6 +335,31 @@ mod tests {
     }
 
     #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        let mut draws = numbers(400, 12).into_iter().map(|v| ((v + 1.0) * 500.0) as usize);
+        let mut draw = |low: usize, high: usize| low + draws.next().unwrap() % (high - low + 1);
+        let mut tried = 0;
+        while tried < 20 {
+            let case: [usize; 8] = [(1, 2), (1, 6), (1, 6), (1, 3), (1, 4), (1, 5), (1, 3), (0, 2)]
+                .map(|(low, high)| draw(low, high));
+            let [b, h, w, c, f, side, stride, padding] = case;
+            if h.min(w) + 2 * padding < side || padding >= side {
+                continue;
+            }
+            tried += 1;
+            let inputs = [
+                tensor(&numbers(b * h * w * c, tried), &[b, h, w, c]).unwrap(),
+                tensor(&numbers(f * side * side * c, 50 + tried), &[side, side, c, f]).unwrap(),
+                tensor(&numbers(f, 9), &[f]).unwrap(),
+            ];
+            let window = Window { side, stride, padding };
+            check_gradients(&inputs, &|t| conv(&t[0], &t[1], t.get(2), window, false), &|v| {
+                naive(v, case, false)
+            });
+        }
+    }
+
+    #[test]
     fn large_batches_go_through_several_groups() {
         let case = [9, 8, 9, 2, 3, 3, 1, 1];
         let inputs = [
