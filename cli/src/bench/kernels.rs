@@ -103,7 +103,9 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     }
     let kernels = Cpu::new(args.threads.into());
     let mut memory = Memory {
-        x: (0..7).map(|i| (0..size).map(|j| ((i * 31 + j * 7) % 113) as f32 * 0.01 + 0.01).collect()).collect(),
+        x: (0..7)
+            .map(|i| (0..size).map(|j| ((i * 31 + j * 7) % 113) as f32 * 0.01 + 0.01).collect())
+            .collect(),
         sums: vec![0; size],
         codes: vec![0; size],
         scales: vec![0.0; size.div_ceil(QUANTUM)],

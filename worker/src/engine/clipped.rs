@@ -3,6 +3,7 @@
 //! Linear and convolutional layers tell the examples of one pass apart (see `Tape::clipped`); for
 //! networks with other layers each example gets a pass of its own, which is right for every model.
 
+use super::buffer::Buffer;
 use super::layout::Params;
 use super::models::Network;
 use super::ops::loss::{Tally, cross_entropy};
@@ -10,7 +11,6 @@ use super::shards::Shard;
 use super::tape::{Gradients, Tape, factor};
 use super::tensor::Tensor;
 use super::{EngineError, Model, NOTHING, Outcome, add, outcome};
-use super::buffer::Buffer;
 use crate::data::Batch;
 
 /// What [`Model::clipped_gradient`] measured.

@@ -17,9 +17,9 @@ mod ops;
 mod shards;
 mod tape;
 mod tensor;
-pub mod vectors;
 #[cfg(test)]
 mod tests;
+pub mod vectors;
 
 pub use clipped::Clipped;
 pub use error::EngineError;

@@ -110,7 +110,9 @@ impl Tape {
                 inputs.iter().zip(gradients).for_each(|(input, gradient)| found.add(input, gradient));
                 continue;
             }
-            let Some(split) = operation.split(&inputs, &result, &gradient, examples)? else { return Ok(None) };
+            let Some(split) = operation.split(&inputs, &result, &gradient, examples)? else {
+                return Ok(None);
+            };
             squares.iter_mut().zip(split.squares).for_each(|(sum, square)| *sum += square);
             found.add(&inputs[0], split.input);
             late.push((inputs, split.weighted));

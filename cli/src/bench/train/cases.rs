@@ -46,9 +46,8 @@ impl Case {
     /// A batch of noise; equal cases, equal batches.
     pub(super) fn batch(&self) -> Batch {
         let size = usize::from(self.batch);
-        let draw = |n: usize, stream: u64| {
-            (0..n as u64).map(move |i| seed::unit(seed::mix(i ^ (stream << 48))))
-        };
+        let draw =
+            |n: usize, stream: u64| (0..n as u64).map(move |i| seed::unit(seed::mix(i ^ (stream << 48))));
         let index = |n, stream, limit: usize| draw(n, stream).map(|u| (u * limit as f64) as u32).collect();
         let dense = |n| Inputs::Dense(draw(size * n, 1).map(|u| (2.0 * u - 1.0) as f32).collect());
         let (inputs, classes, positions) = match self.info {

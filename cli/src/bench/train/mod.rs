@@ -86,8 +86,8 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
         return serve::serve(case);
     }
     if args.device == Device::Cuda {
-        let text = "the engine trains on the CPU: it has no training kernels for CUDA, only vector kernels; \
-                    see `starling worker devices`, and measure those with `starling bench kernels --device cuda`";
+        let text = "the engine trains on the CPU: it has no training kernels for CUDA (see `starling worker \
+                    devices`); deploy/gpu/kernels.py measures the vector kernels on a GPU";
         return Err(Failure::new(Code::Failed, text));
     }
     let cases = args.models.iter().map(|model| cases::find(model)).collect::<Result<Vec<_>, _>>()?;

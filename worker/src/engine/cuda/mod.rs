@@ -61,7 +61,8 @@ fn gpus_of(library: &str) -> Result<Vec<Gpu>, String> {
         call("cuDeviceGetCount", count(&raw mut devices))?;
         (0..devices)
             .map(|ordinal| {
-                let (mut device, mut major, mut minor, mut memory) = (0, 0, 0, 0);
+                let (mut device, mut major, mut minor, mut memory): (c_int, c_int, c_int, usize) =
+                    (0, 0, 0, 0);
                 let mut text = [0 as c_char; 256];
                 call("cuDeviceGet", get(&raw mut device, ordinal))?;
                 call("cuDeviceGetName", name(text.as_mut_ptr(), 255, device))?;

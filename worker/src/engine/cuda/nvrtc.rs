@@ -17,8 +17,7 @@ type Program = *mut c_void;
 /// PTX of `source` for `architecture`.
 fn compile(library: &Library, source: &str, architecture: &str) -> Result<String, String> {
     let text = CString::new(source).unwrap();
-    let options =
-        [format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--fmad=false".into()];
+    let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--fmad=false".into()];
     let options = options.map(|option| CString::new(option).unwrap());
     let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     // SAFETY: signatures as in nvrtc.h; strings end in 0 and outlive the calls; buffers have the sizes
@@ -36,7 +35,9 @@ fn compile(library: &Library, source: &str, architecture: &str) -> Result<String
         type Text = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
         let create = library.get::<Create>(b"nvrtcCreateProgram").unwrap();
         let compile = library
-            .get::<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int>(b"nvrtcCompileProgram")
+            .get::<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int>(
+                b"nvrtcCompileProgram",
+            )
             .unwrap();
         let mut program: Program = std::ptr::null_mut();
         assert_eq!(create(&raw mut program, text.as_ptr(), c"vectors.cu".as_ptr(), 0, null(), null()), 0);
@@ -69,7 +70,8 @@ fn every_kernel_compiles_for_two_generations() {
         return;
     };
     // SAFETY: NVRTC's initialisers are made to be run by any process.
-    let library = unsafe { Library::new(&path) }.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let library =
+        unsafe { Library::new(&path) }.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let names: Vec<&str> = SOURCE
         .split("extern \"C\" __global__ void ")
         .skip(1)
@@ -77,7 +79,8 @@ fn every_kernel_compiles_for_two_generations() {
         .collect();
     assert!(names.len() >= 15, "{names:?}");
     for architecture in ["compute_80", "compute_90"] {
-        let ptx = compile(&library, SOURCE, architecture).unwrap_or_else(|log| panic!("{architecture}:\n{log}"));
+        let ptx =
+            compile(&library, SOURCE, architecture).unwrap_or_else(|log| panic!("{architecture}:\n{log}"));
         assert!(ptx.contains(&architecture.replace("compute", ".target sm")), "{architecture}");
         for name in &names {
             assert!(ptx.contains(&format!(".entry {name}(")), "{name} is not in the PTX for {architecture}");

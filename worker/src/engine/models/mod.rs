@@ -9,11 +9,11 @@ mod mlp;
 mod resnet;
 
 use super::EngineError;
+use super::buffer::Buffer;
 use super::layout::{Init, Layout, Params};
 use super::shards::{self, Shard};
-use crate::data::{Batch, DataInfo, Inputs};
-use super::buffer::Buffer;
 use super::tensor::{self, Tensor};
+use crate::data::{Batch, DataInfo, Inputs};
 use proto::spec::ModelSpec;
 
 /// A network without its weights.

@@ -52,7 +52,12 @@ impl Operation for Linear {
         Ok(Tensor::new(y, &shape))
     }
 
-    fn backward(&self, operands: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn backward(
+        &self,
+        operands: &[Tensor],
+        result: &Tensor,
+        gradient: Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
         let mut dy = gradient.into_buffer();
         if self.relu {
             rectify_gradient(&mut dy, result.values());

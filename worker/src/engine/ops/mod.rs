@@ -91,6 +91,8 @@ pub(super) fn square(values: &[f32]) -> f64 {
 fn weigh(values: &mut [f32], factors: &[f32]) {
     let share = values.len() / factors.len().max(1);
     for (values, factor) in values.chunks_exact_mut(share.max(1)).zip(factors) {
-        values.iter_mut().for_each(|v| *v *= factor);
+        for v in values {
+            *v *= factor;
+        }
     }
 }

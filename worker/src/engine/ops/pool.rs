@@ -34,7 +34,11 @@ pub(in crate::engine) fn flatten(x: &Tensor) -> Result<Tensor> {
 impl MaxPool {
     /// Calls `f` with (offset of an output pixel, place in the window, offset of that input pixel).
     #[inline(always)]
-    fn visit(&self, [batch, height, width, c]: [usize; 4], mut f: impl FnMut(usize, u8, usize)) -> Result<()> {
+    fn visit(
+        &self,
+        [batch, height, width, c]: [usize; 4],
+        mut f: impl FnMut(usize, u8, usize),
+    ) -> Result<()> {
         let Window { side, stride, padding } = self.window;
         let (Some(rows), Some(columns)) = (self.window.places(height), self.window.places(width)) else {
             bail!("a {side}×{side} window does not fit an image of {height}×{width}")
@@ -192,7 +196,6 @@ mod tests {
     use super::*;
     use crate::engine::ops::testing::{check_gradients, numbers, tensor};
     use crate::engine::tape::Tape;
-
 
     const HALVE: Window = Window { side: 2, stride: 2, padding: 0 };
 

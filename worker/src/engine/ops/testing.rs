@@ -16,6 +16,7 @@ pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the form that tests take beside operations that can fail")]
 pub(crate) fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::leaf(values.to_vec(), shape))
 }

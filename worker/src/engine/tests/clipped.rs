@@ -58,7 +58,10 @@ fn every_model_matches_one_pass_for_each_example() {
             let model = Model::new(&spec, &info).unwrap().with_threads(threads);
             let mut again = vec![0.0; w.len()];
             assert_eq!(model.clipped_gradient(&w, &batch, clip, &mut again).unwrap(), clipped, "{name}");
-            assert!(got.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}, {threads} threads");
+            assert!(
+                got.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()),
+                "{name}, {threads} threads"
+            );
         }
     }
 }

@@ -1,5 +1,10 @@
 //! The arithmetic of each kernel on one block that stays in the cache.
 
+#![allow(
+    clippy::inline_always,
+    reason = "code gains wide vectors only where it is inlined into `vectorised`"
+)]
+
 use super::{Adam, QUANTUM, Step, TERMS_MAX};
 use crate::engine::ops::math;
 
@@ -44,15 +49,16 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 pub(super) fn scale(x: &mut [f32], factor: f32) {
-    x.iter_mut().for_each(|v| *v *= factor);
+    for v in x {
+        *v *= factor;
+    }
 }
 
 /// Optional vectors that are absent count as zeros.
 pub(super) fn descend(w: &mut [f32], grad: &[f32], momentum: Option<&mut [f32]>, s: &Step<'_>) {
     let n = w.len();
-    let direction = |w: f32, g: f32, v: f32, start: f32| {
-        s.scale * g + v + s.prox * (w - start) + s.weight_decay * w
-    };
+    let direction =
+        |w: f32, g: f32, v: f32, start: f32| s.scale * g + v + s.prox * (w - start) + s.weight_decay * w;
     math::vectorised(
         #[inline(always)]
         || match (momentum, s.shift, s.start) {
@@ -119,15 +125,23 @@ pub(super) fn encode(sums: &mut [i64], x: &[f32], scale: f64) {
 }
 
 pub(super) fn quantise(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+    /// Adding 1.5 · 2²³ rounds to an integer, half to even, and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
     math::vectorised(
         #[inline(always)]
         || {
             for ((x, codes), scale) in x.chunks(QUANTUM).zip(codes.chunks_mut(QUANTUM)).zip(scales) {
-                let largest = x.iter().fold(0.0f32, |a, v| if v.abs() > a { v.abs() } else { a });
+                let mut lanes = [0.0f32; 16];
+                for run in x.chunks(16) {
+                    for (lane, v) in lanes.iter_mut().zip(run) {
+                        *lane = if v.abs() > *lane { v.abs() } else { *lane };
+                    }
+                }
+                let largest = lanes.into_iter().fold(0.0, f32::max);
                 *scale = largest / 127.0;
                 let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
                 for (code, &v) in codes.iter_mut().zip(x) {
-                    *code = (v * inverse).round_ties_even() as i8;
+                    *code = (v * inverse + ROUND).to_bits() as i8;
                 }
             }
         },

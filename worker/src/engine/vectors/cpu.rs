@@ -34,7 +34,7 @@ impl Cpu {
     fn each<I: IndexedParallelIterator>(&self, items: I, f: impl Fn(I::Item) + Sync + Send) {
         match &self.pool {
             Some(pool) => pool.install(|| items.for_each(f)),
-            None => drop(items.with_producer(InOrder(f))),
+            None => items.with_producer(InOrder(f)),
         }
     }
 
@@ -70,7 +70,9 @@ fn range(i: usize, length: usize) -> std::ops::Range<usize> {
 impl VectorKernels for Cpu {
     fn combine(&self, to: &mut [f32], terms: &[(f32, &[f32])]) {
         let length = to.len();
-        terms.iter().for_each(|(_, x)| equal("combine", &[length, x.len()]));
+        for (_, x) in terms {
+            equal("combine", &[length, x.len()]);
+        }
         self.each(to.par_chunks_mut(BLOCK).enumerate(), |(i, to)| {
             let mut parts: [(f32, &[f32]); TERMS_MAX + 1] = [(0.0, &[]); TERMS_MAX + 1];
             for (part, (a, x)) in parts.iter_mut().zip(terms) {
@@ -160,7 +162,7 @@ impl VectorKernels for Cpu {
     }
 
     fn keep_of(&self, x: &mut [f32], n: usize, m: usize) {
-        assert!(m > 0 && n <= m, "keep_of: {n} of {m}");
+        assert!((1..=64).contains(&m) && n <= m, "keep_of: {n} of {m}; at most 64 neighbours");
         // Blocks of whole groups.
         self.each(x.par_chunks_mut(BLOCK.div_ceil(m) * m), |x| select::keep_of(x, n, m));
     }

@@ -91,7 +91,7 @@ pub trait VectorKernels: Send + Sync + std::fmt::Debug {
     /// The inverse of [`VectorKernels::quantise`].
     fn dequantise(&self, codes: &[i8], scales: &[f32], x: &mut [f32]);
 
-    /// Of every `m` neighbours keeps the `n` largest in magnitude (the first of equals), zeroes the rest.
+    /// Of every `m` neighbours (at most 64) keeps the `n` largest in magnitude (the first of equals), zeroes the rest.
     fn keep_of(&self, x: &mut [f32], n: usize, m: usize);
 
     /// Keeps the `k` largest in magnitude of all (the first of equals), zeroes the rest.

@@ -5,21 +5,22 @@ fn order(v: f32) -> u32 {
     v.to_bits() & 0x7FFF_FFFF
 }
 
-/// Of every `m` neighbours keeps the `n` largest (the first of equals).
+/// Of every `m` neighbours (at most 64) keeps the `n` largest (the first of equals).
 pub(super) fn keep_of(x: &mut [f32], n: usize, m: usize) {
     for group in x.chunks_mut(m) {
-        let mut kept = vec![false; group.len()];
+        let mut kept = 0u64;
         for _ in 0..n.min(group.len()) {
-            let mut best = usize::MAX;
+            let (mut best, mut most) = (0, None);
             for (i, v) in group.iter().enumerate() {
-                if !kept[i] && (best == usize::MAX || order(*v) > order(group[best])) {
-                    best = i;
+                let order = Some(order(*v)).filter(|_| kept >> i & 1 == 0);
+                if order > most {
+                    (best, most) = (i, order);
                 }
             }
-            kept[best] = true;
+            kept |= 1 << best;
         }
-        for (v, kept) in group.iter_mut().zip(kept) {
-            *v = if kept { *v } else { 0.0 };
+        for (i, v) in group.iter_mut().enumerate() {
+            *v = if kept >> i & 1 == 1 { *v } else { 0.0 };
         }
     }
 }

@@ -27,9 +27,8 @@ fn combinations_of_up_to_six() {
                 k.combine(&mut to, &terms);
                 to
             });
-            let want: Vec<f64> = (0..n)
-                .map(|i| terms.iter().map(|(a, x)| f64::from(*a) * f64::from(x[i])).sum())
-                .collect();
+            let want: Vec<f64> =
+                (0..n).map(|i| terms.iter().map(|(a, x)| f64::from(*a) * f64::from(x[i])).sum()).collect();
             assert_close(&got, &want, 1e-6);
         }
     }

@@ -5,6 +5,8 @@
 //! add with one rounding. Training multiplies by thin matrices, where it pays to read the left factor
 //! in place and to pack a right factor once that is used many times. No threads: see `shards.rs`.
 
+#![allow(clippy::needless_pass_by_value, reason = "a destination is consumed: it is written")]
+
 mod pack;
 mod tile;
 mod vector;
@@ -166,11 +168,7 @@ pub(in crate::engine) fn product_packed(m: usize, c: Target<'_>, a: Matrix<'_>, 
 }
 
 /// As [`product`] with a left factor made of pieces: block `i` of `b` belongs to `pieces(i)`.
-pub(in crate::engine) fn product_pieces<'a>(
-    c: Target<'_>,
-    pieces: impl Fn(usize) -> Left<'a>,
-    b: &Packed,
-) {
+pub(in crate::engine) fn product_pieces<'a>(c: Target<'_>, pieces: impl Fn(usize) -> Left<'a>, b: &Packed) {
     for index in 0..b.blocks.len() {
         let target = Target { data: &mut *c.data, stride: c.stride, add: c.add || index > 0 };
         multiply(*BEST, target, pieces(index), b.block(*BEST, index), b.columns);
@@ -183,7 +181,6 @@ fn left<'a>(a: Matrix<'a>, count: usize, run: usize, segments: &'a [usize]) -> L
 
 /// All tiles of one block of the depth.
 #[allow(unsafe_code, reason = "the kernel takes pointers; every bound is checked here")]
-#[allow(clippy::needless_pass_by_value, reason = "the destination is consumed: it is written")]
 fn multiply(kernel: Kernel, c: Target<'_>, left: Left<'_>, panels: &[f32], n: usize) {
     let (m, furthest) = match left.rows {
         Rows::Every { count, distance } => (count, count.saturating_sub(1) * distance),

@@ -22,7 +22,13 @@ pub(super) fn panels(kernel: Kernel, n: usize) -> impl Iterator<Item = (usize, u
 }
 
 /// Packs rows `rows` and all `n` columns of `matrix`.
-pub(super) fn pack(kernel: Kernel, matrix: Matrix<'_>, rows: std::ops::Range<usize>, n: usize, to: &mut [f32]) {
+pub(super) fn pack(
+    kernel: Kernel,
+    matrix: Matrix<'_>,
+    rows: std::ops::Range<usize>,
+    n: usize,
+    to: &mut [f32],
+) {
     let depth = rows.len();
     let mut rest = to;
     for (first, used, width) in panels(kernel, n) {
@@ -53,7 +59,9 @@ fn transposed(from: &[f32], matrix: Matrix<'_>, used: usize, panel: &mut [f32], 
             for p in (0..depth / 16).map(|block| block * 16) {
                 let source = &from[first * matrix.column + p..];
                 let target = &mut panel[p * width + first..];
-                assert!(source.len() >= (columns - 1) * matrix.column + 16 && target.len() >= 15 * width + 16);
+                assert!(
+                    source.len() >= (columns - 1) * matrix.column + 16 && target.len() >= 15 * width + 16
+                );
                 // SAFETY: `columns` runs of sixteen scalars lie in `source` and sixteen rows of sixteen in
                 // `target`, and the processor has the instructions.
                 unsafe { block16(source.as_ptr(), matrix.column, columns, target.as_mut_ptr(), width) }
