@@ -342,6 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn the_experiments_are_read() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/experiments");
+        for (file, points) in [("sweep-cifar10.toml", 72), ("sweep-mnist.toml", 14)] {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            let sweep =
+                Sweep::read(&text, &[], None, None).unwrap_or_else(|problem| panic!("{file}: {problem}"));
+            assert_eq!(sweep.points.len(), points, "{file}");
+        }
+    }
+
+    #[test]
     fn commas_inside_a_value_do_not_split_it() {
         assert_eq!(split("[1,2],{a=1,b=2},'x,y',z"), ["[1,2]", "{a=1,b=2}", "'x,y'", "z"]);
     }
