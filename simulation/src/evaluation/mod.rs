@@ -94,7 +94,7 @@ pub fn assess(
         let indices: Vec<usize> = (index * BATCH..((index + 1) * BATCH).min(data.len())).collect();
         let batch = data.batch(&indices, None);
         let logits = model.logits(w, &batch)?;
-        Ok(logits::read(&logits, &batch.labels, (classes, top)))
+        Ok::<_, EngineError>(logits::read(&logits, &batch.labels, (classes, top)))
     };
     let mut whole = Assessment {
         predictions: 0,

@@ -94,7 +94,7 @@ impl Ground<'_> {
                 Err(error) => return Report::Broken(error.into()),
             }
         }
-        let trained = || {
+        let mut trained = || {
             let plan = self.algorithm.plan(&down, &state);
             let model = Arc::clone(&down[MODEL]);
             let job = TrainJob { spec: Arc::clone(&self.spec), round, lr, model, plan };

@@ -7,7 +7,7 @@ use super::{
     server::{Opened, Server, clear},
 };
 use crate::parallel::in_order;
-use algorithms::{MODEL, Vectors, fold};
+use algorithms::{MODEL, fold};
 use coordinator::{
     machine::{Action, Decision, End, Event, Facts, Federated, Machine, Millis, Rules, Token},
     vet_local,
@@ -216,27 +216,16 @@ impl<'a, 'w> Drive<'a, 'w> {
     fn assign(&mut self, worker: String, round: u64, committed: Option<u64>) {
         self.forget(&worker);
         let Some(client) = client_index(&worker) else { return };
-        let Server { algorithm, vectors, record, spec, .. } = &self.server;
-        let names = std::iter::once(MODEL).chain(algorithm.down().iter().copied());
-        let down: Vectors =
-            names.filter_map(|name| Some((name.to_owned(), Arc::clone(vectors.get(name)?)))).collect();
-        let then = committed.and_then(|round| record.recalled.get(&round));
-        let recalled: Vec<(String, proto::digest::Digest)> = then
-            .into_iter()
-            .flat_map(|then| algorithm.recalled().iter().map(move |pair| (then, pair)))
-            .filter_map(|(then, (name, under))| Some(((*under).to_owned(), *then.get(*name)?)))
-            .collect();
-        // What an assignment names twice travels once.
-        let sent: BTreeSet<_> =
-            down.keys().map(|name| record.vectors[name]).chain(recalled.iter().map(|r| r.1)).collect();
-        self.server.bytes.0 += sent.len() as u64 * self.server.record.length * 4;
-        let steps = match self.server.spec.model {
+        let (down, recalled, bytes) = self.server.payload(committed);
+        self.server.bytes.0 += bytes;
+        let spec = &self.server.spec;
+        let steps = match spec.model {
             ModelSpec::Flat { .. } => 1,
             _ => u64::from(steps_due(&spec.local, self.server.shares.size(client))),
         };
         let key = (self.now + steps * STEP_MS, self.orders);
         self.orders += 1;
-        let lr = self.server.spec.lr(round);
+        let lr = spec.lr(round);
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, down, recalled });
         self.keys.insert(worker.clone(), key);
         self.awaited.insert(key, Awaited { worker, round, since: self.now });

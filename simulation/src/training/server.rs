@@ -172,6 +172,24 @@ impl Server<'_> {
         Ok(())
     }
 
+    /// What a member of the cohort receives, what it receives again (name and digest), and how many bytes
+    /// that are: what an assignment names twice travels once.
+    pub(super) fn payload(&self, committed: Option<u64>) -> (Vectors, Vec<(String, Digest)>, u64) {
+        let names = std::iter::once(MODEL).chain(self.algorithm.down().iter().copied());
+        let named = |name: &str| Some((name.to_owned(), Arc::clone(self.vectors.get(name)?)));
+        let down: Vectors = names.filter_map(named).collect();
+        let then = committed.and_then(|round| self.record.recalled.get(&round));
+        let again = |then: &BTreeMap<String, Digest>| {
+            let pairs = self.algorithm.recalled().iter();
+            let found = pairs.filter_map(|(name, under)| Some(((*under).to_owned(), *then.get(*name)?)));
+            found.collect::<Vec<_>>()
+        };
+        let recalled = then.map(again).unwrap_or_default();
+        let digests = down.keys().filter_map(|name| self.record.vectors.get(name).copied());
+        let sent: BTreeSet<Digest> = digests.chain(recalled.iter().map(|(_, digest)| *digest)).collect();
+        (down, recalled, sent.len() as u64 * self.record.length * 4)
+    }
+
     /// The digests of the server's vectors.
     pub(super) fn digests(&self) -> BTreeMap<String, Digest> {
         self.vectors.iter().map(|(name, vector)| (name.clone(), Digest::of_vector(vector))).collect()

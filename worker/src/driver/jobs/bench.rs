@@ -198,7 +198,9 @@ fn local_run(
     let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
-    let mut seen = |block: &[f32]| drop(hasher.update(bytemuck::cast_slice(block)));
+    let mut seen = |block: &[f32]| {
+        hasher.update(bytemuck::cast_slice(block));
+    };
     let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), round, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
