@@ -15,7 +15,10 @@ const CLIENTS: usize = 12;
 
 fn data() -> (Dataset, Dataset) {
     let source = Source::Digits { train: 240, test: 60, seed: 0 };
-    (source.load(Split::Train, 0).unwrap(), source.load(Split::Test, 0).unwrap())
+    (
+        source.load(Split::Train, 0).expect("digits are drawn"),
+        source.load(Split::Test, 0).expect("digits are drawn"),
+    )
 }
 
 fn spec(algorithm: &str, rest: &str) -> RunSpec {
@@ -23,7 +26,7 @@ fn spec(algorithm: &str, rest: &str) -> RunSpec {
         "name='s'\nrounds=4\nseed=3\n[model]\nkind='mlp'\nhidden=[8]\n[data]\nname='digits'\n\
          partition={{kind='iid'}}\n[algorithm]\nkind='{algorithm}'\n[local]\nbatch=10\nlr=0.05\n{rest}"
     );
-    RunSpec::from_toml(&text).unwrap()
+    RunSpec::from_toml(&text).expect("a run file")
 }
 
 fn setup(spec: RunSpec, folder: &Path) -> Setup {
@@ -43,11 +46,12 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
 fn quiet(_: Notice<'_>) {}
 
 fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let mut setup = setup(spec, folder.path());
     change(&mut setup);
-    let outcome = run(&setup, &mut quiet).unwrap();
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let outcome = run(&setup, &mut quiet).expect("it comes to its end");
+    let entries = std::fs::read_dir(folder.path()).expect("the folder is there").flatten();
+    let left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["metrics.jsonl"], "nothing in the making is left");
     outcome
 }
@@ -81,7 +85,7 @@ fn dies_after(setup: &Setup, notices: usize) -> Option<Outcome> {
         assert!(left > 0, "killed, as planned");
         left -= 1;
     };
-    catch_unwind(AssertUnwindSafe(|| run(setup, &mut watch).unwrap())).ok()
+    catch_unwind(AssertUnwindSafe(|| run(setup, &mut watch).expect("it comes to its end"))).ok()
 }
 
 #[test]
@@ -188,7 +192,7 @@ fn a_round_is_evaluated_in_every_way() {
 
 #[test]
 fn the_deadline_is_one_of_virtual_time() {
-    // Sizes fall off: the first client has 149 examples or more, one a step, and 10 ms a step.
+    // Sizes fall off: the first client has more than 100 examples, one a step, and 10 ms a step.
     let mut spec = spec("fedavg", "[cohort]\ndeadline_s=1\n");
     spec.local.batch = 1;
     spec.data.partition = Some(proto::spec::PartitionSpec::Size { exponent: 2.0 });

@@ -21,18 +21,18 @@ fn spec(algorithm: &str) -> String {
 }
 
 fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
-        spec: RunSpec::from_toml(spec).unwrap(),
+        spec: RunSpec::from_toml(spec).expect("a run file"),
         clients: CLIENTS,
-        train: digits().load(Split::Train, 80).unwrap(),
+        train: digits().load(Split::Train, 80).expect("digits are drawn"),
         test: None,
         threads,
         folder: folder.path().to_owned(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
     };
-    let outcome = training::run(&setup, &mut |_| ()).unwrap();
+    let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
     outcome.lines.iter().map(|line| line.metrics.model_digest).collect()
 }
 

@@ -42,11 +42,10 @@ fn search(folder: &Path, depth: usize, found: &mut Vec<Run>) -> Result<(), Failu
         found.push(read(folder)?);
         return Ok(());
     }
-    let mut inner: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(cannot)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(cannot)?;
+    let mut inner = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(cannot)? {
+        inner.push(entry.map_err(cannot)?.path());
+    }
     inner.sort();
     for path in inner.into_iter().filter(|path| depth > 0 && path.is_dir()) {
         search(&path, depth - 1, found)?;

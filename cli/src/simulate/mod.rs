@@ -87,13 +87,11 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     }
     if many {
         let compared = compare::Comparison::read(&folders)?;
-        compared.draw(&args.out.join("comparison.svg"), None)?;
+        let plot = args.out.join("comparison.svg");
+        // Runs that are not evaluated have nothing to draw.
+        let drawn = compared.draw(&plot, None).map(|()| format!("\n\n{}", plot.display()));
         if !args.json {
-            output::line(format!(
-                "\n{}\n\n{}",
-                compared.table(None, 1),
-                args.out.join("comparison.svg").display()
-            ))?;
+            output::line(format!("\n{}{}", compared.table(None, 1), drawn.unwrap_or_default()))?;
         }
     }
     Ok(())

@@ -184,9 +184,9 @@ fn seeds_of(value: &Value) -> Result<Seeds, String> {
         Value::Array(list) => {
             let seed = |value: &Value| value.as_integer().and_then(|seed| u64::try_from(seed).ok());
             let seeds: Option<Vec<u64>> = list.iter().map(seed).collect();
-            seeds.filter(|seeds| !seeds.is_empty()).map(Seeds)
+            let wrong = || "simulation.seeds: expected a list of numbers of at least 0".to_owned();
+            seeds.filter(|seeds| !seeds.is_empty()).map(Seeds).ok_or_else(wrong)
         }
-        .ok_or_else(|| "simulation.seeds: expected a list of numbers of at least 0, or \"0..3\"".into()),
         _ => Err("simulation.seeds: expected a list of numbers, or \"0..3\"".into()),
     }
 }

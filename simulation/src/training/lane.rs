@@ -67,9 +67,8 @@ impl Ground<'_> {
     /// Serves the desk until it closes.
     pub(super) fn serve(&self) {
         while let Some((key, order, flag)) = self.desk.next() {
-            let mut go = |_: Progress| match flag.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            let mut go = |_: Progress| {
+                if flag.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             // As in the worker: a bug of the engine costs an update, not the simulation.
             let caught = catch_unwind(AssertUnwindSafe(|| self.work(order, &mut go)));

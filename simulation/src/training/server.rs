@@ -2,7 +2,7 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Line, Setup, SimulationError, client_index, client_name, files::Metrics, shares::Shares, states::States,
+    Setup, SimulationError, client_index, client_name, files::Metrics, shares::Shares, states::States,
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
 use coordinator::store::{RunRecord, Store, Stored};
@@ -71,7 +71,8 @@ impl Opened {
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
-        let known = store.runs()?.pop().filter(|record| record.spec == *spec);
+        let same = |record: &RunRecord| record.spec == *spec && record.members.len() == *clients;
+        let known = store.runs()?.pop().filter(same);
         let (record, vectors) = match known {
             Some(record) => {
                 let read = |(name, digest): (&String, &Digest)| {
@@ -193,11 +194,6 @@ impl Server<'_> {
     /// The digests of the server's vectors.
     pub(super) fn digests(&self) -> BTreeMap<String, Digest> {
         self.vectors.iter().map(|(name, vector)| (name.clone(), Digest::of_vector(vector))).collect()
-    }
-
-    /// Writes a line and remembers it.
-    pub(super) fn publish(&mut self, line: Line) -> Result<(), SimulationError> {
-        self.metrics.append(line)
     }
 }
 
