@@ -1,0 +1,145 @@
+//! When a run must stop, also if its parameters are chosen after seeing earlier outputs.
+//!
+//! The contour and the grid assume a schedule that was fixed in advance. A filter does not: it fixes a
+//! bound on the sum before the run and refuses the release that would exceed it (Rogers, Roth,
+//! Ullman and Vadhan 2016). For one Rényi order chosen beforehand, and for ρ of zCDP, the sum of the
+//! costs is such a bound (Feldman and Zrnic 2021, theorem 4.3; Whitehouse et al. 2023, theorem 1).
+
+use serde::{Deserialize, Serialize};
+
+use super::{rdp, report::Refusal, zcdp};
+use crate::{Budget, Event, Ledger, ParameterError, numeric::search::bisect, parameters::require};
+
+/// What a filter adds up.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "RawMeasure")]
+pub enum Measure {
+    /// The Rényi divergence of one order.
+    Renyi {
+        /// α, above 1.
+        order: f64,
+    },
+    /// ρ of zCDP, which sampling does not amplify.
+    Concentrated,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum RawMeasure {
+    Renyi { order: f64 },
+    Concentrated,
+}
+
+impl TryFrom<RawMeasure> for Measure {
+    type Error = ParameterError;
+
+    fn try_from(raw: RawMeasure) -> Result<Self, ParameterError> {
+        let measure = match raw {
+            RawMeasure::Renyi { order } => Self::Renyi { order },
+            RawMeasure::Concentrated => Self::Concentrated,
+        };
+        measure.check().map(|()| measure)
+    }
+}
+
+impl Measure {
+    fn check(self) -> Result<(), ParameterError> {
+        let Self::Renyi { order } = self else { return Ok(()) };
+        require(order > 1.0 && order < 1e6, "order", order, "a number above 1, below 1e6")
+    }
+
+    fn epsilon(self, cost: f64, delta: f64) -> f64 {
+        match self {
+            Self::Renyi { order } => rdp::to_epsilon(cost, order, delta),
+            Self::Concentrated => zcdp::epsilon(cost, delta),
+        }
+    }
+}
+
+/// A bound on the sum of the costs of all releases.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Filter {
+    measure: Measure,
+    bound: f64,
+}
+
+/// The next release would exceed the budget.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("the release would bring the cost to {cost}, above the bound {bound}")]
+pub struct Exceeded {
+    /// Sum with the release.
+    pub cost: f64,
+    /// What it must not exceed.
+    pub bound: f64,
+}
+
+/// Why a filter makes no decision, or a negative one.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum FilterError {
+    /// The budget is spent.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
+    /// The cost of an event is not known in this measure.
+    #[error("the cost of an event is not known: {0}")]
+    Unknown(#[from] Refusal),
+    /// There is no such filter.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
+}
+
+impl Filter {
+    /// The largest sum whose conversion stays within the budget.
+    ///
+    /// # Errors
+    /// If δ is 0, the order is not above 1, or the budget is too small for any release.
+    pub fn new(budget: Budget, measure: Measure) -> Result<Self, ParameterError> {
+        let (epsilon, delta) = (budget.epsilon(), budget.delta());
+        require(delta > 0.0, "delta", delta, "a number above 0, for a filter")?;
+        measure.check()?;
+        let (bound, _) = bisect(0.0, epsilon + 1e3, 200, |cost| measure.epsilon(cost, delta) <= epsilon);
+        require(bound > 0.0, "epsilon", epsilon, "an ε that this order reaches at this δ")?;
+        Ok(Self { measure, bound })
+    }
+
+    /// The order that suits a planned ledger best at δ: choose it before the run.
+    ///
+    /// # Errors
+    /// If no bound is known for an event.
+    pub fn best_order(planned: &Ledger, delta: f64) -> Result<Measure, Refusal> {
+        rdp::epsilon(planned, delta, 1).map(|best| Measure::Renyi { order: best.order })
+    }
+
+    /// ε of a sum at δ, by this measure alone.
+    pub fn epsilon(self, cost: f64, delta: f64) -> f64 {
+        if cost <= 0.0 { 0.0 } else { self.measure.epsilon(cost, delta).max(0.0) }
+    }
+
+    /// The bound on the sum.
+    pub fn bound(self) -> f64 {
+        self.bound
+    }
+
+    /// The cost of a ledger.
+    ///
+    /// # Errors
+    /// If it is not known for an event.
+    pub fn cost(self, ledger: &Ledger) -> Result<f64, Refusal> {
+        match self.measure {
+            Measure::Renyi { order } => rdp::divergence(ledger, order, 1),
+            Measure::Concentrated => zcdp::rho(ledger, 1).ok_or(Refusal::NoDominatingPair),
+        }
+    }
+
+    /// Whether `event` may follow what the ledger holds.
+    ///
+    /// # Errors
+    /// If it may not, or its cost is not known.
+    pub fn admit(self, ledger: &Ledger, event: &Event) -> Result<(), FilterError> {
+        let mut next = ledger.clone();
+        if next.record(event.clone()).is_err() {
+            return Err(FilterError::Unknown(Refusal::NoDominatingPair));
+        }
+        let cost = self.cost(&next)?;
+        if cost > self.bound { Err(Exceeded { cost, bound: self.bound }.into()) } else { Ok(()) }
+    }
+}
