@@ -84,7 +84,8 @@ proptest! {
         let least = report::epsilon(&ledger, 1e-6, 1);
         for accountant in Accountant::ALL {
             let Ok(epsilon) = accountant.epsilon(&ledger, 1e-6, 1) else { continue };
-            prop_assert!(least.epsilon <= epsilon * (1.0 + 1e-9), "{accountant:?} {epsilon} {least:?}");
+            // The contour adds a millionth for its quadrature.
+            prop_assert!(least.epsilon <= epsilon * (1.0 + 2e-6), "{accountant:?} {epsilon} {least:?}");
             // The grid is near the exact value from above: nobody that is sound can be far below it.
             let grid = pld::epsilon(&ledger, 1e-6, 1).unwrap();
             prop_assert!(epsilon >= grid * 0.995, "{accountant:?} {epsilon} {grid}");

@@ -18,12 +18,13 @@ use crate::{
 const MARGIN: f64 = 1e-8;
 /// −ln of the tilted mass that may lie outside the window.
 const OUTSIDE: f64 = 34.0;
-/// Of the δ that is asked for, the share of the tails that are cut off.
-const TAILS: f64 = 1e-10;
+/// Of the δ that is asked for, the share of the tails that are cut off: with fewer of the very unlikely,
+/// very large losses the grid is finer, and ε grows by about a millionth.
+const TAILS: f64 = 1e-6;
 /// How far the grid may move ε, relative to it.
 const FINE: f64 = 3e-4;
 const FEWEST_BITS: u32 = 14;
-const MOST_BITS: u32 = 20;
+const MOST_BITS: u32 = 21;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
 ///
@@ -56,7 +57,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
     let bound = super::rdp::delta(ledger, epsilon, group)?;
     let composition =
-        Composition::of(ledger, group, 1e-3 * TAILS * bound).ok_or(Refusal::NoDominatingPair)?;
+        Composition::of(ledger, group, 1e-6 * TAILS * bound).ok_or(Refusal::NoDominatingPair)?;
     let one = |direction: &Direction| {
         let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
         Grid::of(&composition, *direction, saddle, 10.0 * FINE).delta(epsilon) + composition.lost

@@ -8,7 +8,7 @@ use privacy::{Adjacency, Event, Ledger, Mechanism, NoiseMultiplier, Positive, Pr
 use serde_json::Value;
 
 /// All cases of these kinds.
-pub fn cases(kinds: &[&str]) -> Vec<Value> {
+pub(crate) fn cases(kinds: &[&str]) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("../fixtures/privacy.json")).unwrap();
     let all = all["cases"].as_array().unwrap().clone();
     let found: Vec<_> =
@@ -17,43 +17,43 @@ pub fn cases(kinds: &[&str]) -> Vec<Value> {
     found
 }
 
-pub fn number(case: &Value, field: &str) -> f64 {
+pub(crate) fn number(case: &Value, field: &str) -> f64 {
     case[field].as_f64().unwrap_or_else(|| panic!("{field} of {case}"))
 }
 
-pub fn whole(case: &Value, field: &str) -> u64 {
+pub(crate) fn whole(case: &Value, field: &str) -> u64 {
     case[field].as_u64().unwrap_or_else(|| panic!("{field} of {case}"))
 }
 
-pub fn count(n: u64) -> NonZeroU64 {
+pub(crate) fn count(n: u64) -> NonZeroU64 {
     NonZeroU64::new(n).unwrap()
 }
 
-pub fn noise(z: f64) -> NoiseMultiplier {
+pub(crate) fn noise(z: f64) -> NoiseMultiplier {
     NoiseMultiplier::new(z).unwrap()
 }
 
-pub fn positive(x: f64) -> Positive {
+pub(crate) fn positive(x: f64) -> Positive {
     Positive::new(x).unwrap()
 }
 
-pub fn probability(q: f64) -> Probability {
+pub(crate) fn probability(q: f64) -> Probability {
     Probability::new(q).unwrap()
 }
 
-pub fn gaussian(z: f64) -> Mechanism {
+pub(crate) fn gaussian(z: f64) -> Mechanism {
     Mechanism::Gaussian { noise_multiplier: noise(z) }
 }
 
-pub fn laplace(z: f64) -> Mechanism {
+pub(crate) fn laplace(z: f64) -> Mechanism {
     Mechanism::Laplace { noise_multiplier: noise(z) }
 }
 
-pub fn poisson(rate: f64) -> Sampling {
+pub(crate) fn poisson(rate: f64) -> Sampling {
     if rate == 1.0 { Sampling::Everyone } else { Sampling::Poisson { rate: probability(rate) } }
 }
 
-pub fn ledger(adjacency: Adjacency, events: &[(Mechanism, Sampling, u64)]) -> Ledger {
+pub(crate) fn ledger(adjacency: Adjacency, events: &[(Mechanism, Sampling, u64)]) -> Ledger {
     let mut ledger = Ledger::new(Unit::Client, adjacency);
     for (mechanism, sampling, times) in events {
         let event = Event { mechanism: mechanism.clone(), sampling: *sampling, count: count(*times) };
@@ -63,20 +63,20 @@ pub fn ledger(adjacency: Adjacency, events: &[(Mechanism, Sampling, u64)]) -> Le
 }
 
 /// A Poisson-sampled Gaussian mechanism, from the fields of a case.
-pub fn sampled_gaussian(case: &Value) -> Ledger {
+pub(crate) fn sampled_gaussian(case: &Value) -> Ledger {
     let rate = case["q"].as_f64().unwrap_or(1.0);
     let events = [(gaussian(number(case, "sigma")), poisson(rate), whole(case, "steps"))];
     ledger(Adjacency::AddRemove, &events)
 }
 
 /// |got − want| within a relative tolerance.
-pub fn close(case: &Value, got: f64, want: f64, tolerance: f64) {
+pub(crate) fn close(case: &Value, got: f64, want: f64, tolerance: f64) {
     let error = (got - want).abs();
     assert!(error <= tolerance * want.abs(), "{got} is {:e} off {want}: {case}", error / want.abs());
 }
 
 /// The orders of dp-accounting.
-pub fn orders() -> Vec<f64> {
+pub(crate) fn orders() -> Vec<f64> {
     let tenths = (1..100).map(|x| 1.0 + f64::from(x) / 10.0);
     tenths.chain((11..64).map(f64::from)).chain([128.0, 256.0, 512.0, 1024.0]).collect()
 }
