@@ -171,7 +171,7 @@ mod tests {
             for step in 0..2000 {
                 let left = filter.bound() - filter.cost(&ledger).unwrap();
                 let next = event(
-                    1.0 + f64::from(step % 7) + 0.1 / left.max(1e-3),
+                    6.0 + f64::from(step % 7) + 0.01 / left.max(1e-3),
                     Some(0.5).filter(|_| step % 3 == 0),
                 );
                 match filter.admit(&ledger, &next) {
