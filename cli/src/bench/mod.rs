@@ -4,6 +4,7 @@ mod aggregate;
 mod kernels;
 mod limit;
 mod round;
+mod simulate;
 mod train;
 
 use crate::{exit::Failure, life};
@@ -19,6 +20,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
     Train(train::Args),
@@ -29,6 +31,7 @@ enum What {
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Simulate(args) => simulate::measure(&args),
         What::Kernels(args) => kernels::measure(&args),
         What::Train(args) => train::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
