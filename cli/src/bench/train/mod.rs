@@ -174,8 +174,7 @@ fn print(rows: &[Row]) -> String {
         let measured = |m: &Measured| {
             [format!("{:.2}", m.median()), format!("{:.2}", m.processor()), table::bytes(m.memory())]
         };
-        let mut cells =
-            vec![row.case.name.to_owned(), row.case.batch.to_string(), row.case.threads.to_string()];
+        let mut cells = vec![row.case.name.clone(), row.case.batch.to_string(), row.case.threads.to_string()];
         cells.extend(measured(&row.ours));
         if let (Some((_, torch)), Some((wall, processor))) = (&row.torch, row.ratios()) {
             cells.extend(measured(torch));
