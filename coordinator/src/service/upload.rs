@@ -16,6 +16,7 @@ use proto::{
     chunk::ChunkError,
     digest::Digest,
     limits,
+    messages::Messages,
     v1::{
         ErrorCode, Outcome, RejectReason, UploadHeader, UploadReady, UploadReply, UploadRequest,
         UploadVerdict, upload_reply::Body as Reply, upload_request::Body as Sent,
@@ -26,7 +27,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     time::Instant,
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 /// How long a call that was given up takes to look closed from this side.
 const CLOSING: Duration = Duration::from_millis(100);
@@ -47,7 +48,7 @@ enum Received {
 pub(super) async fn serve(
     service: &Service,
     peer: &Peer,
-    mut inbound: Streaming<UploadRequest>,
+    mut inbound: Messages<UploadRequest>,
     replies: Replies,
 ) {
     let header = match tokio::time::timeout(limits::STALL, inbound.message()).await {
@@ -89,7 +90,7 @@ pub(super) async fn serve(
 async fn take(
     run: &RunHandle,
     header: &UploadHeader,
-    inbound: &mut Streaming<UploadRequest>,
+    inbound: &mut Messages<UploadRequest>,
     replies: &Replies,
 ) -> Option<Decision> {
     let (worker, round) = (header.worker.clone(), header.round);
@@ -132,7 +133,7 @@ async fn take(
 async fn receive(
     run: &RunHandle,
     header: &UploadHeader,
-    (inbound, replies): (&mut Streaming<UploadRequest>, &Replies),
+    (inbound, replies): (&mut Messages<UploadRequest>, &Replies),
     mut incoming: Incoming,
 ) -> Received {
     let mut pace = Pace { since: Instant::now(), from: incoming.assembler.received() };
