@@ -5,6 +5,7 @@ mod connections;
 mod crowd;
 mod limit;
 mod round;
+mod simulate;
 mod soak;
 
 use crate::{exit::Failure, life};
@@ -20,6 +21,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
     Connections(connections::Args),
@@ -32,6 +34,7 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Aggregate(args) => aggregate::measure(&args),
         What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
         What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
+        What::Simulate(args) => simulate::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }
