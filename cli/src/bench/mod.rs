@@ -1,10 +1,13 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
 mod aggregate;
+mod connections;
+mod crowd;
 mod kernels;
 mod limit;
 mod round;
 mod simulate;
+mod soak;
 mod train;
 
 use crate::{exit::Failure, life};
@@ -25,12 +28,16 @@ enum What {
     Aggregate(aggregate::Args),
     Train(train::Args),
     Kernels(kernels::Args),
+    Connections(connections::Args),
+    Soak(soak::Args),
 }
 
 /// Measures.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
+        What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
         What::Simulate(args) => simulate::measure(&args),
         What::Kernels(args) => kernels::measure(&args),
         What::Train(args) => train::measure(&args),
