@@ -130,6 +130,12 @@ pub(crate) fn resident_memory(id: u32) -> Option<u64> {
     kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmRSS:")
 }
 
+/// Lets this process' [`peak_memory`] start again at its present size, where the kernel can.
+pub(crate) fn forget_peak() {
+    // Without it the peak is that of the whole life: too large, never too small.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 /// Open files of a process; `None` where the kernel does not say.
 pub(crate) fn open_files(id: u32) -> Option<usize> {
     Some(std::fs::read_dir(format!("/proc/{id}/fd")).ok()?.count())

@@ -3,10 +3,12 @@
 mod aggregate;
 mod connections;
 mod crowd;
+mod kernels;
 mod limit;
 mod round;
 mod simulate;
 mod soak;
+mod train;
 
 use crate::{exit::Failure, life};
 use clap::Subcommand;
@@ -24,6 +26,8 @@ enum What {
     Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
+    Train(train::Args),
+    Kernels(kernels::Args),
     Connections(connections::Args),
     Soak(soak::Args),
 }
@@ -35,6 +39,8 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
         What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
         What::Simulate(args) => simulate::measure(&args),
+        What::Kernels(args) => kernels::measure(&args),
+        What::Train(args) => train::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }
