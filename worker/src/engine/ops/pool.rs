@@ -216,6 +216,16 @@ mod tests {
     fn the_whole_gradient_goes_to_the_maximum() {
         let x = tensor(&[1.0, 2.0, 3.0, 4.0], &[1, 2, 2, 1]).unwrap();
         assert_eq!(ones_back(&x), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(candle_back(&[1.0, 2.0, 3.0, 4.0]).unwrap(), [0.0, 0.0, 0.0, 0.25], "candle was mended");
+    }
+
+    /// The same gradient by candle's own operations.
+    fn candle_back(window: &[f32; 4]) -> candle_core::Result<Vec<f32>> {
+        use candle_core::{Device, Error, Var};
+        let x = Var::from_slice(window, (1, 1, 2, 2), &Device::Cpu)?;
+        let gradients = x.max_pool2d(2)?.sum_all()?.backward()?;
+        let gradient = gradients.get(&x).ok_or_else(|| Error::msg("the window has a gradient"))?;
+        gradient.flatten_all()?.to_vec1()
     }
 
     #[test]
