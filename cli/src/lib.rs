@@ -28,6 +28,7 @@ mod run;
 mod samples;
 mod table;
 mod token;
+mod topology;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +54,7 @@ enum Command {
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
+    Topology(topology::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
 }
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
+        Command::Topology(args) => topology::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(args),
     };
@@ -118,6 +121,9 @@ mod tests {
             "audit --from 3 --identity o.pem",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
+            "topology list --json",
+            "topology report --kind one-peer-exponential --n 16 --svg g.svg --json",
+            "topology report --edges e.txt --set weights=given --mode push --loss 0.1 --no-ledger",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -137,6 +143,7 @@ mod tests {
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
             ("doctor --json", "--worker-config"),
+            ("topology report", "--kind"),
             ("runs", "run"),
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
