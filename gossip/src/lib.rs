@@ -18,6 +18,7 @@ pub mod report;
 pub mod rule;
 pub mod schedule;
 pub mod seed;
+pub mod sketch;
 pub mod topology;
 
 /// One file per topology; `build.rs` lists them.

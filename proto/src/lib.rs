@@ -10,6 +10,7 @@ pub mod event;
 pub mod limits;
 pub mod names;
 pub mod nearest;
+pub mod peers;
 pub mod reason;
 pub mod spec;
 
