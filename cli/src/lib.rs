@@ -20,6 +20,7 @@ mod identity;
 mod life;
 mod log;
 mod output;
+mod peer;
 mod plot;
 mod process;
 mod progress;
@@ -49,6 +50,7 @@ enum Command {
     Demo(Box<demo::Args>),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
+    Peer(peer::Args),
     Run(run::Args),
     Ca(ca::Args),
     Token(token::Args),
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Coordinator(args) => coordinator::main(&args),
         Command::Worker(args) => worker::main(args),
+        Command::Peer(args) => peer::main(args),
         Command::Run(args) => run::main(args),
         Command::Ca(args) => ca::main(&args),
         Command::Token(args) => token::main(args),
@@ -104,7 +107,14 @@ mod tests {
             "demo --partition iid --model mlp --lr 0.1 --epochs 2",
             "coordinator --config c.toml --listen 127.0.0.1:0 --address-file a --log-format json",
             "worker --config w.toml --name a --coordinator http://127.0.0.1:7077",
+            "demo --mode decentralised --workers 8 --algorithm dfedavgm --topology ring",
             "worker list --json",
+            "peer --config p.toml --listen 127.0.0.1:0",
+            "peer status --peer 127.0.0.1:7079 --identity o.pem --json",
+            "peer export --identity o.pem --to m.safetensors",
+            "peer consensus --identity o.pem --to m.safetensors --force --json",
+            "peer leave --identity o.pem",
+            "ca peer --dir d --name peer-1 --to p.pem",
             "worker release a",
             "run submit run.toml --watch",
             "run list --coordinator http://10.0.0.1:7077",
@@ -124,6 +134,7 @@ mod tests {
             "topology list --json",
             "topology report --kind one-peer-exponential --n 16 --svg g.svg --json",
             "topology report --edges e.txt --set weights=given --mode push --loss 0.1 --no-ledger",
+            "bench gossip --peers 4 --parameters 1M --topology ring --algorithm dfedavg --json",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -139,6 +150,7 @@ mod tests {
             ("demo --examples 10 --data x", "cannot be used with"),
             ("demo --partition dirichlet", "dirichlet:0.3"),
             ("worker", "--config"),
+            ("peer", "--config"),
             ("worker list extra", "extra"),
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),

@@ -168,7 +168,9 @@ pub fn choose(name: &str, params: &Params) -> Result<Chosen, RuleParamError> {
     let wrong = |detail| RuleParamError::Key { rule: row.name, detail };
     let (local, own) = row.local.with(params).map_err(wrong)?;
     let rule = (row.make)(&own, local).map_err(|error| match error {
-        RuleParamError::Key { detail, .. } => wrong(detail.replace("expected", "expected rho, momentum, prox, relax or")),
+        RuleParamError::Key { detail, .. } => {
+            wrong(detail.replace("expected", "expected rho, momentum, prox, relax or"))
+        }
         other => other,
     })?;
     Ok(Chosen { row, local, rule })

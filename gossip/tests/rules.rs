@@ -55,7 +55,8 @@ impl Quadratics {
 
     fn many(nodes: usize, steps: usize) -> Self {
         let value = |i: usize, k: usize| 0.3 + ((7 * i + 3 * k) % 5) as f64 / 3.0;
-        let rows = |f: &dyn Fn(usize, usize) -> f64| (0..nodes).map(|i| (0..3).map(|k| f(i, k)).collect()).collect();
+        let rows =
+            |f: &dyn Fn(usize, usize) -> f64| (0..nodes).map(|i| (0..3).map(|k| f(i, k)).collect()).collect();
         let (a, c) = (rows(&value), rows(&|i, k| value(i + 1, 2 * k) * (i as f64 - 2.0)));
         Self { a, c, steps, eta: 0.1, compress: <[f64]>::to_vec }
     }
@@ -201,7 +202,12 @@ fn as_many_mixing_steps_as_a_period_are_training_with_everybody() {
     for kind in ["one-peer-hypercube", "base-graph"] {
         near(kind, &models("dfedsam-mgs", &json!({"repeats": 3}), kind, 3), &everybody, 1e-12);
     }
-    near("exponential", &models("dfedsam-mgs", &json!({"repeats": 3}), "one-peer-exponential", 3), &everybody, 1e-12);
+    near(
+        "exponential",
+        &models("dfedsam-mgs", &json!({"repeats": 3}), "one-peer-exponential", 3),
+        &everybody,
+        1e-12,
+    );
 }
 
 #[test]
@@ -241,7 +247,8 @@ fn everybody_finds_the_common_optimum() {
     let off = |name: &str, kind: &str, keys: &Value| {
         let mut rule = chosen(name, keys).rule;
         run(rule.as_mut(), &schedule(kind, json!({}), 8), &mut task(1), 3_000);
-        let far = |model: &Vec<f64>| model.iter().zip(&optimum).map(|(x, o)| (x - o).abs()).fold(0.0, f64::max);
+        let far =
+            |model: &Vec<f64>| model.iter().zip(&optimum).map(|(x, o)| (x - o).abs()).fold(0.0, f64::max);
         rule.models().iter().map(far).fold(0.0, f64::max)
     };
     for (name, kind) in [("gradient-tracking", "ring"), ("push-diging", "reset-chain")] {

@@ -25,8 +25,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Worker, Self::Operator, Self::Observer, Self::Coordinator, Self::Peer];
+    pub const ALL: [Self; 5] = [Self::Worker, Self::Operator, Self::Observer, Self::Coordinator, Self::Peer];
 
     /// The name, as people type it.
     pub fn label(self) -> &'static str {

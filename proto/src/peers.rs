@@ -81,8 +81,11 @@ pub fn write(envelope: &Envelope<f32>) -> (v1::PeerMessage, Option<Payload<f32>>
         Body::Closed => Wire::Closed(v1::PeerClosed {}),
         Body::Membership(of) => Wire::Membership(membership(of)),
     };
-    let message =
-        v1::PeerMessage { from: Some(member(envelope.from)), to: Some(member(envelope.to)), body: Some(body) };
+    let message = v1::PeerMessage {
+        from: Some(member(envelope.from)),
+        to: Some(member(envelope.to)),
+        body: Some(body),
+    };
     (message, payload)
 }
 

@@ -1,6 +1,7 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
 mod aggregate;
+mod gossip;
 mod limit;
 mod round;
 
@@ -17,6 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Gossip(gossip::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
 }
@@ -25,6 +27,7 @@ enum What {
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Gossip(args) => life::runtime()?.block_on(gossip::measure(&args)),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }

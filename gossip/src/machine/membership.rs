@@ -68,9 +68,9 @@ impl Membership {
 
     /// Everybody of whom something is known, by ascending id, and whether that incarnation is over.
     pub fn all(&self) -> impl Iterator<Item = (Member, bool)> {
-        self.0.iter().map(|(id, standing)| {
-            (Member { id: *id, incarnation: standing.incarnation }, standing.gone)
-        })
+        self.0
+            .iter()
+            .map(|(id, standing)| (Member { id: *id, incarnation: standing.incarnation }, standing.gone))
     }
 
     /// Live members, by ascending id: their order gives the positions in the topology.

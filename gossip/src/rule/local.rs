@@ -53,7 +53,12 @@ pub(super) struct Ends(Option<Matrix>);
 
 impl Ends {
     /// Ends of the local steps of all nodes from `models`.
-    pub(super) fn train(&mut self, round: &mut super::Round<'_>, local: &Local, models: &[Vec<f64>]) -> Matrix {
+    pub(super) fn train(
+        &mut self,
+        round: &mut super::Round<'_>,
+        local: &Local,
+        models: &[Vec<f64>],
+    ) -> Matrix {
         let number = round.number;
         let mut ends = Matrix::new();
         for (node, model) in models.iter().enumerate() {

@@ -49,7 +49,8 @@ impl RunSpec {
     /// Refuses a run that has no use for a coordinator.
     pub fn for_coordinator(self) -> Result<Self, SpecError> {
         require(self.mode == Mode::Federated, "mode", || {
-            "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine".into()
+            "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine"
+                .into()
         })?;
         Ok(self)
     }

@@ -109,7 +109,10 @@ impl RunSpec {
     pub fn mixing(&self) -> Result<Mixing, SpecError> {
         let wrong = |key: &str, detail: String| Err(SpecError::new(key, detail));
         let Some(spec) = self.topology.as_ref().filter(|_| self.mode == Mode::Decentralised) else {
-            return wrong("mode", "this run has a coordinator; peers need `decentralised` and [topology]".into());
+            return wrong(
+                "mode",
+                "this run has a coordinator; peers need `decentralised` and [topology]".into(),
+            );
         };
         if !(1..=1_024).contains(&spec.nodes) {
             return wrong("topology.nodes", format!("{} is out of range, expected 1 to 1,024", spec.nodes));
@@ -147,7 +150,9 @@ impl RunSpec {
             let (kind, algorithm) = (&spec.kind, chosen.row.name);
             return wrong(
                 "topology.kind",
-                format!("`{kind}` has matrices that are not symmetric, which `{algorithm}` needs; take an undirected graph, or `sgp`"),
+                format!(
+                    "`{kind}` has matrices that are not symmetric, which `{algorithm}` needs; take an undirected graph, or `sgp`"
+                ),
             );
         }
         let (local, repeats) = (chosen.local, chosen.rule.repeats());
@@ -162,11 +167,8 @@ impl RunSpec {
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
             SpecError::new("algorithm", format!("{}{near}", nearest::explain(&error.to_string())))
         })?;
-        let carried: Vec<&str> = gossip::rules::RULES
-            .iter()
-            .filter(|row| row.wire == Wire::Machine)
-            .map(|row| row.name)
-            .collect();
+        let carried: Vec<&str> =
+            gossip::rules::RULES.iter().filter(|row| row.wire == Wire::Machine).map(|row| row.name).collect();
         let not = |why: &str| {
             let text = format!("peers cannot run `{kind}`: {why}; they can run {}", carried.join(", "));
             Err(SpecError::new("algorithm.kind", text))
@@ -182,6 +184,21 @@ impl RunSpec {
 }
 
 impl TopologySpec {
+    /// A topology over so many peers, with the defaults of every other key.
+    pub fn new(kind: &str, nodes: usize) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            nodes,
+            barrier: BarrierSpec::default(),
+            lag: one(),
+            w_min: default_w_min(),
+            deadline_s: None,
+            retry_ms: default_retry_ms(),
+            evict_after_s: default_evict_after_s(),
+            params: gossip::Params::new(),
+        }
+    }
+
     fn topology(&self) -> Result<Arc<dyn Topology>, SpecError> {
         let made = gossip::make(&self.kind, &self.params).map_err(|error| {
             let known = gossip::topologies::TOPOLOGIES.iter().map(|row| row.name);

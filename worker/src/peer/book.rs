@@ -97,9 +97,8 @@ impl Book {
     pub(super) fn report(&mut self, report: &v1::PeerReport) {
         let Some(from) = report.from else { return };
         let vector = |bytes: &[u8]| -> Option<Vec<f32>> {
-            (bytes.len() == 4 * BUCKETS).then(|| {
-                bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-            })
+            (bytes.len() == 4 * BUCKETS)
+                .then(|| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
         let (Some(model), Some(change)) = (vector(&report.model), vector(&report.change)) else {
             tracing::warn!(from = from.id, "a report without sketches");
@@ -112,7 +111,10 @@ impl Book {
         if report.round + KEPT < newest || report.round > newest + 4 * KEPT {
             return;
         }
-        self.reports.entry(report.round).or_default().insert(from.id, Report { mass, account, model, change });
+        self.reports
+            .entry(report.round)
+            .or_default()
+            .insert(from.id, Report { mass, account, model, change });
     }
 
     /// Notes what this peer did.

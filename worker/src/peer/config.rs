@@ -101,7 +101,9 @@ mod tests {
         let everywhere: SocketAddr = "0.0.0.0:1".parse().unwrap();
         let error = Config { listen: everywhere, ..config() }.check().unwrap_err().to_string();
         assert!(error.contains("advertise"), "{error}");
-        Config { listen: everywhere, advertise: Some("10.0.0.1:1".parse().unwrap()), ..config() }.check().unwrap();
+        Config { listen: everywhere, advertise: Some("10.0.0.1:1".parse().unwrap()), ..config() }
+            .check()
+            .unwrap();
         for wrong in ["host", ":7", "host:x", "https://host"] {
             let error = Config { bootstrap: vec![wrong.into()], ..config() }.check().unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("HOST:PORT"), "{error}");

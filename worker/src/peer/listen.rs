@@ -87,7 +87,11 @@ async fn open(io: tokio::net::TcpStream, tls: Arc<ServerConfig>) -> Result<Conne
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.io.as_mut().poll_read(cx, to)
     }
 }

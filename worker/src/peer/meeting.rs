@@ -85,7 +85,9 @@ impl Meeting<'_> {
                     return Start { me, membership, round: reply.round, model: Some(model) };
                 }
             }
-            if live.len() >= nodes && let Some(membership) = self.founders(&live, me).await {
+            if live.len() >= nodes
+                && let Some(membership) = self.founders(&live, me).await
+            {
                 return Start { me, membership, round: 0, model: None };
             }
             sleep(PAUSE).await;

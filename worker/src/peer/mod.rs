@@ -1,8 +1,8 @@
 //! A peer of a decentralised run: the mixing machine of `gossip` with sockets, a clock, a disk and this
 //! crate's trainer around it. No coordinator is needed.
 //!
-//! Reading order: [`node`] (what happens), `meeting` (how it begins), `post` and `serve` (messages out and
-//! in), `rumour` (who is there), `store` (what survives), `work` (training), `book` (metrics).
+//! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
+//! `rumour` (who is there), `post` and `serve` (messages out and in), `store` (what survives), `book` (metrics).
 
 mod book;
 mod config;
@@ -11,10 +11,12 @@ mod meeting;
 mod net;
 mod node;
 mod post;
+mod rounds;
 mod rumour;
 mod serve;
 mod status;
 mod store;
+mod watch;
 mod work;
 
 pub use config::Config;

@@ -50,7 +50,8 @@ impl Net {
         if let Some(channel) = known.get(&key) {
             return Ok(client(channel.clone()));
         }
-        let endpoint = Endpoint::from_shared(format!("https://{address}")).map_err(|error| error.to_string())?;
+        let endpoint =
+            Endpoint::from_shared(format!("https://{address}")).map_err(|error| error.to_string())?;
         let mut endpoint = endpoint
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(limits::SILENCE)

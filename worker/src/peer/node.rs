@@ -2,17 +2,17 @@
 //! does what the machine says, and keeps the time.
 
 use super::{
-    book::{Book, Own},
-    meeting::{Meeting, Start},
+    book::Book,
+    meeting::Start,
     net::Net,
     post::Post,
     rumour::Rumours,
     serve::{Ask, Input, Shared},
     store::{self, Record, Store},
-    work::{Job, Measured, Outcome, Trained},
+    work::Trained,
 };
 use crate::{WorkerError, trainer::Train};
-use gossip::machine::{Action, Body, Event, Machine, Member, Phase, State};
+use gossip::machine::{Action, Body, Envelope, Event, Machine, Phase, State};
 use proto::{
     digest::Digest,
     peers,
@@ -34,10 +34,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Who is there is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
-/// What is known of the membership is told to one other peer so often.
-const SPREAD: Duration = Duration::from_secs(1);
-/// A peer that comes back so many rounds behind takes a sponsor's model instead of its own.
-const BEHIND: u64 = 5;
 
 /// What a peer is made of.
 pub(super) struct Parts {
@@ -58,30 +54,31 @@ pub(super) struct Node {
     pub(super) machine: Machine<f32>,
     pub(super) post: Post,
     pub(super) book: Book,
-    sender: mpsc::Sender<Input>,
+    pub(super) sender: mpsc::Sender<Input>,
     /// Here unless it works.
-    trainer: Option<Box<dyn Train>>,
-    jobs: JoinSet<()>,
-    cancel: CancellationToken,
+    pub(super) trainer: Option<Box<dyn Train>>,
+    pub(super) jobs: JoinSet<()>,
+    pub(super) cancel: CancellationToken,
     /// Grows with each incarnation: what was trained for an earlier one is void.
-    life: u64,
+    pub(super) life: u64,
     /// The machine's round that waits for the trainer.
-    wanted: Option<u64>,
-    last_end: Option<Vec<f32>>,
+    pub(super) wanted: Option<u64>,
+    pub(super) last_end: Option<Vec<f32>>,
     /// The last local run, for the report of its round.
-    trained: Option<Trained>,
-    opened: Instant,
-    bytes: (u64, u64),
-    received: u64,
+    pub(super) trained: Option<Trained>,
+    pub(super) opened: Instant,
+    pub(super) bytes: (u64, u64),
+    pub(super) received: u64,
     /// By id: name and address.
     pub(super) known: BTreeMap<u64, (String, SocketAddr)>,
     pub(super) reachable: BTreeSet<u64>,
-    missing: BTreeMap<u64, Instant>,
-    wake: Option<u64>,
-    spread: (Instant, usize),
-    evicted: bool,
-    leaving: bool,
-    began: (u64, Instant),
+    pub(super) missing: BTreeMap<u64, Instant>,
+    pub(super) wake: Option<u64>,
+    pub(super) spread: (Instant, usize),
+    looked: Instant,
+    pub(super) evicted: bool,
+    pub(super) leaving: bool,
+    pub(super) began: (u64, Instant),
 }
 
 /// How a peer ended.
@@ -135,6 +132,7 @@ impl Node {
             missing: BTreeMap::new(),
             wake: None,
             spread: (now, 0),
+            looked: now,
             evicted: false,
             leaving: false,
             began: (wall, now),
@@ -164,7 +162,8 @@ impl Node {
                 self.wake = None;
                 self.drive(Event::Tick).await?;
             }
-            if self.spread.0.elapsed() > LOOK {
+            if self.looked.elapsed() > LOOK {
+                self.looked = Instant::now();
                 self.look().await?;
             }
             if self.evicted {
@@ -262,7 +261,7 @@ impl Node {
         let (me, membership) = (self.machine.me(), self.machine.membership());
         for to in membership.live().into_iter().filter(|to| to.id != me.id) {
             let body = Body::Membership(membership.clone());
-            self.post.send(gossip::machine::Envelope { from: me, to, body });
+            self.post.send(Envelope { from: me, to, body });
         }
     }
 
@@ -288,7 +287,7 @@ impl Node {
         settled.extend(self.machine.settled());
     }
 
-    fn rounds(&self) -> u64 {
+    pub(super) fn rounds(&self) -> u64 {
         self.parts.spec.rounds
     }
 
@@ -300,211 +299,6 @@ impl Node {
     /// Whether every round is done.
     pub(super) fn finished(&self) -> bool {
         self.round() >= self.rounds()
-    }
-
-    /// Gives the trainer what the machine wants, when both are there.
-    fn work(&mut self) {
-        let Some(step) = self.wanted.filter(|_| self.trainer.is_some()) else { return };
-        let (round, within) = (step / self.parts.mixing.repeats, step % self.parts.mixing.repeats);
-        let spec = &self.parts.spec;
-        if within > 0 {
-            // Mixing goes on; nothing is trained.
-            self.wanted = None;
-            let length = self.parts.shared.length.get().copied().unwrap_or(0);
-            let idle = Trained { change: vec![0.0; length], sketch: Vec::new(), end: None, loss: 0.0 };
-            self.send_idle(step, idle);
-            return;
-        }
-        let Some(model) = self.machine.model() else { return };
-        let Some(trainer) = self.trainer.take() else { return };
-        self.wanted = None;
-        let every = spec.evaluation.every;
-        let evaluate = every > 0 && (round % every == 0 || round == spec.rounds);
-        let measured = round > 0 && self.trained.is_some();
-        let job = Job {
-            spec: Arc::clone(spec),
-            local: self.parts.mixing.local,
-            life: self.life,
-            step,
-            model,
-            measure: measured.then_some(evaluate),
-            train: (round < spec.rounds).then_some(round),
-            last_end: self.last_end.clone(),
-            cancel: self.cancel.clone(),
-        };
-        let sender = self.sender.clone();
-        self.jobs.spawn_blocking(move || {
-            let tell = |outcome| drop(sender.blocking_send(Input::Work(outcome)));
-            let done = job.run(trainer, tell);
-            tell(done);
-        });
-    }
-
-    fn send_idle(&mut self, step: u64, idle: Trained) {
-        let (sender, life) = (self.sender.clone(), self.life);
-        let Some(trainer) = self.trainer.take() else { return };
-        self.jobs.spawn(async move {
-            let done = Outcome::Done { life, step, trained: Ok(Some(idle)), trainer };
-            let _ = sender.send(Input::Work(done)).await;
-        });
-    }
-
-    async fn worked(&mut self, outcome: Outcome) -> Result<(), WorkerError> {
-        match outcome {
-            Outcome::Measured { life, step, measured } => {
-                if life == self.life {
-                    self.report(step, measured);
-                }
-            }
-            Outcome::Done { life, step, trained, trainer } => {
-                self.trainer = Some(trainer);
-                let trained = trained.map_err(|error| WorkerError::Training(error.to_string()))?;
-                match trained.filter(|_| life == self.life) {
-                    Some(mut trained) => {
-                        let change = std::mem::take(&mut trained.change);
-                        if let Some(end) = trained.end.take() {
-                            self.last_end = Some(end);
-                        }
-                        if step % self.parts.mixing.repeats == 0 {
-                            self.trained = Some(trained);
-                        }
-                        self.drive(Event::Trained { round: step, change }).await?;
-                    }
-                    None if self.finished() => tracing::info!(rounds = self.rounds(), "all rounds are done"),
-                    None => {}
-                }
-                self.work();
-            }
-        }
-        Ok(())
-    }
-
-    /// The round before `step` is over: tells everybody how this peer stands, and notes it.
-    fn report(&mut self, step: u64, measured: Measured) {
-        let Measured { sketch, digest, scores } = measured;
-        let round = (step / self.parts.mixing.repeats).saturating_sub(1);
-        let trained = self.trained.take();
-        let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
-        let report = v1::PeerReport {
-            from: Some(peers::member(self.machine.me())),
-            round,
-            mass: peers::units(self.machine.mass()),
-            holding: peers::units(self.machine.holding()),
-            account: i64::try_from(self.machine.account().units()).unwrap_or(i64::MAX),
-            epoch: self.machine.membership().epoch(),
-            model: bytes(&sketch),
-            change: trained.as_ref().map(|trained| bytes(&trained.sketch)).unwrap_or_default(),
-        };
-        let members: BTreeSet<u64> = self.machine.membership().live().iter().map(|member| member.id).collect();
-        for id in members.iter().filter(|id| **id != self.machine.me().id) {
-            self.post.tell(*id, v1::tell_request::Body::Report(report.clone()));
-        }
-        let before = std::mem::replace(&mut self.bytes, (self.post.sent(), self.received));
-        let now = Instant::now();
-        let own = Own {
-            seconds: now.duration_since(std::mem::replace(&mut self.opened, now)).as_secs_f64(),
-            train_loss: trained.map(|trained| trained.loss),
-            scores,
-            bytes_sent: self.bytes.0 - before.0,
-            bytes_received: self.bytes.1 - before.1,
-            digest,
-            epoch: report.epoch,
-            members,
-            w: self.machine.mass().value(),
-            at: now,
-        };
-        self.book.done(round, own);
-        self.book.report(&report);
-        self.book.settle(now);
-        tracing::info!(round, of = self.rounds(), "round done");
-    }
-
-    /// Who is there: suspects those who are not, evicts those who are not for too long.
-    async fn look(&mut self) -> Result<(), WorkerError> {
-        let live = self.parts.rumours.live().await;
-        self.reachable.clear();
-        for (name, address) in live {
-            let id = peers::id_of(&name);
-            self.reachable.insert(id);
-            self.post.locate(id, &address.to_string());
-            self.known.insert(id, (name, address));
-        }
-        self.book.settle(Instant::now());
-        let me = self.machine.me();
-        let others: Vec<Member> =
-            self.machine.membership().live().into_iter().filter(|member| member.id != me.id).collect();
-        for member in &others {
-            if self.reachable.contains(&member.id) {
-                if self.missing.remove(&member.id).is_some() {
-                    tracing::info!(peer = self.name_of(member.id), "can be reached again");
-                    self.drive(Event::Suspected { id: member.id, suspected: false }).await?;
-                }
-                continue;
-            }
-            let known = self.missing.get(&member.id).copied();
-            let since = *self.missing.entry(member.id).or_insert_with(Instant::now);
-            if known.is_none() {
-                tracing::warn!(peer = self.name_of(member.id), "cannot be reached: nobody waits for it");
-                self.drive(Event::Suspected { id: member.id, suspected: true }).await?;
-            } else if since.elapsed().as_secs_f64() > self.parts.mixing.evict_after_s {
-                tracing::warn!(peer = self.name_of(member.id), "evicted");
-                let mut membership = self.machine.membership().clone();
-                membership.evict(*member);
-                self.missing.remove(&member.id);
-                self.drive(Event::Membership(membership)).await?;
-            }
-        }
-        if self.spread.0.elapsed() > SPREAD {
-            let next = self.spread.1 + 1;
-            self.spread = (Instant::now(), next);
-            if let Some(to) = others.get(next % others.len().max(1)).copied() {
-                let body = Body::Membership(self.machine.membership().clone());
-                self.post.send(gossip::machine::Envelope { from: me, to, body });
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn name_of(&self, id: u64) -> String {
-        self.known.get(&id).map_or_else(|| format!("{id:016x}"), |(name, _)| name.clone())
-    }
-
-    /// Everybody has given this incarnation up: comes back as the next one, with its own model if it was only
-    /// cut off, with a sponsor's if the others have gone on.
-    async fn come_back(&mut self) -> Result<(), WorkerError> {
-        self.evicted = false;
-        let mut membership = self.machine.membership().clone();
-        let old = self.machine.me();
-        let mut me = membership.next(old.id);
-        let mut start = (self.machine.round(), self.machine.model());
-        let length = self.parts.shared.length.get().copied().unwrap_or(0);
-        let meeting =
-            Meeting { net: &self.parts.net, run: self.parts.shared.run, name: &self.parts.name, length };
-        for (id, (_, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
-            if !self.reachable.contains(id) {
-                continue;
-            }
-            let Some(reply) = meeting.ask(&address.to_string(), old).await.filter(|reply| reply.begun) else {
-                continue;
-            };
-            if let Some(Ok(theirs)) = reply.membership.map(peers::read_membership) {
-                membership.merge(&theirs);
-                me = me.max(membership.next(old.id));
-            }
-            if start.1.is_none() || reply.round > start.0 + BEHIND * self.parts.mixing.repeats {
-                start = (reply.round, meeting.model(&address.to_string()).await.or(start.1));
-            }
-            break;
-        }
-        let (round, Some(model)) = start else { return Ok(()) };
-        tracing::warn!(incarnation = me.incarnation, round, "was evicted: coming back");
-        membership.admit(me);
-        let machine = Machine::new(self.parts.mixing.config.clone(), me, membership, (round, model));
-        self.machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
-        self.life += 1;
-        (self.trained, self.wanted, self.wake) = (None, None, None);
-        self.missing.clear();
-        self.drive(Event::Start).await
     }
 
     fn answer(&self, ask: Ask) {

@@ -103,7 +103,11 @@ impl Post {
         let (small, queue) = mpsc::channel(QUEUE);
         let vectors = Arc::<Vectors>::default();
         let telling = tell(self.net.clone(), place.clone(), queue);
-        let handing = hand(Line { net: self.net.clone(), place, run: self.run.clone() }, Arc::clone(&vectors), Arc::clone(&self.sent));
+        let handing = hand(
+            Line { net: self.net.clone(), place, run: self.run.clone() },
+            Arc::clone(&vectors),
+            Arc::clone(&self.sent),
+        );
         let tasks = [tokio::spawn(telling), tokio::spawn(handing)].map(AbortOnDropHandle::new);
         self.boxes.insert(id, Mailbox { address: sender, small, vectors, _tasks: tasks });
     }
@@ -165,7 +169,12 @@ async fn hand(line: Line, vectors: Arc<Vectors>, sent: Arc<AtomicU64>) {
                         break;
                     }
                     Err(why) => {
-                        tracing::debug!(to = envelope.to.id, seq = key.3, why, "a vector was not handed over");
+                        tracing::debug!(
+                            to = envelope.to.id,
+                            seq = key.3,
+                            why,
+                            "a vector was not handed over"
+                        );
                         let newer = {
                             let waiting = vectors.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                             waiting.next[usize::from(key.0)].is_some()
@@ -219,9 +228,12 @@ async fn attempt_one(line: &Line, envelope: &Envelope<f32>) -> Result<u64, Strin
     };
     let (start, started) = oneshot::channel();
     let parts = vec![Bytes::from_owner(Shared(payload))];
-    let vector = stream::once(started).filter_map(|offset| future::ready(offset.ok())).flat_map(move |offset| {
-        stream::iter(chunks(parts.clone(), offset).map(|chunk| v1::HandRequest { body: Some(Hand::Chunk(chunk)) }))
-    });
+    let vector =
+        stream::once(started).filter_map(|offset| future::ready(offset.ok())).flat_map(move |offset| {
+            stream::iter(
+                chunks(parts.clone(), offset).map(|chunk| v1::HandRequest { body: Some(Hand::Chunk(chunk)) }),
+            )
+        });
     let first = stream::iter([v1::HandRequest { body: Some(Hand::Header(header)) }]);
     let address = line.place.borrow().clone();
     let mut client = line.net.client(&address, Lane::Vectors)?;

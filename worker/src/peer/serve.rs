@@ -1,10 +1,7 @@
 //! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
 //! run, that a vector is the announced one; then it goes to the node.
 
-use super::{
-    listen::caller,
-    rumour::Ear,
-};
+use super::{listen::caller, rumour::Ear};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
 use identity::Role;
@@ -101,7 +98,11 @@ impl Service {
 
     fn allowed<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
         let who = caller(request)?;
-        if roles.contains(&who.role) { Ok(()) } else { Err(Status::permission_denied(format!("not for {who}"))) }
+        if roles.contains(&who.role) {
+            Ok(())
+        } else {
+            Err(Status::permission_denied(format!("not for {who}")))
+        }
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
@@ -128,18 +129,22 @@ impl Service {
             _ => return Err(wrong("this message has no vector")),
         };
         let length = *self.shared.length.get().ok_or_else(|| Status::unavailable("not ready yet"))?;
-        let known = || self.shared.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).copied();
+        let known =
+            || self.shared.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).copied();
         // The machine answers a repetition by its number alone, and refuses another length.
         if (!answer && known().is_some_and(|settled| seq <= settled)) || header.length != length as u64 {
             return self.deliver(message, Vec::new()).await;
         }
         let digest = Digest::from_bytes(&header.digest).map_err(|error| wrong(&error.to_string()))?;
         let place = (from, answer);
-        let begun = self.partial().remove(&place).filter(|(of, number, assembler)| {
-            (*of, *number, assembler.announced()) == (sender, seq, digest)
-        });
-        let mut assembler = begun.map_or_else(|| Assembler::new(length, digest), |(_, _, assembler)| assembler);
-        let ready = v1::HandReply { body: Some(Reply::Ready(v1::HandReady { offset: assembler.received() })) };
+        let begun = self
+            .partial()
+            .remove(&place)
+            .filter(|(of, number, assembler)| (*of, *number, assembler.announced()) == (sender, seq, digest));
+        let mut assembler =
+            begun.map_or_else(|| Assembler::new(length, digest), |(_, _, assembler)| assembler);
+        let ready =
+            v1::HandReply { body: Some(Reply::Ready(v1::HandReady { offset: assembler.received() })) };
         replies.send(Ok(ready)).await.map_err(stopping)?;
         let received = receive(requests, &mut assembler).await;
         if let Err(status) = received {
@@ -156,15 +161,21 @@ impl Service {
 
     async fn deliver(&self, message: v1::PeerMessage, vector: Vec<f32>) -> Result<(), Status> {
         let bytes = vector.len() as u64 * 4;
-        let envelope = peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let envelope =
+            peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.node.send(Input::Message(envelope, bytes)).await.map_err(stopping)
     }
 }
 
 /// The sender that a message names, who must be the caller.
 fn sender(message: &v1::PeerMessage, caller: u64) -> Result<Member, Status> {
-    let from = peers::read_member(message.from).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if from.id == caller { Ok(from) } else { Err(Status::permission_denied("a message in another peer's name")) }
+    let from =
+        peers::read_member(message.from).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if from.id == caller {
+        Ok(from)
+    } else {
+        Err(Status::permission_denied("a message in another peer's name"))
+    }
 }
 
 async fn receive(requests: &mut Streaming<v1::HandRequest>, assembler: &mut Assembler) -> Result<(), Status> {

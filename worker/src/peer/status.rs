@@ -36,7 +36,12 @@ impl Node {
             holding: machine.holding().value(),
             account: machine.account().value(),
             balanced: machine.balanced(),
-            metrics: self.book.last.as_ref().and_then(|line| serde_json::to_string(line).ok()).unwrap_or_default(),
+            metrics: self
+                .book
+                .last
+                .as_ref()
+                .and_then(|line| serde_json::to_string(line).ok())
+                .unwrap_or_default(),
             topology: self.parts.report.clone(),
             member: Some(peers::member(machine.me())),
         }

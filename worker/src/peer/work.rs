@@ -79,8 +79,14 @@ impl Job {
         }
     }
 
-    fn train(&self, trainer: &mut dyn Train, round: u64, model: &Arc<Vec<f32>>) -> Result<Trained, TrainError> {
-        let offset = self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
+    fn train(
+        &self,
+        trainer: &mut dyn Train,
+        round: u64,
+        model: &Arc<Vec<f32>>,
+    ) -> Result<Trained, TrainError> {
+        let offset =
+            self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
         let relaxed = |last: &Vec<f32>| {
             let beta = self.local.relax as f32;
             Arc::new(model.iter().zip(last).map(|(z, last)| beta * (z - last)).collect())

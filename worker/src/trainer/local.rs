@@ -4,7 +4,8 @@
 //! worker that restarts in the middle of a round uploads the bytes that it would have uploaded.
 
 use super::{
-    EvaluateJob, LocalResult, Opened, Progress, Report, Scores, Train, TrainError, TrainJob, examples::Examples,
+    EvaluateJob, LocalResult, Opened, Progress, Report, Scores, Train, TrainError, TrainJob,
+    examples::Examples,
 };
 use crate::{
     Config,
@@ -105,7 +106,10 @@ impl Train for EngineTrainer {
         };
         let model = self.model(&spec.model, &info)?;
         let tensor = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().map(|n| *n as u64).collect());
-        Ok(Opened { tensors: model.tensors().iter().map(tensor).collect(), initial: model.initial(spec.seed) })
+        Ok(Opened {
+            tensors: model.tensors().iter().map(tensor).collect(),
+            initial: model.initial(spec.seed),
+        })
     }
 
     fn reuse(&mut self, vector: Vec<f32>) {
