@@ -40,7 +40,7 @@ pub fn clip(x: &mut [f32], bound: ClipNorm) -> Result<f64, NotFinite> {
 }
 
 /// L2 norm, summed in `f64` in an order that depends on the length alone.
-fn l2_norm(x: &[f32]) -> f64 {
+pub(crate) fn l2_norm(x: &[f32]) -> f64 {
     let mut lanes = [0.0_f64; LANES];
     for block in x.chunks(LANES) {
         for (lane, x) in lanes.iter_mut().zip(block) {

@@ -1,13 +1,44 @@
-//! What may leave a client: the bound on a contribution, and the parameters of a guarantee as types
-//! that cannot hold a senseless value.
+//! What may leave a client, what it costs, and the noise that pays for it.
 //!
-//! There is no mechanism and no accountant here yet, so nothing in this crate makes a run private,
-//! and no program may say so on its account. Pure: no randomness, clock, file or thread.
+//! Pure: no clock, file or thread, and all randomness comes from a key that the caller has from the
+//! operating system. Nothing here makes a run private by itself: the programs that do so record every
+//! release in a [`Ledger`] before it happens, and ask a [`Gate`] first.
 //!
-//! Reading order: [`parameters`] (the types), [`mod@clip`] (the bound).
+//! Reading order: [`parameters`] (numbers that cannot be senseless), [`ledger`] (what was released),
+//! [`accountants`] (what it costs), [`spec`] (the `[privacy]` section of a run), [`grid`] and
+//! [`sampler`] (exact sums and noise), [`correlated`] (DP-FTRL), [`audit`] (the test of it all).
 
+pub mod accountants;
+pub mod adaptive;
+pub mod audit;
 pub mod clip;
+pub mod correlated;
+pub mod distributed;
+mod fixed_size;
+pub mod gate;
+pub mod grid;
+pub mod journal;
+pub mod ledger;
+pub mod long_run;
+mod loss;
+mod moments;
+mod numeric;
+pub mod pairwise;
 pub mod parameters;
+pub mod per_example;
+pub mod sampler;
+pub mod spec;
+pub mod strategy;
+pub mod trade_off;
 
+pub use accountants::{
+    gaussian::Mu,
+    report::{Accountant, Refusal, Report},
+};
 pub use clip::{NotFinite, clip};
-pub use parameters::{Budget, ClipNorm, NoiseMultiplier, ParameterError};
+pub use gate::{Gate, GateError, Rule};
+pub use grid::{Grid, OffGrid};
+pub use journal::{Entry, Journal, JournalError};
+pub use ledger::{Adjacency, Categories, Event, Ledger, LedgerError, Mechanism, Sampling, Unit};
+pub use parameters::{Budget, ClipNorm, NoiseMultiplier, ParameterError, Positive, Probability};
+pub use spec::{Plan, PlanError, PrivacySpec, RunFacts, SpecError};

@@ -1,4 +1,4 @@
-//! ε, δ, the clipping norm and the noise multiplier, as types.
+//! ε, δ, the clipping norm, the noise multiplier and probabilities, as types.
 //!
 //! A NaN or a negative value in one of them would not crash: it would silently turn a bound into
 //! none. So each is checked once, where it is made, and deserialising goes through the same
@@ -61,72 +61,77 @@ impl TryFrom<RawBudget> for Budget {
     }
 }
 
-/// `C`, the largest L2 norm of a contribution.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct ClipNorm(f64);
+/// A number with bounds: the type, its constructor and its two ways through serde.
+macro_rules! bounded {
+    ($(#[$doc:meta])* $name:ident, $parameter:literal, $bounds:expr, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+        #[serde(try_from = "f64", into = "f64")]
+        pub struct $name(f64);
 
-impl ClipNorm {
-    /// A norm from 1e-20, below which the rounding of `f32` could break the bound, to 1e20.
-    pub fn new(norm: f64) -> Result<Self, ParameterError> {
-        require((1e-20..=1e20).contains(&norm), "clip_norm", norm, "a number from 1e-20 to 1e20")?;
-        Ok(Self(norm))
-    }
+        impl $name {
+            #[doc = concat!("Takes ", $expected, ".")]
+            pub fn new(value: f64) -> Result<Self, ParameterError> {
+                require(($bounds)(value), $parameter, value, $expected)?;
+                Ok(Self(value))
+            }
 
-    /// The bound itself.
-    pub fn get(self) -> f64 {
-        self.0
-    }
+            /// The number itself.
+            pub fn get(self) -> f64 {
+                self.0
+            }
+        }
+
+        impl TryFrom<f64> for $name {
+            type Error = ParameterError;
+
+            fn try_from(value: f64) -> Result<Self, ParameterError> {
+                Self::new(value)
+            }
+        }
+
+        impl From<$name> for f64 {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+    };
 }
 
-/// `z = σ / Δ`: the standard deviation of Gaussian noise in units of the L2 sensitivity.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(try_from = "f64", into = "f64")]
-pub struct NoiseMultiplier(f64);
+bounded! {
+    /// `C`, the largest L2 norm of a contribution. Below 1e-20 the rounding of `f32` could break it.
+    ClipNorm, "clip_norm", |x| (1e-20..=1e20).contains(&x), "a number from 1e-20 to 1e20"
+}
+
+bounded! {
+    /// `z`: the standard deviation of Gaussian noise (or the scale of Laplace noise) in units of the
+    /// largest norm `C` of one contribution, whatever the adjacency is. When one contribution is
+    /// replaced by another the sum moves by up to `2C`; the accountants count that themselves.
+    NoiseMultiplier, "noise_multiplier", |x| (1e-3..=1e9).contains(&x), "a number from 1e-3 to 1e9"
+}
+
+bounded! {
+    /// A probability that is not 0: of taking part in a round, of answering at random.
+    Probability, "probability", |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1"
+}
+
+bounded! {
+    /// A positive number: a variance or a norm on an integer grid, a rate.
+    Positive, "positive number", |x| (1e-30..=1e30).contains(&x), "a number from 1e-30 to 1e30"
+}
 
 impl NoiseMultiplier {
-    /// A multiplier that is finite and above 0.
-    pub fn new(multiplier: f64) -> Result<Self, ParameterError> {
-        let positive = multiplier.is_finite() && multiplier > 0.0;
-        require(positive, "noise_multiplier", multiplier, "a finite number above 0")?;
-        Ok(Self(multiplier))
-    }
-
-    /// The multiplier itself, without a unit.
-    pub fn get(self) -> f64 {
-        self.0
+    /// The multiplier of several Gaussian releases made from one sampled cohort, as one release:
+    /// `z⁻² = Σ zᵢ⁻²`.
+    ///
+    /// # Errors
+    /// If the list is empty or the result out of bounds.
+    pub fn combined(multipliers: &[Self]) -> Result<Self, ParameterError> {
+        Self::new(multipliers.iter().map(|z| z.0.powi(-2)).sum::<f64>().powf(-0.5))
     }
 }
 
-impl TryFrom<f64> for ClipNorm {
-    type Error = ParameterError;
-
-    fn try_from(norm: f64) -> Result<Self, ParameterError> {
-        Self::new(norm)
-    }
-}
-
-impl From<ClipNorm> for f64 {
-    fn from(norm: ClipNorm) -> Self {
-        norm.0
-    }
-}
-
-impl TryFrom<f64> for NoiseMultiplier {
-    type Error = ParameterError;
-
-    fn try_from(multiplier: f64) -> Result<Self, ParameterError> {
-        Self::new(multiplier)
-    }
-}
-
-impl From<NoiseMultiplier> for f64 {
-    fn from(multiplier: NoiseMultiplier) -> Self {
-        multiplier.0
-    }
-}
-
-fn require(
+pub(crate) fn require(
     holds: bool,
     parameter: &'static str,
     value: f64,
@@ -160,9 +165,13 @@ mod tests {
         for norm in [0.0, -1.0, 1e-21, 1e21, f64::NAN, f64::INFINITY] {
             assert_eq!(ClipNorm::new(norm).unwrap_err().parameter, "clip_norm", "{norm}");
         }
-        for multiplier in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for multiplier in [0.0, -1.0, 9e-4, 1e10, f64::NAN, f64::INFINITY] {
             assert_eq!(NoiseMultiplier::new(multiplier).unwrap_err().parameter, "noise_multiplier");
         }
+        for probability in [0.0, -1.0, 1.1, f64::NAN] {
+            assert_eq!(Probability::new(probability).unwrap_err().parameter, "probability");
+        }
+        assert!(Positive::new(0.0).is_err() && Positive::new(f64::NAN).is_err());
     }
 
     #[test]
@@ -175,6 +184,8 @@ mod tests {
         assert!(parse::<Budget>(r#"{"epsilon": 1}"#).unwrap_err().contains("delta"));
         assert!(parse::<ClipNorm>("0").unwrap_err().contains("clip_norm"));
         assert!(parse::<NoiseMultiplier>("-0.5").unwrap_err().contains("noise_multiplier"));
+        assert!(parse::<Probability>("1.5").unwrap_err().contains("probability"));
+        assert!(parse::<Positive>("-1").unwrap_err().contains("positive number"));
     }
 
     #[test]
@@ -186,5 +197,12 @@ mod tests {
         assert_eq!((norm.get(), noise.get()), (1.5, 0.7));
         assert_eq!(parse::<ClipNorm>(&serde_json::to_string(&norm).unwrap()), Ok(norm));
         assert_eq!(parse::<NoiseMultiplier>(&serde_json::to_string(&noise).unwrap()), Ok(noise));
+    }
+
+    #[test]
+    fn two_releases_combine_to_one_with_less_noise() {
+        let z = |z| NoiseMultiplier::new(z).unwrap();
+        assert!((NoiseMultiplier::combined(&[z(3.0), z(4.0)]).unwrap().get() - 2.4).abs() < 1e-12);
+        assert!(NoiseMultiplier::combined(&[]).is_err());
     }
 }

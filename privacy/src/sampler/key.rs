@@ -1,0 +1,77 @@
+//! Where the randomness of noise comes from: a secret key of the run, a key of each release derived
+//! from it, and a stream for each shard of each vector of that release.
+//!
+//! A release that is retried gets the same noise, whatever the number of threads and wherever it
+//! crashed before: two releases of one sum with fresh noise would have to be paid for twice. Two
+//! *different* sums must never meet the same noise, since their difference would be bare: number
+//! releases such that a sum which changed after it may have been seen has a number of its own.
+
+use std::fmt;
+
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+use super::Sampler;
+
+/// Elements in a shard: a unit of parallel work, and no parameter, since the noise depends on it.
+pub const SHARD: usize = 1 << 16;
+
+/// The secret of a run: 256 bits from the operating system, never the seed of training.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key([u8; 32]);
+
+/// The secret of one release.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReleaseKey([u8; 32]);
+
+// Neither may end in a log.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(secret)")
+    }
+}
+
+impl fmt::Debug for ReleaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReleaseKey(secret)")
+    }
+}
+
+impl Key {
+    /// A key of these bytes; whoever knows them can take the noise away.
+    pub fn new(entropy: [u8; 32]) -> Self {
+        Self(entropy)
+    }
+
+    /// The key of one release, such as a round.
+    pub fn release(&self, number: u64) -> ReleaseKey {
+        let mut bytes = [0; 32];
+        stream(self.0, number).fill_bytes(&mut bytes);
+        ReleaseKey(bytes)
+    }
+}
+
+impl ReleaseKey {
+    /// The stream of one shard of one vector of the release.
+    pub fn stream(&self, vector: u32, shard: u32) -> ChaCha20Rng {
+        stream(self.0, u64::from(vector) << 32 | u64::from(shard))
+    }
+
+    /// Adds noise to one shard of a vector, in units of which the sampler's quantum has `unit`.
+    pub fn add_noise(&self, sampler: &Sampler, (vector, shard): (u32, u32), sum: &mut [i64], unit: i64) {
+        sampler.add_scaled_noise(sum, unit, &mut self.stream(vector, shard));
+    }
+}
+
+/// The shards of a vector, which may be worked on in any order and at the same time.
+pub fn shards(sum: &mut [i64]) -> impl Iterator<Item = (u32, &mut [i64])> {
+    sum.chunks_mut(SHARD).enumerate().map(|(index, shard)| (index as u32, shard))
+}
+
+fn stream(seed: [u8; 32], number: u64) -> ChaCha20Rng {
+    let mut random = ChaCha20Rng::from_seed(seed);
+    random.set_stream(number);
+    random
+}

@@ -1,0 +1,116 @@
+//! What must hold for every ledger: the order of recording changes nothing, more releases never cost
+//! less, more noise never costs more, and accountants that are sound agree.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::num::NonZeroU64;
+
+use common::{count, gaussian, laplace, ledger, poisson, positive, probability};
+use privacy::{
+    Accountant, Adjacency, Event, Ledger, Mechanism, Sampling,
+    accountants::{pld, rdp, report},
+};
+use proptest::prelude::*;
+
+type Release = (Mechanism, Sampling, u64);
+
+fn release() -> impl Strategy<Value = Release> {
+    let mechanism = prop_oneof![
+        3 => (0.7..8.0_f64).prop_map(gaussian),
+        1 => (2.0..30.0_f64).prop_map(laplace),
+        1 => (2.0..9.0_f64, 1..3_u64).prop_map(|(deviation, sensitivity)| Mechanism::DiscreteGaussian {
+            deviation: positive(deviation),
+            sensitivity: count(sensitivity),
+            dimensions: count(1),
+        }),
+    ];
+    let sampling = prop_oneof![Just(Sampling::Everyone), (0.01..0.5_f64).prop_map(poisson)];
+    (mechanism, sampling, 1..40_u64)
+}
+
+fn releases() -> impl Strategy<Value = Vec<Release>> {
+    prop::collection::vec(release(), 1..4)
+}
+
+fn adjacency() -> impl Strategy<Value = Adjacency> {
+    prop_oneof![Just(Adjacency::AddRemove), Just(Adjacency::ReplaceOne), Just(Adjacency::ZeroOut)]
+}
+
+/// As `ledger`, without what the adjacency does not cover.
+fn covered(adjacency: Adjacency, releases: &[Release]) -> Ledger {
+    let mut ledger = Ledger::new(privacy::Unit::Client, adjacency);
+    for (mechanism, sampling, times) in releases {
+        let event = Event { mechanism: mechanism.clone(), sampling: *sampling, count: count(*times) };
+        ledger.record(event).unwrap();
+    }
+    ledger
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_order_of_recording_does_not_matter(
+        (releases, shuffled) in releases().prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+        adjacency in adjacency(),
+    ) {
+        let (one, other) = (covered(adjacency, &releases), covered(adjacency, &shuffled));
+        prop_assert_eq!(report::epsilon(&one, 1e-6, 1), report::epsilon(&other, 1e-6, 1));
+        prop_assert_eq!(rdp::epsilon(&one, 1e-6, 1), rdp::epsilon(&other, 1e-6, 1));
+        // Nor does it whether equal events are one entry or many.
+        let mut split = Ledger::new(privacy::Unit::Client, adjacency);
+        for event in one.events() {
+            for _ in 0..event.count.get() {
+                split.record(Event { count: NonZeroU64::MIN, ..event.clone() }).unwrap();
+            }
+        }
+        prop_assert_eq!(report::epsilon(&one, 1e-6, 1), report::epsilon(&split, 1e-6, 1));
+    }
+
+    #[test]
+    fn every_release_costs(releases in releases(), more in release(), adjacency in adjacency()) {
+        let before = covered(adjacency, &releases);
+        let after = covered(adjacency, &[releases, vec![more]].concat());
+        let cost = |ledger: &Ledger| rdp::epsilon(ledger, 1e-6, 1).unwrap().epsilon;
+        prop_assert!(cost(&after) >= cost(&before) * (1.0 - 1e-7));
+        let least = |ledger: &Ledger| report::epsilon(ledger, 1e-6, 1).epsilon;
+        prop_assert!(least(&after) >= least(&before) * (1.0 - 2e-3));
+    }
+
+    #[test]
+    fn the_least_is_at_most_any_and_at_least_none(releases in releases(), adjacency in adjacency()) {
+        let ledger = covered(adjacency, &releases);
+        let least = report::epsilon(&ledger, 1e-6, 1);
+        for accountant in Accountant::ALL {
+            let Ok(epsilon) = accountant.epsilon(&ledger, 1e-6, 1) else { continue };
+            // The contour adds a millionth for its quadrature.
+            prop_assert!(least.epsilon <= epsilon * (1.0 + 2e-6), "{accountant:?} {epsilon} {least:?}");
+            // The grid is near the exact value from above: nobody that is sound can be far below it.
+            let grid = pld::epsilon(&ledger, 1e-6, 1).unwrap();
+            prop_assert!(epsilon >= grid * 0.995, "{accountant:?} {epsilon} {grid}");
+        }
+        let (delta, _) = report::delta(&ledger, least.epsilon, 1);
+        prop_assert!((0.99e-6..1.1e-6).contains(&delta) || least.epsilon == 0.0, "{delta} {least:?}");
+    }
+
+    #[test]
+    fn noise_time_delta_and_groups_act_as_they_should(z in 0.6..5.0_f64, q in 0.001..0.9_f64, rounds in 2..2000_u64) {
+        let at = |z: f64, q: f64, rounds: u64| {
+            ledger(Adjacency::AddRemove, &[(gaussian(z), Sampling::Poisson { rate: probability(q) }, rounds)])
+        };
+        let one = at(z, q, rounds);
+        for accountant in [Accountant::Rdp, Accountant::Pld] {
+            let epsilon = |ledger: &Ledger, delta: f64, group| accountant.epsilon(ledger, delta, group).unwrap();
+            let base = epsilon(&one, 1e-6, 1);
+            let slack = 1.0 - 1e-3;
+            prop_assert!(epsilon(&at(1.1 * z, q, rounds), 1e-6, 1) <= base / slack);
+            prop_assert!(epsilon(&at(z, 0.9 * q, rounds), 1e-6, 1) <= base / slack);
+            prop_assert!(epsilon(&at(z, q, rounds / 2), 1e-6, 1) <= base / slack);
+            prop_assert!(epsilon(&one, 1e-8, 1) >= base * slack);
+            prop_assert!(epsilon(&one, 1e-6, 2) >= base * slack);
+            let whole = covered(Adjacency::ReplaceOne, &[(gaussian(z), poisson(q), rounds)]);
+            prop_assert!(epsilon(&whole, 1e-6, 1) >= base * slack);
+        }
+    }
+}
