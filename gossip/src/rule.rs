@@ -171,7 +171,7 @@ pub fn choose(name: &str, params: &Params) -> Result<Chosen, RuleParamError> {
         RuleParamError::Key { detail, .. } => {
             wrong(detail.replace("expected", "expected rho, momentum, prox, relax or"))
         }
-        other => other,
+        other @ RuleParamError::Unknown { .. } => other,
     })?;
     Ok(Chosen { row, local, rule })
 }

@@ -17,7 +17,7 @@ pub const ROW: Row = Row {
     wire: Wire::No("peers relay shares, not sums along a tree"),
     make: |params, local| {
         let NoKeys {} = parse(params)?;
-        Ok(Box::new(Relay { local, x: Matrix::new(), relay: None }))
+        Ok(Box::new(Relay { local, x: Matrix::new(), under_way: None }))
     },
     defaults: || params_of(&NoKeys {}),
 };
@@ -27,17 +27,17 @@ pub const ROW: Row = Row {
 pub struct Relay {
     local: Local,
     x: Matrix,
-    relay: Option<RelaySum<f64>>,
+    under_way: Option<RelaySum<f64>>,
 }
 
 impl Rule for Relay {
     fn begin(&mut self, models: Matrix) {
-        (self.x, self.relay) = (models, None);
+        (self.x, self.under_way) = (models, None);
     }
 
     fn round(&mut self, round: Round<'_>) -> Result<(), RuleError> {
         let length = self.x.first().map_or(0, Vec::len);
-        let relay = match &mut self.relay {
+        let relay = match &mut self.under_way {
             Some(relay) => relay,
             // The tree stays: what is under way belongs to its edges.
             none => none.insert(RelaySum::new(round.schedule.mixing(0).graph(), length)?),

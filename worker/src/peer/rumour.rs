@@ -10,7 +10,7 @@ use chitchat::{
     Serializable, spawn_chitchat,
     transport::{Socket, Transport},
 };
-use proto::v1;
+use proto::{digest::Digest, v1};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -56,10 +56,9 @@ impl Rumours {
     /// Starts, and gives what heard datagrams are put into.
     pub(super) async fn start(plan: Plan, net: Net) -> Result<(Self, mpsc::Sender<Datagram>), String> {
         let (sender, heard) = mpsc::channel(QUEUE);
-        let run: String = plan.run.iter().map(|byte| format!("{byte:02x}")).collect();
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(plan.name, plan.generation, plan.address),
-            cluster_id: run,
+            cluster_id: Digest(plan.run).to_string(),
             gossip_interval: INTERVAL,
             listen_addr: plan.address,
             seed_nodes: plan.bootstrap,

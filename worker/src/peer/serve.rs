@@ -18,7 +18,7 @@ use proto::{
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -47,6 +47,9 @@ pub(super) enum Ask {
     Leave,
 }
 
+/// By sender and whether it is an answer: whose it is, its number, and what has arrived.
+type Partial = BTreeMap<(u64, bool), (Member, u64, Assembler)>;
+
 /// What server and node share.
 pub(super) struct Shared {
     pub(super) run: [u8; 32],
@@ -55,7 +58,7 @@ pub(super) struct Shared {
     /// The last transfer that was settled here, by its sender.
     pub(super) settled: Mutex<BTreeMap<Member, u64>>,
     /// Vectors of which a part has arrived, by sender and whether they are answers.
-    partial: Mutex<BTreeMap<(u64, bool), (Member, u64, Assembler)>>,
+    partial: Mutex<Partial>,
 }
 
 impl Shared {
@@ -155,7 +158,7 @@ impl Service {
         self.deliver(message, vector).await
     }
 
-    fn partial(&self) -> std::sync::MutexGuard<'_, BTreeMap<(u64, bool), (Member, u64, Assembler)>> {
+    fn partial(&self) -> MutexGuard<'_, Partial> {
         self.shared.partial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
