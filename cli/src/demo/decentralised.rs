@@ -83,10 +83,10 @@ async fn train(
     let found = peers.asked.consensus(&address.to_string()).await?;
     let evaluation = evaluate(planned, &found.model)?;
     let file = folder.path("model.safetensors");
-    let exported = ask::write(found.header, &found.model, &file, true)?.json(&file);
+    let exported = ask::write(&found.header, &found.model, &file, true)?.json(&file);
     let metrics = fleet::metrics(&folder.path(&first.name))?;
-    let lines: String = metrics.iter().map(|line| format!("{line}\n")).collect();
-    output::write_file(&folder.path("metrics.jsonl"), true, &[lines.as_bytes()])?;
+    let lines: Vec<String> = metrics.iter().map(|line| line.to_string() + "\n").collect();
+    output::write_file(&folder.path("metrics.jsonl"), true, &[lines.concat().as_bytes()])?;
     let topology = serde_json::from_str(&first.topology).unwrap_or_default();
     let (accuracy, loss) = evaluation.unzip();
     Ok(Trained { seconds, metrics, exported, mass: found.mass, accuracy, loss, topology })

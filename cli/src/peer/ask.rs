@@ -123,12 +123,12 @@ impl Asked {
 
 /// Writes a model as safetensors.
 pub(crate) fn write(
-    header: ExportHeader,
+    header: &ExportHeader,
     model: &[f32],
     to: &Path,
     replace: bool,
 ) -> Result<Exported, Failure> {
-    let (exported, head) = export::describe(&header, model.len())?;
+    let (exported, head) = export::describe(header, model.len())?;
     output::write_file(to, replace, &[&head, bytemuck::cast_slice(model)])?;
     Ok(exported)
 }

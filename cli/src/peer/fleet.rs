@@ -155,10 +155,12 @@ impl Peers {
         let with = |mut process: Process| (process.is_running(), process);
         let (running, ended): (Vec<_>, Vec<_>) =
             self.processes.drain(..).map(with).partition(|(running, _)| *running);
-        ended
-            .iter()
-            .for_each(|(_, process)| output::note(format!("{} ended before the run did", process.name())));
-        running.iter().for_each(|(_, process)| process.ask_to_stop());
+        for (_, process) in &ended {
+            output::note(format!("{} ended before the run did", process.name()));
+        }
+        for (_, process) in &running {
+            process.ask_to_stop();
+        }
         let mut failures = Vec::new();
         for (_, process) in running {
             failures.extend(process.wait().await.err());

@@ -131,7 +131,7 @@ fn serve(args: &Serve) -> Result<(), Failure> {
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let work = async { node::run_with_engine(config, spec, listener, stopping).await.map(drop) };
-        life::supervise(args.life, stop, work).await
+        life::supervise(args.life, stop, Box::pin(work)).await
     })
 }
 
@@ -149,7 +149,7 @@ async fn answer(ask: Ask) -> Result<(), Failure> {
             output::refuse_existing(&to, force)?;
             let (header, model) = Asked::new(&who)?.model(&who.peer).await?;
             let peer = header.name.clone();
-            let exported = ask::write(header, &model, &to, force)?;
+            let exported = ask::write(&header, &model, &to, force)?;
             if !json {
                 return output::line(exported.text(&to));
             }
@@ -160,7 +160,7 @@ async fn answer(ask: Ask) -> Result<(), Failure> {
         Ask::Consensus(Taken { who, to, force, json }) => {
             output::refuse_existing(&to, force)?;
             let found = Asked::new(&who)?.consensus(&who.peer).await?;
-            let exported = ask::write(found.header, &found.model, &to, force)?;
+            let exported = ask::write(&found.header, &found.model, &to, force)?;
             if json {
                 let mut object = exported.json(&to);
                 (object["peers"], object["mass"]) = (json!(found.peers), json!(found.mass));

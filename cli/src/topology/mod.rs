@@ -135,9 +135,8 @@ fn report(ask: &Ask) -> Result<(), Failure> {
     let undirected = !schedule.topology().directed();
     let mode = match ask.mode {
         Some(ModeArg::Symmetric) => Mode::Symmetric,
-        Some(ModeArg::Push) => Mode::Push,
         None if undirected => Mode::Symmetric,
-        None => Mode::Push,
+        Some(ModeArg::Push) | None => Mode::Push,
     };
     if !(0.0..1.0).contains(&ask.loss) {
         return Err(Failure::usage(format!("--loss {}: expected at least 0 and below 1", ask.loss)));
