@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Who is there is looked at so often.
 const LOOK: Duration = Duration::from_millis(250);
+/// What was said last is on its way by then.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What a peer is made of.
 pub(super) struct Parts {
@@ -170,10 +172,15 @@ impl Node {
                 self.come_back().await?;
             }
             if self.leaving && self.machine.phase() == Phase::Over {
+                // Time for the farewell; a later start is another incarnation's.
+                sleep(FAREWELL).await;
+                let _ = std::fs::remove_file(self.parts.store.path("state"));
                 break Ended::Left;
             }
         };
         self.cancel.cancel();
+        // A job that still has something to tell must not wait for a reader.
+        drop(inbox);
         while self.jobs.join_next().await.is_some() {}
         Ok(ended)
     }
@@ -251,8 +258,19 @@ impl Node {
                 self.tell_everybody();
             }
             Action::Evicted => self.evicted = true,
-            Action::Left => tracing::info!("left the run: everything was handed over"),
+            Action::Left => self.farewell(),
             Action::Ignored(what) => tracing::warn!(what, "ignored"),
+        }
+    }
+
+    /// Everything was handed over: tells everybody that this member is gone.
+    fn farewell(&self) {
+        tracing::info!("left the run: everything was handed over");
+        let (me, mut membership) = (self.machine.me(), self.machine.membership().clone());
+        let others: Vec<_> = membership.live().into_iter().filter(|to| to.id != me.id).collect();
+        membership.evict(me);
+        for to in others {
+            self.post.send(Envelope { from: me, to, body: Body::Membership(membership.clone()) });
         }
     }
 

@@ -22,7 +22,9 @@ impl Node {
         for (name, address) in live {
             let id = peers::id_of(&name);
             self.reachable.insert(id);
-            self.post.locate(id, &address.to_string());
+            if id != self.machine.me().id {
+                self.post.locate(id, &address.to_string());
+            }
             self.known.insert(id, (name, address));
         }
         self.book.settle(Instant::now());
