@@ -4,6 +4,7 @@ mod aggregate;
 mod gossip;
 mod limit;
 mod round;
+mod simulate;
 
 use crate::{exit::Failure, life};
 use clap::Subcommand;
@@ -19,6 +20,7 @@ pub(crate) struct Args {
 enum What {
     Round(round::Args),
     Gossip(gossip::Args),
+    Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
 }
@@ -28,6 +30,7 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
         What::Gossip(args) => life::runtime()?.block_on(gossip::measure(&args)),
+        What::Simulate(args) => simulate::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Rounds [default: depends on the data]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rounds: Option<u64>,
-    /// A folder or file with MNIST, CIFAR-10, CIFAR-100, images or a text
+    /// A folder or file with MNIST, CIFAR-10, CIFAR-100, images, a table (.csv) or a text
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
     /// Procedural digits to train on
