@@ -22,6 +22,7 @@ mod identity;
 mod life;
 mod log;
 mod output;
+mod peer;
 mod plot;
 mod process;
 mod progress;
@@ -31,6 +32,7 @@ mod samples;
 mod simulate;
 mod table;
 mod token;
+mod topology;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -51,11 +53,13 @@ enum Command {
     Demo(Box<demo::Args>),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
+    Peer(peer::Args),
     Run(run::Args),
     Ca(ca::Args),
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
+    Topology(topology::Args),
     Doctor(doctor::Args),
     Simulate(simulate::Args),
     Compare(compare::Args),
@@ -78,11 +82,13 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Coordinator(args) => coordinator::main(&args),
         Command::Worker(args) => worker::main(args),
+        Command::Peer(args) => peer::main(args),
         Command::Run(args) => run::main(args),
         Command::Ca(args) => ca::main(&args),
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
+        Command::Topology(args) => topology::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Simulate(args) => simulate::main(&args),
         Command::Compare(args) => compare::main(&args),
@@ -110,7 +116,14 @@ mod tests {
             "demo --partition iid --model mlp --lr 0.1 --epochs 2",
             "coordinator --config c.toml --listen 127.0.0.1:0 --address-file a --log-format json",
             "worker --config w.toml --name a --coordinator http://127.0.0.1:7077",
+            "demo --mode decentralised --workers 8 --algorithm dfedavgm --topology ring",
             "worker list --json",
+            "peer --config p.toml --listen 127.0.0.1:0",
+            "peer status --peer 127.0.0.1:7079 --identity o.pem --json",
+            "peer export --identity o.pem --to m.safetensors",
+            "peer consensus --identity o.pem --to m.safetensors --force --json",
+            "peer leave --identity o.pem",
+            "ca peer --dir d --name peer-1 --to p.pem",
             "worker release a",
             "worker devices --json",
             "bench train --models mlp,cnn-32 --batch 10,50 --threads 1,2 --device cpu --json",
@@ -131,6 +144,10 @@ mod tests {
             "audit --from 3 --identity o.pem",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
+            "topology list --json",
+            "topology report --kind one-peer-exponential --n 16 --svg g.svg --json",
+            "topology report --edges e.txt --set weights=given --mode push --loss 0.1 --no-ledger",
+            "bench gossip --peers 4 --parameters 1M --topology ring --algorithm dfedavg --json",
             "simulate r.toml --set algorithm.kind=fedavg,scaffold --seeds 0..3 --clients 1000 --out o --json",
             "simulate r.toml --workers 10 --data mnist=d --data d --threads 2 --checkpoint 0",
             "compare a b --target 0.8 --last 5 --plot p.svg --json",
@@ -151,12 +168,14 @@ mod tests {
             ("demo --examples 10 --data x", "cannot be used with"),
             ("demo --partition dirichlet", "dirichlet:0.3"),
             ("worker", "--config"),
+            ("peer", "--config"),
             ("worker list extra", "extra"),
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
             ("bench train --python python3", "--against-torch"),
             ("bench train --seconds 0", "seconds above 0"),
             ("doctor --json", "--worker-config"),
+            ("topology report", "--kind"),
             ("simulate", "<FILE>"),
             ("simulate r.toml --seeds x", "0..3"),
             ("simulate r.toml --set lr", "KEY=VALUE"),

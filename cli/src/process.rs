@@ -65,6 +65,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits for a death that nobody asked for.
     pub(crate) async fn died(&mut self) -> Failure {
         let how = match self.child.wait().await {

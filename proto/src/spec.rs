@@ -10,8 +10,10 @@ use algorithms::Algorithm;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod topology;
 
 pub use check::SpecError;
+pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub struct RunSpec {
     pub model: ModelSpec,
     /// The data set, by the name that workers know it by.
     pub data: DataSpec,
-    /// The federated algorithm and its hyper-parameters.
+    /// The algorithm and its hyper-parameters.
     #[serde(default)]
     pub algorithm: AlgorithmSpec,
     /// Local training on a worker.
@@ -49,9 +51,9 @@ pub struct RunSpec {
     /// Reserved: this version refuses a run with this section instead of ignoring it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<serde_json::Value>,
-    /// Reserved: this version refuses a run with this section instead of ignoring it.
+    /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topology: Option<serde_json::Value>,
+    pub topology: Option<TopologySpec>,
 }
 
 /// Where the aggregation happens.
@@ -61,7 +63,7 @@ pub enum Mode {
     /// A coordinator aggregates.
     #[default]
     Federated,
-    /// Peers mix over a directed graph. Not available in this version: refused at submission.
+    /// Peers mix over a graph, without a coordinator: `starling peer`.
     Decentralised,
 }
 

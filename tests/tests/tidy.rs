@@ -434,7 +434,7 @@ fn nothing_is_left_for_later(files: &[File]) -> Vec<String> {
 
 fn methods_cite_their_paper(files: &[File]) -> Vec<String> {
     let method = |file: &&File| {
-        let folders = ["algorithms/src/rules/", "gossip/src/topologies/"];
+        let folders = ["algorithms/src/rules/", "gossip/src/rules/", "gossip/src/topologies/"];
         is_rust(&file.path) && folders.iter().any(|folder| file.path.starts_with(folder))
     };
     let cites = |file: &&File| {

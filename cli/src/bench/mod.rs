@@ -3,6 +3,7 @@
 mod aggregate;
 mod connections;
 mod crowd;
+mod gossip;
 mod kernels;
 mod limit;
 mod round;
@@ -23,6 +24,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Gossip(gossip::Args),
     Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
@@ -36,6 +38,7 @@ enum What {
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Gossip(args) => life::runtime()?.block_on(gossip::measure(&args)),
         What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
         What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
         What::Simulate(args) => simulate::measure(&args),
