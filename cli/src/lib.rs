@@ -21,6 +21,7 @@ mod life;
 mod log;
 mod output;
 mod plot;
+mod privacy;
 mod process;
 mod progress;
 mod run;
@@ -53,6 +54,7 @@ enum Command {
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
+    Privacy(Box<privacy::Args>),
     Doctor(doctor::Args),
     Bench(bench::Args),
 }
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
+        Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(args),
     };
@@ -118,6 +121,13 @@ mod tests {
             "audit --from 3 --identity o.pem",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
+            "privacy epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --rounds 1000 --delta 1e-6 --unit client --accountant all",
+            "privacy noise --epsilon 2 --delta 1e-5 --rounds 100 --adjacency replace_one --sample-size 10 --population 100",
+            "privacy rounds --epsilon 2 --delta 1e-5 --noise-multiplier 1.1 --mechanism laplace --json",
+            "privacy curve --noise-multiplier 1.1 --rounds 100 --delta 1e-5 --to x.svg --force",
+            "privacy long-run --clip 1 --clients 100 --steps 10 --learning-rate 0.1 --smoothness 1 --noise 1 --rounds 2 --delta 1e-5 --published",
+            "privacy verify ledger.jsonl --delta 1e-6 --claimed 2",
+            "privacy audit --noise-multiplier 1 --rounds 2 --trials 100 --mutation no-clip",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -137,6 +147,13 @@ mod tests {
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
             ("doctor --json", "--worker-config"),
+            ("privacy epsilon --noise-multiplier 0 --rounds 1 --delta 0.1", "a number from 1e-3 to 1e9"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 1", "a number from 0 to below 1"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 0 --delta 0.1", "--rounds"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --adjacency add", "`add_remove`"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --accountant prv", "`contour`"),
+            ("privacy noise --epsilon 1 --delta 0.1 --rounds 1 --sample-size 3", "--population"),
+            ("privacy audit --noise-multiplier 1 --confidence 1", "below 1"),
             ("runs", "run"),
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));

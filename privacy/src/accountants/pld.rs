@@ -36,12 +36,13 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     }
     let composition = Composition::of(ledger, group, TAILS * delta).ok_or(Refusal::NoDominatingPair)?;
     let rest = delta - composition.lost;
-    let mut worst = 0.0_f64;
+    let (mut worst, mut guess) = (0.0_f64, 1.0);
     for direction in composition.directions() {
-        if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+        if worst > 0.0 && Saddle::rules_out(&composition, *direction, (worst, rest), guess) {
             continue;
         }
         let saddle = Saddle::for_delta(&composition, *direction, delta);
+        guess = saddle.s;
         worst = worst.max({
             let allowed = FINE * saddle.s * saddle.epsilon.max(1e-3);
             Grid::of(&composition, *direction, saddle, allowed).epsilon(rest)
