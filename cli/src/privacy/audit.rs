@@ -201,7 +201,7 @@ fn print(
         }));
     }
     output::line(format!(
-        "epsilon is at least {} at delta {}, with confidence {} from {} runs of either kind; claimed: {}",
+        "epsilon is at least {} at delta {:e}, with confidence {} from {} runs of either kind; claimed: {}",
         show(found.epsilon),
         args.delta,
         args.confidence.get(),

@@ -63,7 +63,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         output::line(format!("{}\n", answers_text(&all)))?;
     }
     output::line(format!(
-        "epsilon {} at delta {} by `{}`: {} rounds with noise multiplier {}, {}",
+        "epsilon {} at delta {:e} by `{}`: {} rounds with noise multiplier {}, {}",
         show(epsilon),
         args.delta,
         accountant.name(),

@@ -232,7 +232,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     for Bound { name, assumes, mu } in &bounds {
         let epsilon = show(mu.epsilon(args.delta));
         output::line(format!(
-            "{name}: mu {:.6}, epsilon {epsilon} at delta {}; {assumes}",
+            "{name}: mu {:.6}, epsilon {epsilon} at delta {:e}; {assumes}",
             mu.get(),
             args.delta
         ))?;

@@ -62,7 +62,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         return output::line(object);
     }
     output::line(format!(
-        "noise multiplier {:.6} keeps {} rounds within epsilon {} at delta {} (it costs {} by `{}`): {}",
+        "noise multiplier {:.6} keeps {} rounds within epsilon {} at delta {:e} (it costs {} by `{}`): {}",
         noise.get(),
         args.rounds,
         args.epsilon,

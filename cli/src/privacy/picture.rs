@@ -26,7 +26,7 @@ pub(super) fn svg(
     if finite.is_empty() {
         return Err(Failure::new(
             Code::Failed,
-            format!("no epsilon is finite at delta {delta}: nothing to draw"),
+            format!("no epsilon is finite at delta {delta:e}: nothing to draw"),
         ));
     }
     let mut text = String::new();
@@ -42,7 +42,7 @@ fn draw(text: &mut String, title: &str, (left, right): (&[(f64, f64)], &[(f64, f
     let areas = root.split_evenly((1, 2));
     let chance = [(0.0, 1.0), (1.0, 0.0)];
     panel(&areas[0], ("errors of the first kind", "errors of the second kind"), left, Some(&chance))?;
-    panel(&areas[1], ("rounds", &format!("epsilon at delta {delta}")), right, None)?;
+    panel(&areas[1], ("rounds", &format!("epsilon at delta {delta:e}")), right, None)?;
     root.present()?;
     Ok(())
 }
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn both_curves_and_their_axes_are_there() {
         let text = svg("run", &[(0.0, 1.0), (0.5, 0.2), (1.0, 0.0)], &[(1, 0.5), (2, 0.8)], 1e-5).unwrap();
-        for want in ["run", "first kind", "second kind", "epsilon at delta 0.00001", "rounds", "</svg>"] {
+        for want in ["run", "first kind", "second kind", "epsilon at delta 1e-5", "rounds", "</svg>"] {
             assert!(text.contains(want), "{want}");
         }
         // The trade-off curve, what guessing gives, and epsilon, beside the axes.

@@ -59,7 +59,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         return output::line(object);
     }
     output::line(format!(
-        "{rounds} rounds fit epsilon {} at delta {} (they cost {} by `{}`): noise multiplier {}, {}",
+        "{rounds} rounds fit epsilon {} at delta {:e} (they cost {} by `{}`): noise multiplier {}, {}",
         args.epsilon,
         args.delta,
         show(epsilon),

@@ -99,7 +99,7 @@ fn print(
     let ledger = journal.ledger();
     output::line(format!("{}\n", answers_text(all)))?;
     output::line(format!(
-        "data set `{}`: epsilon {} at delta {} by `{accountant}` for {} releases, unit {}, adjacency {}",
+        "data set `{}`: epsilon {} at delta {:e} by `{accountant}` for {} releases, unit {}, adjacency {}",
         journal.dataset(),
         show(epsilon),
         args.delta,
