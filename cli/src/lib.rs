@@ -7,11 +7,13 @@ mod audit;
 mod bench;
 mod ca;
 mod client;
+mod compare;
 mod config;
 mod coordinator;
 mod demo;
 mod describe;
 mod doctor;
+mod evaluate;
 mod events;
 mod exit;
 mod fleet;
@@ -27,6 +29,7 @@ mod progress;
 mod run;
 #[cfg(test)]
 mod samples;
+mod simulate;
 mod table;
 mod token;
 mod worker;
@@ -56,6 +59,9 @@ enum Command {
     Audit(audit::Args),
     Privacy(Box<privacy::Args>),
     Doctor(doctor::Args),
+    Simulate(simulate::Args),
+    Compare(compare::Args),
+    Evaluate(evaluate::Args),
     Bench(bench::Args),
 }
 
@@ -81,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::main(&args),
         Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
+        Command::Compare(args) => compare::main(&args),
+        Command::Evaluate(args) => evaluate::main(&args),
         Command::Bench(args) => bench::main(args),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
@@ -128,6 +137,11 @@ mod tests {
             "privacy long-run --clip 1 --clients 100 --steps 10 --learning-rate 0.1 --smoothness 1 --noise 1 --rounds 2 --delta 1e-5 --published",
             "privacy verify ledger.jsonl --delta 1e-6 --claimed 2",
             "privacy audit --noise-multiplier 1 --rounds 2 --trials 100 --mutation no-clip",
+            "simulate r.toml --set algorithm.kind=fedavg,scaffold --seeds 0..3 --clients 1000 --out o --json",
+            "simulate r.toml --workers 10 --data mnist=d --data d --threads 2 --checkpoint 0",
+            "compare a b --target 0.8 --last 5 --plot p.svg --json",
+            "evaluate --model m.safetensors --run r.toml --data d --top 3 --json",
+            "bench simulate --clients 1000 --fraction 0.1 --memory 100,1000",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -154,6 +168,11 @@ mod tests {
             ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --accountant prv", "`contour`"),
             ("privacy noise --epsilon 1 --delta 0.1 --rounds 1 --sample-size 3", "--population"),
             ("privacy audit --noise-multiplier 1 --confidence 1", "below 1"),
+            ("simulate", "<FILE>"),
+            ("simulate r.toml --seeds x", "0..3"),
+            ("simulate r.toml --set lr", "KEY=VALUE"),
+            ("compare", "<OUT>"),
+            ("compare a --target 80", "0.8"),
             ("runs", "run"),
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));

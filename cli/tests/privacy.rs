@@ -33,7 +33,7 @@ fn close(got: &Value, want: f64, tolerance: f64) {
 fn epsilon_noise_and_rounds_are_each_others_inverse() {
     let run = "--sampling-rate 0.01 --delta 1e-5";
     let found = json(&format!("epsilon --noise-multiplier 1 --rounds 1000 {run} --accountant all"));
-    // By integration in the complex plane in arbitrary precision.
+    // By another implementation of the integral in the complex plane.
     close(&found["epsilon"], 1.828_236_666_516_554_5, 1e-5);
     assert_eq!((&found["unit"], &found["adjacency"]), (&"client".into(), &"add_remove".into()));
     let all = &found["accountants"];
@@ -87,7 +87,9 @@ fn long_runs_are_bounded_under_their_assumptions_only() {
     assert_eq!(found["bounds"].as_array().unwrap().len(), 1);
     let refused = assert_fails(&format!("{run} --diameter 0.01"), 64, &["nobody sees", "last-model-only"]);
     assert!(refused.stdout.is_empty());
-    let hidden = json(&format!("{run} --diameter 0.01 --threat last-model-only").replace("--rounds 2", "--rounds 500"));
+    let hidden = json(
+        &format!("{run} --diameter 0.01 --threat last-model-only").replace("--rounds 2", "--rounds 500"),
+    );
     let mu = |index: usize| hidden["bounds"][index]["mu"].as_f64().unwrap();
     assert!(mu(1) < mu(0), "{hidden}");
     assert!(hidden["bounds"][1]["assumes"].as_str().unwrap().contains("diameter 0.01"));

@@ -12,20 +12,26 @@
 //! What is not simulated: chunks of a transfer (an upload arrives whole or not at all), the collection
 //! of old vectors, and damaged bytes on a disk.
 //!
+//! Real training with the same machine, thousands of clients and no faults is [`training`]; how good a
+//! model is, is for [`evaluation`] to say.
+//!
 //! Reading order: [`Schedule`] and [`PROFILES`] (what goes wrong), `federation` (the loop),
 //! `federation::serving` and `federation::working` (the two drivers, which mirror the real ones),
 //! [`invariants`] (what must hold), [`TRAPS`] (proof that each can fail).
 
 mod dice;
+pub mod evaluation;
 mod faults;
 mod federation;
 pub mod invariants;
 mod mutation;
 mod objective;
+pub mod parallel;
 mod profiles;
 mod queue;
 mod report;
 mod schedule;
+pub mod training;
 
 pub use faults::{Faults, Vice};
 pub use federation::run;
@@ -41,9 +47,19 @@ pub type Millis = u64;
 /// Every rule of the registry whose workers keep state between rounds and that can do without some of
 /// them, by name.
 pub fn stateful() -> Vec<&'static str> {
-    let keeps = |rule: &&algorithms::Rule| {
+    those(|algorithm| algorithm.has_client_state())
+}
+
+/// Those of [`stateful`] whose server holds the mean of what workers keep: there a state that is lost,
+/// doubled or out of date shows as such, in the balance of both.
+pub fn mirroring() -> Vec<&'static str> {
+    those(|algorithm| algorithm.has_client_state() && !algorithm.mirrored().is_empty())
+}
+
+fn those(wanted: impl Fn(&dyn algorithms::Algorithm) -> bool) -> Vec<&'static str> {
+    let meets = |rule: &&algorithms::Rule| {
         let made = (rule.make)(&(rule.defaults)());
-        made.is_ok_and(|algorithm| algorithm.has_client_state() && !algorithm.needs_everyone())
+        made.is_ok_and(|algorithm| wanted(algorithm.as_ref()) && !algorithm.needs_everyone())
     };
-    algorithms::rules::RULES.iter().filter(keeps).map(|rule| rule.name).collect()
+    algorithms::rules::RULES.iter().filter(meets).map(|rule| rule.name).collect()
 }

@@ -254,8 +254,15 @@ const PURE: &[&str] = &["algorithms", "gossip", "privacy"];
 
 /// What each crate may depend on among ours.
 fn allowed(krate: &str) -> Option<Vec<&'static str>> {
-    let layers: &[&[&str]] =
-        &[PURE, &["identity", "proto"], &["coordinator", "worker"], &["simulation"], &["cli"], &["tests"]];
+    let layers: &[&[&str]] = &[
+        PURE,
+        &["identity", "proto"],
+        &["coordinator", "worker"],
+        &["simulation"],
+        &["cli"],
+        &["tests"],
+        &["fuzz"],
+    ];
     let layer = layers.iter().position(|layer| layer.contains(&krate))?;
     Some(layers[..layer].concat())
 }
@@ -329,7 +336,9 @@ fn lints_are_inherited(files: &[File]) -> Vec<String> {
         manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool)
             == Some(true)
     };
-    let without = manifests(files).filter(|(_, manifest)| !inherits(manifest));
+    // A workspace of its own (fuzz/) has nothing to inherit from.
+    let own = |manifest: &toml::Table| manifest.contains_key("workspace");
+    let without = manifests(files).filter(|(_, manifest)| !inherits(manifest) && !own(manifest));
     without.map(|(krate, _)| format!("{krate}/Cargo.toml: lacks [lints] workspace = true")).collect()
 }
 

@@ -1,8 +1,12 @@
 //! `starling bench …`: measurements with the real thing, one file each.
 
 mod aggregate;
+mod connections;
+mod crowd;
 mod limit;
 mod round;
+mod simulate;
+mod soak;
 
 use crate::{exit::Failure, life};
 use clap::Subcommand;
@@ -17,14 +21,20 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
+    Connections(connections::Args),
+    Soak(soak::Args),
 }
 
 /// Measures.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
+        What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
+        What::Simulate(args) => simulate::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }

@@ -4,7 +4,10 @@ mod access;
 mod download;
 mod fleet;
 mod operator;
+mod routes;
 mod upload;
+
+pub(crate) use routes::FleetRoutes;
 
 use crate::{fleet::Fleet, run::Parts};
 use proto::v1::ErrorCode;

@@ -1,3 +1,5 @@
+//! Sections of run files: plans that keep to their ε, and complaints about those that make no sense.
+
 use std::num::NonZeroU64;
 
 use super::*;

@@ -5,8 +5,10 @@
 
 mod examples;
 mod local;
+mod update;
 
-pub use local::EngineTrainer;
+pub use local::{EngineTrainer, local_run, scores, steps_due};
+pub use update::finish;
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};

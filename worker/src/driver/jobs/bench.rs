@@ -7,7 +7,7 @@ use super::{Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+    trainer::{self, EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
@@ -18,9 +18,6 @@ use std::{
 };
 use tokio::{task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-/// Elements that stay in the cache from one look at them to the next.
-const BLOCK: usize = 32 * 1024;
 
 /// What an assignment asks for.
 pub(super) enum Next {
@@ -184,7 +181,7 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
 }
 
 fn local_run(
-    trainer: &mut dyn Train,
+    engine: &mut dyn Train,
     task: Task,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
@@ -194,34 +191,17 @@ fn local_run(
     let Assignment { round, lr, spec, .. } = order;
     let began = Instant::now();
     let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
-    let LocalResult { run, examples, loss } = trainer.train(&job, report)?;
+    let LocalResult { run, examples, loss } = engine.train(&job, report)?;
     // The plan's vectors go before the next state comes.
     drop(job);
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
     let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
-    let finished = algorithm.finish(run, &down, &state);
-    let not_finite = |name: &String| {
-        let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
-        Ended::Declined(DeclineReason::Training, text)
-    };
+    // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
-    for (name, vector) in &finished.upload {
-        // One pass over memory for both.
-        for block in vector.chunks(BLOCK) {
-            if !is_finite(block) {
-                return Err(not_finite(name));
-            }
-            hasher.update(bytemuck::cast_slice(block));
-        }
-    }
-    if let Some((name, _)) = finished.next.iter().find(|(_, vector)| !vector.chunks(BLOCK).all(is_finite)) {
-        return Err(not_finite(name));
-    }
+    let mut seen = |block: &[f32]| {
+        hasher.update(bytemuck::cast_slice(block));
+    };
+    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), round, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
-}
-
-/// Without an early end within a block, which would cost more than it saves.
-fn is_finite(block: &[f32]) -> bool {
-    block.iter().fold(true, |finite, value| finite & value.is_finite())
 }
