@@ -116,6 +116,7 @@ fn an_exported_ledger_is_recomputed() {
     close(&found["epsilon"], 1.828_236_666_516_554_5, 1e-5);
     assert_eq!((found["releases"].as_u64(), found["resets"].as_u64()), (Some(1000), Some(0)));
     assert_fails(&format!("verify {path} --claimed 1.8"), 1, &["above the claimed 1.8"]);
+    assert_fails(&format!("verify {path} --claimed nan"), 64, &["`--claimed` is NaN"]);
     // A reset hides nothing, and a torn line is told.
     std::fs::write(&file, format!("{text}{}\n{{\"entry\":\"rel", r#"{"entry":"reset","reason":"new data"}"#))
         .unwrap();

@@ -175,11 +175,14 @@ impl Args {
         let mut bounds = vec![Bound { name: "composition", assumes: base.clone(), mu }];
         if self.threat == ThreatName::LastModelOnly {
             let mu = run.last_model(self.threat(), self.assumption()).map_err(Failure::usage)?;
-            let mut assumes =
-                format!("{base}; losses {}-smooth; only the last model is seen", self.smoothness.get());
-            if let Some(diameter) = self.diameter {
-                assumes += &format!("; the server projects onto a set of diameter {}", diameter.get());
-            }
+            let projects = self
+                .diameter
+                .map(|diameter| format!("; the server projects onto a set of diameter {}", diameter.get()));
+            let assumes = format!(
+                "{base}; losses {}-smooth; only the last model is seen{}",
+                self.smoothness.get(),
+                projects.unwrap_or_default()
+            );
             bounds.push(Bound { name: "last model", assumes, mu });
         }
         Ok(bounds)

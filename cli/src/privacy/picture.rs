@@ -9,6 +9,7 @@ use plotters::{coord::Shift, prelude::*};
 const SIZE: (u32, u32) = (1000, 480);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Points<'a> = &'a [(f64, f64)];
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Draws both.
@@ -35,7 +36,7 @@ pub(super) fn svg(
     Ok(text)
 }
 
-fn draw(text: &mut String, title: &str, (left, right): (&[(f64, f64)], &[(f64, f64)]), delta: f64) -> Drawn {
+fn draw(text: &mut String, title: &str, (left, right): (Points<'_>, Points<'_>), delta: f64) -> Drawn {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let root = root.titled(title, ("sans-serif", 16).into_font().color(&INK))?;
@@ -50,8 +51,8 @@ fn draw(text: &mut String, title: &str, (left, right): (&[(f64, f64)], &[(f64, f
 fn panel(
     area: &Area<'_>,
     (x_label, y_label): (&str, &str),
-    points: &[(f64, f64)],
-    beside: Option<&[(f64, f64)]>,
+    points: Points<'_>,
+    beside: Option<Points<'_>>,
 ) -> Drawn {
     let all = || points.iter().chain(beside.unwrap_or_default());
     let right = all().map(|point| point.0).fold(1e-9, f64::max);

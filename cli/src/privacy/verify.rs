@@ -41,6 +41,10 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let text = output::read_text(&args.file)?;
     let journal = Journal::parse(&text)
         .map_err(|error| Failure::new(Code::Data, format!("{}: {error}", args.file.display())))?;
+    let wrong = args.claimed.filter(|claimed| !(claimed.is_finite() && *claimed >= 0.0));
+    if let Some(claimed) = wrong {
+        return Err(Failure::usage(format!("`--claimed` is {claimed}, expected a finite number from 0")));
+    }
     let torn = !text.ends_with('\n');
     let (all, (accountant, answer)) = ask(Accountants::All, journal.ledger(), args.delta, args.group.get());
     let epsilon = answer.unwrap_or(f64::INFINITY);
@@ -67,7 +71,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         }
     }
     match args.claimed {
-        Some(claimed) if !(epsilon <= claimed) => Err(Failure::new(
+        Some(claimed) if epsilon > claimed => Err(Failure::new(
             Code::Failed,
             format!("the ledger costs epsilon {}, above the claimed {claimed}", show(epsilon)),
         )),
