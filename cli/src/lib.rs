@@ -24,6 +24,7 @@ mod log;
 mod output;
 mod peer;
 mod plot;
+mod privacy;
 mod process;
 mod progress;
 mod run;
@@ -60,6 +61,7 @@ enum Command {
     Identity(identity::Args),
     Audit(audit::Args),
     Topology(topology::Args),
+    Privacy(Box<privacy::Args>),
     Doctor(doctor::Args),
     Simulate(simulate::Args),
     Compare(compare::Args),
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
         Command::Topology(args) => topology::main(&args),
+        Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Simulate(args) => simulate::main(&args),
         Command::Compare(args) => compare::main(&args),
@@ -148,6 +151,13 @@ mod tests {
             "topology report --kind one-peer-exponential --n 16 --svg g.svg --json",
             "topology report --edges e.txt --set weights=given --mode push --loss 0.1 --no-ledger",
             "bench gossip --peers 4 --parameters 1M --topology ring --algorithm dfedavg --json",
+            "privacy epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --rounds 1000 --delta 1e-6 --unit client --accountant all",
+            "privacy noise --epsilon 2 --delta 1e-5 --rounds 100 --adjacency replace_one --sample-size 10 --population 100",
+            "privacy rounds --epsilon 2 --delta 1e-5 --noise-multiplier 1.1 --mechanism laplace --json",
+            "privacy curve --noise-multiplier 1.1 --rounds 100 --delta 1e-5 --to x.svg --force",
+            "privacy long-run --clip 1 --clients 100 --steps 10 --learning-rate 0.1 --smoothness 1 --noise 1 --rounds 2 --delta 1e-5 --published",
+            "privacy verify ledger.jsonl --delta 1e-6 --claimed 2",
+            "privacy audit --noise-multiplier 1 --rounds 2 --trials 100 --mutation no-clip",
             "simulate r.toml --set algorithm.kind=fedavg,scaffold --seeds 0..3 --clients 1000 --out o --json",
             "simulate r.toml --workers 10 --data mnist=d --data d --threads 2 --checkpoint 0",
             "compare a b --target 0.8 --last 5 --plot p.svg --json",
@@ -176,6 +186,13 @@ mod tests {
             ("bench train --seconds 0", "seconds above 0"),
             ("doctor --json", "--worker-config"),
             ("topology report", "--kind"),
+            ("privacy epsilon --noise-multiplier 0 --rounds 1 --delta 0.1", "a number from 1e-3 to 1e9"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 1", "a number from 0 to below 1"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 0 --delta 0.1", "--rounds"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --adjacency add", "`add_remove`"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --accountant prv", "`contour`"),
+            ("privacy noise --epsilon 1 --delta 0.1 --rounds 1 --sample-size 3", "--population"),
+            ("privacy audit --noise-multiplier 1 --confidence 1", "below 1"),
             ("simulate", "<FILE>"),
             ("simulate r.toml --seeds x", "0..3"),
             ("simulate r.toml --set lr", "KEY=VALUE"),
