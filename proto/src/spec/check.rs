@@ -22,7 +22,7 @@ impl SpecError {
     }
 }
 
-fn require(holds: bool, key: &str, detail: impl FnOnce() -> String) -> Result<(), SpecError> {
+pub(super) fn require(holds: bool, key: &str, detail: impl FnOnce() -> String) -> Result<(), SpecError> {
     if holds { Ok(()) } else { Err(SpecError::new(key, detail())) }
 }
 
@@ -63,11 +63,6 @@ impl RunSpec {
         require(self.mode == Mode::Federated, "mode", || {
             "`decentralised` is not available in this version; expected `federated`".into()
         })?;
-        require(self.privacy.is_none(), "privacy", || {
-            "differential privacy is not available in this version: the run is refused rather than trained \
-             without the guarantee; remove the section to train without privacy"
-                .into()
-        })?;
         require(self.topology.is_none(), "topology", || {
             "topologies belong to decentralised runs, which are not available in this version".into()
         })?;
@@ -85,6 +80,7 @@ impl RunSpec {
         self.check_data()?;
         self.check_local()?;
         self.check_cohort()?;
+        self.check_privacy(algorithm.as_ref())?;
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })
@@ -230,7 +226,8 @@ mod tests {
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),
             ("alpha = 0.3", "alpha = 0.3, classes = 2", "classes"),
-            ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "differential privacy is not available"),
+            ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "missing field `unit`"),
+            ("[cohort]", "[cohort]\npopulation = 3", "only a private run"),
             ("name = \"mnist-scaffold\"", "name = \"a/b\"", "run id"),
         ] {
             let text = GOOD.replacen(from, to, 1);

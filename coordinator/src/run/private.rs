@@ -1,0 +1,180 @@
+//! The actor's part in private runs: sums instead of means, secrets for the machine, payments for the
+//! ledger, and what the log may tell.
+
+use super::{Delivery, actor::Actor, aggregate::Refusal};
+use crate::{
+    machine::{Action, Event},
+    private::{Guard, Secret, Standing, Sum, redact, redact_metrics},
+    store::{Payment, Release, RunRecord, StoredEvent},
+};
+use algorithms::{RoundFacts, Vectors};
+use proto::event::{Metrics, RunEvent};
+use std::sync::Arc;
+
+/// A private run's guard, and the sum of the open round.
+#[derive(Debug)]
+pub(crate) struct Private {
+    pub(super) guard: Arc<Guard>,
+    sum: Option<Sum>,
+    /// A payment that did not fit the budget.
+    pub(super) refused: Option<String>,
+}
+
+/// What a commit needs to make a release of a sum.
+#[derive(Debug)]
+pub(crate) struct Noise {
+    guard: Arc<Guard>,
+    sum: Option<Sum>,
+    secret: Secret,
+    round: u64,
+    lr: f32,
+}
+
+impl Noise {
+    /// The means of the folds, with noise; moves the run's standing. A function of what was stored with
+    /// the opening: whoever tries again gets the same bits.
+    pub(super) fn means(&self, standing: &mut Standing) -> Result<Vectors, String> {
+        let sum = self.sum.clone().map_or_else(|| self.guard.sum(standing), Ok)?;
+        self.guard.release(standing, sum, (self.round, self.lr), &self.secret)
+    }
+}
+
+impl Private {
+    pub(super) fn new(record: &RunRecord, algorithm: &dyn algorithms::Algorithm) -> Result<Option<Self>, String> {
+        let guard = Guard::of(&record.spec, algorithm, record.length as usize).map_err(|error| error.to_string())?;
+        Ok(guard.map(|guard| Self { guard: Arc::new(guard), sum: None, refused: None }))
+    }
+}
+
+/// What a release of a run costs.
+pub(crate) fn payment(guard: &Guard, dataset: &str, round: u64) -> Payment {
+    let spec = guard.spec();
+    let plan = guard.plan();
+    let event = if round == 0 { plan.before.clone() } else { plan.each_round.clone() };
+    Payment {
+        dataset: dataset.to_owned(),
+        unit: spec.unit(),
+        adjacency: spec.adjacency(),
+        round,
+        event,
+        gate: plan.gate,
+        delta: spec.delta(),
+    }
+}
+
+impl Actor {
+    fn central(&self) -> Option<&Private> {
+        self.private.as_ref().filter(|private| private.guard.is_central())
+    }
+
+    pub(super) fn is_summed(&self) -> bool {
+        self.central().is_some()
+    }
+
+    /// What the machine says to an event; secrets are lent before.
+    pub(super) fn decide(&mut self, mut event: Event) -> Vec<Action> {
+        if self.machine.needs_secret() {
+            match Secret::draw() {
+                Ok(secret) => self.machine.lend(secret),
+                Err(reason) => event = Event::Failed { reason },
+            }
+        }
+        self.machine.handle(event, self.parts.clock.now())
+    }
+
+    /// Adds an update to the sum of the round, if it keeps to the bound.
+    pub(super) async fn sum_up(&mut self, values: Vec<f32>) -> Result<Option<Refusal>, String> {
+        let standing = self.record.privacy.as_ref().ok_or("a private run without its standing")?;
+        let Some(private) = &mut self.private else { return Ok(None) };
+        let mut sum = private.sum.take().map_or_else(|| private.guard.sum(standing), Ok)?;
+        let shared = Arc::clone(&self.shared);
+        let added = tokio::task::spawn_blocking(move || {
+            let added = sum.add(&values);
+            shared.buffers.give(values);
+            (sum, added)
+        });
+        let (sum, added) = added.await.map_err(|error| format!("folding failed: {error}"))?;
+        private.sum = Some(sum);
+        Ok(added.err())
+    }
+
+    /// Hides what nobody paid for.
+    pub(super) fn discreet(&self, upload: &mut Delivery) {
+        if self.private.is_some() {
+            (upload.facts.train_loss, upload.facts.examples) = (None, 1);
+        }
+    }
+
+    pub(super) fn drop_sum(&mut self) {
+        if let Some(private) = &mut self.private {
+            private.sum = None;
+        }
+    }
+
+    /// The event as the log may have it.
+    pub(super) fn sayable(&self, event: RunEvent) -> Option<RunEvent> {
+        if self.private.as_ref().is_some_and(|private| private.guard.hides_cohort()) {
+            return redact(event);
+        }
+        Some(event)
+    }
+
+    /// Whether who is in the cohort is a secret.
+    pub(super) fn hides_cohort(&self) -> bool {
+        self.private.as_ref().is_some_and(|private| private.guard.hides_cohort())
+    }
+
+    pub(super) fn forget_secrets(&mut self) {
+        self.record.opening = None;
+        if let Some(standing) = &mut self.record.privacy {
+            standing.stream = None;
+        }
+    }
+
+    /// What the commit of a round adds and pays, and the facts that the rule may know: none that would tell
+    /// who took part.
+    pub(super) fn noise(&mut self, round: u64) -> Option<Noise> {
+        let secret = self.machine.secret().cloned();
+        let lr = self.shared.spec.lr(round);
+        let private = self.private.as_mut().filter(|private| private.guard.is_central())?;
+        let secret = secret.expect("a round with noise was opened with its secret");
+        Some(Noise { guard: Arc::clone(&private.guard), sum: private.sum.take(), secret, round, lr })
+    }
+
+    pub(super) fn payment(&self, round: u64) -> Option<Payment> {
+        let private = self.private.as_ref()?;
+        Some(payment(&private.guard, &self.shared.spec.data.name, round + 1))
+    }
+
+    /// What is to be paid before the open round is announced: where workers add the noise, what leaves
+    /// them is the release.
+    pub(super) fn payment_of_opening(&self) -> Option<Payment> {
+        let private = self.private.as_ref().filter(|private| !private.guard.is_central())?;
+        private.guard.payment()?;
+        self.record.opening.as_ref().and_then(|opening| self.payment(opening.round))
+    }
+
+    /// Notes what became of the payment for an opening; what was not written is written later.
+    pub(super) fn paid(&mut self, released: Option<Release>, events: Vec<StoredEvent>) {
+        if let (Some(Release::Refused(reason)), Some(private)) = (released, &mut self.private) {
+            private.refused = Some(reason);
+            self.events.splice(0..0, events);
+        }
+    }
+
+    pub(super) fn facts(&self, facts: RoundFacts) -> RoundFacts {
+        if self.central().is_none() {
+            return facts;
+        }
+        let spec = &self.shared.spec;
+        let population = spec.cohort.population.unwrap_or(1) as usize;
+        let included = (spec.expected_clients().round() as usize).max(1);
+        RoundFacts { included, population, population_before: population }
+    }
+
+    pub(super) fn discreet_metrics(&self, metrics: &mut Metrics) {
+        if self.hides_cohort() {
+            redact_metrics(metrics);
+        }
+    }
+}
