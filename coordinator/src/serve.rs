@@ -9,15 +9,15 @@ use crate::{
     fleet::Fleet,
     health::{Health, SERVICES},
     run::Parts,
-    service::Service,
+    service::{FleetRoutes, Service},
     store::{Store, StoreError},
     transport::{Listen, incoming},
 };
 use proto::{
     DESCRIPTORS, limits,
-    v1::{access_server::AccessServer, fleet_server::FleetServer, operator_server::OperatorServer},
+    v1::{access_server::AccessServer, operator_server::OperatorServer},
 };
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -25,6 +25,9 @@ use tower::layer::util::{Identity as LayerIdentity, Stack};
 
 /// How long sessions and runs may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Between looks at a data directory that another process has open.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the coordinator could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +63,12 @@ pub async fn serve(
     listener: impl Listen,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let store = Arc::new(Store::open(&config.data_dir)?);
+    tokio::pin!(shutdown);
+    let store = tokio::select! {
+        biased;
+        () = &mut shutdown => return Ok(()),
+        store = open(&config.data_dir) => Arc::new(store?),
+    };
     let clock = Clock::new();
     let stop = CancellationToken::new();
     // A caller that drops this future instead of shutting it down must not leave a commit that tries for ever.
@@ -100,7 +108,7 @@ pub async fn serve(
     tokio::select! {
         biased;
         result = &mut serving => return result.map_err(Into::into),
-        () = shutdown => tracing::info!("draining"),
+        () = &mut shutdown => tracing::info!("draining"),
     }
     report(&reporter, false).await;
     stop.cancel();
@@ -116,6 +124,20 @@ pub async fn serve(
     Ok(())
 }
 
+/// Opens the store. A coordinator that was asked to stop may still be draining: it is waited for.
+async fn open(dir: &Path) -> Result<Store, ServeError> {
+    let until = tokio::time::Instant::now() + GRACE + PAUSE;
+    loop {
+        match Store::open(dir) {
+            Err(error @ StoreError::InUse { .. }) if tokio::time::Instant::now() < until => {
+                tracing::warn!(%error, "waiting for it to stop");
+                tokio::time::sleep(PAUSE).await;
+            }
+            opened => return opened.map_err(Into::into),
+        }
+    }
+}
+
 /// Every service of ours behind the guard.
 fn router(
     service: &Service,
@@ -126,9 +148,6 @@ fn router(
         .build_v1()
         .map_err(|error| ServeError::Reflection(error.to_string()))?;
     let access = AccessServer::new(service.clone())
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
-    let fleet = FleetServer::new(service.clone())
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES);
     let operator = OperatorServer::new(service.clone())
@@ -144,7 +163,7 @@ fn router(
         .layer(guard)
         .add_service(reflection)
         .add_service(access)
-        .add_service(fleet)
+        .add_service(FleetRoutes(service.clone()))
         .add_service(operator))
 }
 

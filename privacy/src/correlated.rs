@@ -234,7 +234,9 @@ fn toeplitz(coefficients: &[i64], past: &[Vec<i64>], mut noise: Vec<i64>) -> Vec
         noise.iter_mut().zip(e).for_each(|(noise, e)| *noise -= c * e);
     }
     let (bits, half) = (coefficients[0].trailing_zeros(), coefficients[0] >> 1);
-    noise.iter_mut().for_each(|noise| *noise = (*noise + half) >> bits);
+    for noise in &mut noise {
+        *noise = (*noise + half) >> bits;
+    }
     noise
 }
 

@@ -95,7 +95,7 @@ impl Gate {
         next.record(event.clone())?;
         let (budget, after) = (self.budget, self.epsilon(&next));
         if let Rule::Filter { measure } = self.rule {
-            let filter = Filter::new(budget, measure).map_err(|error| FilterError::Parameter(error));
+            let filter = Filter::new(budget, measure).map_err(FilterError::Parameter);
             filter
                 .and_then(|filter| filter.admit(ledger, event))
                 .map_err(|error| GateError::Filtered { error, budget })?;

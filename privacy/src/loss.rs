@@ -152,14 +152,10 @@ impl Loss {
         })
     }
 
-    /// Whether the loss takes isolated values only, so that its Fourier transform does not decay.
-    pub(crate) fn is_discrete(&self) -> bool {
-        self.parts.iter().all(|part| {
-            matches!(
-                part.noise,
-                Noise::DiscreteGaussian(_) | Noise::DiscreteLaplace(_) | Noise::Response { .. }
-            )
-        })
+    /// Whether single values of the loss have a mass of their own, so that its Fourier transform does not
+    /// decay.
+    pub(crate) fn has_atoms(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part.noise, Noise::Gaussian(_)))
     }
 }
 

@@ -94,7 +94,9 @@ impl Gossip {
     fn mixed(&self, row: &[f64]) -> Vec<f64> {
         let mut next = vec![0.0; row.len()];
         for (x, weights) in row.iter().zip(&self.rows) {
-            weights.iter().for_each(|(v, weight)| next[*v] += x * weight);
+            for (v, weight) in weights {
+                next[*v] += x * weight;
+            }
         }
         next
     }

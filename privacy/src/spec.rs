@@ -244,6 +244,12 @@ impl From<PrivacySpec> for RawSpec {
 
 impl PrivacySpec {
     fn check(&self) -> Result<(), SpecError> {
+        self.check_unit()?;
+        self.check_strategy()?;
+        self.check_rest()
+    }
+
+    fn check_unit(&self) -> Result<(), SpecError> {
         use MechanismKind as Kind;
         let everyone = self.sampling == Sampling::Everyone;
         if !everyone && self.participation.is_some() {
@@ -281,6 +287,11 @@ impl PrivacySpec {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    fn check_strategy(&self) -> Result<(), SpecError> {
+        use MechanismKind as Kind;
         match (self.mechanism, &self.strategy) {
             (Kind::DpFtrl, None) => {
                 return wrong(
@@ -299,6 +310,11 @@ impl PrivacySpec {
             (Kind::DpFtrl, _) | (_, None) => {}
             (_, Some(_)) => return wrong("strategy", "only `dp_ftrl` correlates its noise"),
         }
+        Ok(())
+    }
+
+    fn check_rest(&self) -> Result<(), SpecError> {
+        use MechanismKind as Kind;
         let shares = matches!(self.mechanism, Kind::Skellam | Kind::DistributedDiscreteGaussian);
         if shares != self.least_shares.is_some() {
             return wrong(

@@ -62,16 +62,37 @@ enum RawFactor {
     Buffered { weights: Vec<f64>, decays: Vec<f64> },
 }
 
+/// The longest run that a strategy is worked out for: its coefficients are kept in memory.
+pub const MOST_ROUNDS: u64 = 1 << 24;
+
 /// Who takes part when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawParticipation")]
 pub struct Participation {
-    /// Number of rounds.
+    /// Number of rounds; those beyond [`MOST_ROUNDS`] are refused where they are read and not worked out.
     pub rounds: NonZeroU64,
     /// Largest number of rounds that one unit takes part in.
     pub most: NonZeroU64,
     /// Smallest distance of two of them.
     pub separation: NonZeroU64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawParticipation {
+    rounds: NonZeroU64,
+    most: NonZeroU64,
+    separation: NonZeroU64,
+}
+
+impl TryFrom<RawParticipation> for Participation {
+    type Error = ParameterError;
+
+    fn try_from(raw: RawParticipation) -> Result<Self, ParameterError> {
+        let rounds = raw.rounds.get();
+        require(rounds <= MOST_ROUNDS, "rounds", rounds as f64, "at most 2^24 rounds of correlated noise")?;
+        Ok(Self { rounds: raw.rounds, most: raw.most, separation: raw.separation })
+    }
 }
 
 impl TryFrom<RawFactor> for Factor {

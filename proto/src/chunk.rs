@@ -76,6 +76,11 @@ pub fn chunk(offset: u64, data: Bytes) -> Chunk {
     Chunk { offset, crc32c: crc32c::crc32c(&data), data }
 }
 
+/// The checksums of a byte string's chunks.
+pub fn checksums(data: &[u8]) -> impl Iterator<Item = u32> {
+    data.chunks(CHUNK_BYTES).map(crc32c::crc32c)
+}
+
 /// The chunks of several byte strings that lie end to end, from `offset` on.
 pub fn chunks(parts: Vec<Bytes>, offset: u64) -> impl Iterator<Item = Chunk> + Send + 'static {
     let mut start = 0_u64;

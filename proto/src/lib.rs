@@ -8,6 +8,7 @@ pub mod chunk;
 pub mod digest;
 pub mod event;
 pub mod limits;
+pub mod messages;
 pub mod names;
 pub mod nearest;
 pub mod reason;

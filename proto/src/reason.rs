@@ -40,6 +40,7 @@ impl DeclineReason {
             Self::Spec => "specification",
             Self::Training => "training",
             Self::State => "client state",
+            Self::Transfer => "transfer",
         }
     }
 }

@@ -286,6 +286,24 @@ fn faulty_pictures_are_named() {
 }
 
 #[test]
+fn a_table_is_detected_with_its_label_column() {
+    let folder = TempDir::new().unwrap();
+    let label = |source: &Source| match source {
+        Source::Csv { label, .. } => label.clone(),
+        other => panic!("{other:?}"),
+    };
+    let rows: String = (0..20).map(|i| format!("{},{i},0.5\n", i % 2)).collect();
+    write(&folder, "wine.csv", format!("Class,a,b\n{rows}"));
+    let (name, source) = detect(folder.path()).unwrap();
+    assert_eq!((name.as_str(), label(&source).as_str()), ("wine", "Class"));
+    assert_eq!(source.load(Split::Train, 0).unwrap().len(), 18);
+    write(&folder, "wine.csv", "a,b,c\n1,2,0\n");
+    assert_eq!(label(&detect(&folder.path().join("wine.csv")).unwrap().1), "c");
+    write(&folder, "more.csv", "a,b,c\n1,2,0\n");
+    assert!(matches!(detect(folder.path()), Err(DataError::Unknown { .. })), "which of the two?");
+}
+
+#[test]
 fn nothing_to_detect_lists_what_was_looked_for() {
     let folder = TempDir::new().unwrap();
     let message = detect(folder.path()).unwrap_err().to_string();

@@ -93,7 +93,7 @@ fn noise(size: usize, update: u64) -> Vec<f32> {
 }
 
 /// The plain pass: reads the update, reads and writes the sums, adds integers.
-pub(super) fn add(sum: &mut [i64], update: &[f32]) {
+fn add(sum: &mut [i64], update: &[f32]) {
     sum.par_chunks_mut(BLOCK).zip(update.par_chunks(BLOCK)).for_each(|(sum, update)| {
         for (sum, x) in sum.iter_mut().zip(update) {
             *sum = sum.wrapping_add(i64::from(x.to_bits()));

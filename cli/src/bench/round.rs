@@ -1,8 +1,8 @@
 //! How long a round takes, what the coordinator needs for it, and what travels, when nobody trains.
 //!
 //! Real processes on loopback, model kind `flat`, FedAvg. The first round is not counted: workers
-//! fetch the model for the first time, and connections open. What the machine allows is measured
-//! before and after, without the processes.
+//! fetch the model for the first time, and connections open. A round lasts from one commit to the next,
+//! the disk's time included. What the machine allows is measured before and after, without the processes.
 
 use super::limit::Limit;
 use crate::{
@@ -19,15 +19,18 @@ use proto::{
     limits,
 };
 use serde_json::json;
-use std::str::FromStr;
+use std::{path::Path, str::FromStr, time::Instant};
 use worker::data::Source;
 
 /// Measures seconds, memory and traffic of a round, without training.
 ///
 /// Starts a coordinator and workers for each pair of sizes. JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
-/// seconds_max, limit_seconds (the same bytes over loopback TCP and a pass over memory for each update,
-/// nothing else), limit_loopback_seconds, ratio (median to limit), coordinator_cpu_seconds and
-/// workers_cpu_seconds (of a round; all workers), coordinator_peak_bytes, worker_peak_bytes (the largest of
+/// seconds_max (from one commit to the next), limit_bytes_seconds (the same bytes over loopback TCP, nothing
+/// else), ratio_bytes (median to that), limit_seconds (those, the checksums, digests, copies and folds that
+/// the bytes need, and a model to disk), ratio (median to that), ratio_cpu (processor seconds to those of the
+/// limit: the one that other programs on the machine hardly change), limit_loopback_cpu_seconds,
+/// limit_passes_cpu_seconds and limit_disk_seconds (waiting for the disk; what the limits are made of), coordinator_cpu_seconds and
+/// workers_cpu_seconds (of a round; all workers together), coordinator_peak_bytes, worker_peak_bytes (the largest of
 /// all), bytes_down, bytes_up (of a round).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -166,11 +169,11 @@ async fn one(
         data: ("bench".to_owned(), source),
         tls,
     };
-    let before = measure_limit(workers, parameters).await?;
+    let before = measure_limit(workers, parameters, folder.path()).await?;
     let mut fleet = life::interruptible(Fleet::start(&plan)).await?;
     let ids = fleet.ids();
     let mut metrics: Vec<Metrics> = Vec::new();
-    let mut cpu = Vec::new();
+    let (mut cpu, mut ends) = (Vec::new(), Vec::new());
     let work = async {
         let run = Operator::connect(fleet.target()).await?.submit(spec(workers, parameters, rounds)).await?;
         let each = |seen: Seen<'_>| {
@@ -179,6 +182,7 @@ async fn one(
             }) = seen
             {
                 metrics.push(line.clone());
+                ends.push(Instant::now());
                 cpu.push(cpu_seconds(&ids));
                 bar.inc(1);
             }
@@ -192,11 +196,10 @@ async fn one(
     let stopped = fleet.stop().await;
     done?;
     stopped?;
-    let limit = before.or_better(measure_limit(workers, parameters).await?);
-    let counted: Vec<&Metrics> = metrics.iter().filter(|line| line.round > 0).collect();
-    let mut seconds: Vec<f64> = counted.iter().map(|line| line.seconds).collect();
+    let limit = before.or_better(measure_limit(workers, parameters, folder.path()).await?);
+    let mut seconds: Vec<f64> = ends.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
     seconds.sort_by(f64::total_cmp);
-    let last = counted.last().ok_or_else(|| Failure::internal("the run ended without metrics"))?;
+    let last = metrics.last().ok_or_else(|| Failure::internal("the run ended without metrics"))?;
     let (bytes_down, bytes_up) = (last.bytes_down, last.bytes_up);
     let cpu = a_round(&cpu);
     Ok(Measured {
@@ -212,11 +215,12 @@ async fn one(
     })
 }
 
-async fn measure_limit(workers: u16, parameters: u64) -> Result<Limit, Failure> {
-    let measured = tokio::task::spawn_blocking(move || Limit::measure(workers, parameters)).await;
+async fn measure_limit(workers: u16, parameters: u64, folder: &Path) -> Result<Limit, Failure> {
+    let folder = folder.to_owned();
+    let measured = tokio::task::spawn_blocking(move || Limit::measure(workers, parameters, &folder)).await;
     measured
         .map_err(Failure::internal)?
-        .map_err(|error| Failure::new(Code::Failed, format!("loopback cannot be measured: {error}")))
+        .map_err(|error| Failure::new(Code::Failed, format!("the machine cannot be measured: {error}")))
 }
 
 /// Processor seconds so far: the coordinator's, and all workers'.
@@ -242,12 +246,19 @@ impl Measured {
         }
     }
 
+    /// Processor seconds of a round, to those that it needs.
+    fn ratio_cpu(&self) -> f64 {
+        (self.cpu.0 + self.cpu.1) / (self.limit.loopback + self.limit.passes)
+    }
+
     fn json(&self) -> serde_json::Value {
         json!({
             "workers": self.workers, "parameters": self.parameters, "rounds": self.seconds.len(),
             "seconds_median": self.median(), "seconds_min": self.seconds.first(),
-            "seconds_max": self.seconds.last(), "limit_seconds": self.limit.seconds(),
-            "limit_loopback_seconds": self.limit.loopback, "ratio": self.median() / self.limit.seconds(),
+            "seconds_max": self.seconds.last(), "limit_bytes_seconds": self.limit.bytes(),
+            "ratio_bytes": self.median() / self.limit.bytes(), "limit_seconds": self.limit.seconds(),
+            "ratio": self.median() / self.limit.seconds(), "ratio_cpu": self.ratio_cpu(), "limit_loopback_cpu_seconds": self.limit.loopback,
+            "limit_passes_cpu_seconds": self.limit.passes, "limit_disk_seconds": self.limit.disk,
             "coordinator_cpu_seconds": self.cpu.0, "workers_cpu_seconds": self.cpu.1,
             "coordinator_peak_bytes": self.coordinator_peak,
             "worker_peak_bytes": self.worker_peak, "bytes_down": self.bytes_down, "bytes_up": self.bytes_up,
@@ -263,9 +274,9 @@ fn listing(all: &[Measured]) -> String {
                 one.workers.to_string(),
                 one.parameters.to_string(),
                 format!("{:.3}", one.median()),
-                format!("{:.3}", one.limit.seconds()),
-                format!("{:.1}", one.median() / one.limit.seconds()),
-                format!("{:.2} + {:.2}", one.cpu.0, one.cpu.1),
+                format!("{:.3} {:.1} ×", one.limit.bytes(), one.median() / one.limit.bytes()),
+                format!("{:.3} {:.2} ×", one.limit.seconds(), one.median() / one.limit.seconds()),
+                format!("{:.2} + {:.2} {:.2} ×", one.cpu.0, one.cpu.1, one.ratio_cpu()),
                 table::or_dash(one.coordinator_peak, table::bytes),
                 table::or_dash(one.worker_peak, table::bytes),
                 table::bytes(one.bytes_down),
@@ -277,9 +288,9 @@ fn listing(all: &[Measured]) -> String {
         "workers",
         "parameters",
         "s/round (median)",
-        "limit, s",
-        "ratio",
-        "CPU s/round",
+        "bytes alone",
+        "limit",
+        "CPU s/round (coordinator + workers)",
         "coordinator peak",
         "largest worker peak",
         "down/round",
@@ -325,7 +336,7 @@ mod tests {
                 workers: 2,
                 parameters: 5,
                 seconds,
-                limit: Limit { loopback: 0.5, memory: 0.25 },
+                limit: Limit { loopback: 0.0, passes: 0.0, disk: 0.75 },
                 cpu: (1.0, 2.0),
                 coordinator_peak,
                 worker_peak,
@@ -336,7 +347,7 @@ mod tests {
         assert_eq!(with(&[1.0, 2.0, 9.0]).median(), 2.0);
         assert_eq!(with(&[1.0, 2.0]).median(), 1.5);
         let listing = listing(&[with(&[1.5])]);
-        assert!(listing.contains("1.0 kB") && listing.contains(" 2.0 "), "{listing}");
+        assert!(listing.contains("1.0 kB") && listing.contains("2.00 ×"), "{listing}");
         assert_eq!(a_round(&[(5.0, 1.0), (6.0, 3.0), (9.0, 5.0)]), (2.0, 2.0));
     }
 }

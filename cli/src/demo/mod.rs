@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Rounds [default: depends on the data]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rounds: Option<u64>,
-    /// A folder or file with MNIST, CIFAR-10, CIFAR-100, images or a text
+    /// A folder or file with MNIST, CIFAR-10, CIFAR-100, images, a table (.csv) or a text
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Option<PathBuf>,
     /// Procedural digits to train on
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// linear, mlp, lenet, cnn, resnet18-gn, char-lstm or char-gpt [default: depends on the data]
     #[arg(long, value_name = "KIND")]
     pub(crate) model: Option<String>,
-    /// fedavg, fedprox, scaffold or feddyn
+    /// An algorithm by its name, such as fedavg, fedprox, scaffold or feddyn
     #[arg(long, value_name = "KIND", default_value = "fedavg")]
     pub(crate) algorithm: String,
     /// Divides the classes among workers by a Dirichlet distribution; small is heterogeneous

@@ -1,6 +1,6 @@
-//! `starling.v1.Fleet`: sessions and downloads. Uploads are in their own file.
+//! What sessions and downloads do. Uploads are in their own file.
 
-use super::{Service, download, draining, peer_of, upload};
+use super::{Service, download, draining, peer_of};
 use crate::{
     access::speaks_for,
     fleet::Session,
@@ -16,29 +16,20 @@ use proto::{
     names::WorkerName,
     v1::{
         self, Chunk, CoordinatorMessage, ErrorCode, WorkerMessage, coordinator_message::Body,
-        fleet_server::Fleet as FleetService, worker_message::Body as Said,
+        worker_message::Body as Said,
     },
 };
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl FleetService for Service {
-    type SessionStream = Outgoing<CoordinatorMessage>;
-    type FetchStream = Outgoing<Chunk>;
-    type UploadStream = Outgoing<v1::UploadReply>;
-
-    async fn session(
+impl Service {
+    /// Opens a session.
+    pub(super) fn session(
         &self,
         request: Request<Streaming<WorkerMessage>>,
-    ) -> Result<Response<Self::SessionStream>, Status> {
+    ) -> Result<Response<ReceiverStream<Result<CoordinatorMessage, Status>>>, Status> {
         if self.parts.stop.is_cancelled() {
             return Err(draining());
         }
@@ -46,11 +37,14 @@ impl FleetService for Service {
         let (outbox, messages) = mpsc::channel(limits::SESSION_QUEUE);
         let (service, inbound) = (self.clone(), request.into_inner());
         self.tasks.spawn(async move { service.serve_session(peer, inbound, outbox).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(ReceiverStream::new(messages)))
     }
 
-    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let request = request.into_inner();
+    /// The chunks of a vector, from an offset on.
+    pub(super) fn fetch(
+        &self,
+        request: &v1::FetchRequest,
+    ) -> Result<impl Stream<Item = Result<Chunk, Status>> + Send + 'static, Status> {
         let digest = Digest::from_bytes(&request.digest)
             .map_err(|error| ErrorCode::Malformed.status(error.to_string()))?;
         let reader = self
@@ -66,25 +60,9 @@ impl FleetService for Service {
         if let Some(run) = self.fleet().run(&request.run) {
             run.shared.bytes_down.fetch_add(left, Ordering::Relaxed);
         }
-        Ok(Response::new(Box::pin(download::chunks(digest, reader, request.offset))))
+        Ok(download::chunks(digest, reader, request.offset))
     }
 
-    async fn upload(
-        &self,
-        request: Request<Streaming<v1::UploadRequest>>,
-    ) -> Result<Response<Self::UploadStream>, Status> {
-        if self.parts.stop.is_cancelled() {
-            return Err(draining());
-        }
-        let peer = peer_of(&request)?;
-        let (replies, stream) = mpsc::channel(2);
-        let (service, inbound) = (self.clone(), request.into_inner());
-        self.tasks.spawn(async move { upload::serve(&service, &peer, inbound, replies).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
-    }
-}
-
-impl Service {
     async fn serve_session(
         self,
         peer: Peer,

@@ -5,7 +5,10 @@ mod download;
 mod fleet;
 mod ledger;
 mod operator;
+mod routes;
 mod upload;
+
+pub(crate) use routes::FleetRoutes;
 
 use crate::{fleet::Fleet, run::Parts};
 use proto::v1::ErrorCode;

@@ -16,6 +16,7 @@ use proto::{
     chunk::ChunkError,
     digest::Digest,
     limits,
+    messages::Messages,
     v1::{
         ErrorCode, Outcome, RejectReason, UploadHeader, UploadReady, UploadReply, UploadRequest,
         UploadVerdict, upload_reply::Body as Reply, upload_request::Body as Sent,
@@ -23,7 +24,7 @@ use proto::{
 };
 use std::{sync::atomic::Ordering, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 /// How long a call that was given up takes to look closed from this side.
 const CLOSING: Duration = Duration::from_millis(100);
@@ -42,7 +43,7 @@ enum Received {
 pub(super) async fn serve(
     service: &Service,
     peer: &Peer,
-    mut inbound: Streaming<UploadRequest>,
+    mut inbound: Messages<UploadRequest>,
     replies: Replies,
 ) {
     let header = match tokio::time::timeout(limits::STALL, inbound.message()).await {
@@ -79,7 +80,7 @@ pub(super) async fn serve(
 async fn take(
     run: &RunHandle,
     header: &UploadHeader,
-    inbound: &mut Streaming<UploadRequest>,
+    inbound: &mut Messages<UploadRequest>,
     replies: &Replies,
 ) -> Option<Decision> {
     let (worker, round) = (header.worker.clone(), header.round);
@@ -121,7 +122,7 @@ async fn take(
 async fn receive(
     run: &RunHandle,
     header: &UploadHeader,
-    (inbound, replies): (&mut Streaming<UploadRequest>, &Replies),
+    (inbound, replies): (&mut Messages<UploadRequest>, &Replies),
     mut incoming: Incoming,
 ) -> Received {
     while !incoming.assembler.is_complete() {

@@ -1,14 +1,15 @@
 //! Vectors as files named by their digest: written once, synced, renamed, never changed. What a name
 //! says is what the file holds, so a resumed download can never mix two models.
 
-use super::StoreError;
+use super::{StoreError, pool::Pool};
+use bytes::Bytes;
 use proto::{
-    chunk::{bytes_of, chunk},
+    chunk::{bytes_of, checksums, chunk},
     digest::Digest,
     limits::CHUNK_BYTES,
     v1::Chunk,
 };
-use rustix::{buffer::spare_capacity, io::pread};
+use rustix::io::pread;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -30,6 +31,9 @@ const CACHED_VECTORS: usize = 8;
 pub struct Blobs {
     dir: PathBuf,
     recent: Mutex<Vec<(Digest, Arc<Vec<f32>>)>>,
+    /// Checksums of the chunks of the newest vectors: the same for everybody who fetches them.
+    checksums: Mutex<Vec<(Digest, Arc<[u32]>)>>,
+    pool: Arc<Pool>,
     /// Vectors that were put and that no run has named yet: a commit of another run must not remove
     /// them. Counted, because two runs may put the same vector.
     unnamed: Mutex<BTreeMap<Digest, usize>>,
@@ -41,11 +45,13 @@ pub struct Blobs {
 pub struct Reader {
     source: Source,
     length: u64,
+    checksums: Option<Arc<[u32]>>,
+    pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Memory(bytes::Bytes),
+    Memory(Bytes),
     File(File),
 }
 
@@ -61,7 +67,14 @@ impl Blobs {
                 fs::remove_file(path).map_err(fail)?;
             }
         }
-        Ok(Self { dir, recent: Mutex::default(), unnamed: Mutex::default(), partials: AtomicU64::new(0) })
+        Ok(Self {
+            dir,
+            recent: Mutex::default(),
+            checksums: Mutex::default(),
+            pool: Arc::default(),
+            unnamed: Mutex::default(),
+            partials: AtomicU64::new(0),
+        })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -92,7 +105,7 @@ impl Blobs {
         let number = self.partials.fetch_add(1, Ordering::Relaxed);
         let partial = self.dir.join(format!("{number}.partial"));
         // The disk is slower than the digest, which the file's name needs and its content does not.
-        let (written, digest) = rayon::join(|| write(&partial, bytes), || hash(bytes));
+        let (written, (digest, sums)) = rayon::join(|| write(&partial, bytes), || survey(bytes));
         *self.unnamed().entry(digest).or_default() += 1;
         let place = || {
             written?;
@@ -107,19 +120,14 @@ impl Blobs {
             StoreError::Blob { digest, detail: format!("cannot be written: {error}") }
         })?;
         if bytes.len() <= CACHED_BYTES {
-            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.retain(|(held, _)| *held != digest);
-            recent.push((digest, Arc::clone(vector)));
-            if recent.len() > CACHED_VECTORS {
-                recent.remove(0);
-            }
+            remember(&self.recent, digest, Arc::clone(vector));
         }
+        remember(&self.checksums, digest, sums);
         Ok(digest)
     }
 
     fn cached(&self, digest: Digest) -> Option<Arc<Vec<f32>>> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().find(|(held, _)| *held == digest).map(|(_, vector)| Arc::clone(vector))
+        recall(&self.recent, digest)
     }
 
     /// Reads a whole vector, into memory that `buffer` gives, and checks it against its name.
@@ -167,17 +175,22 @@ impl Blobs {
     pub fn reader(&self, digest: Digest) -> Result<Option<Reader>, StoreError> {
         if let Some(vector) = self.cached(digest) {
             let bytes = bytes_of(&vector);
-            return Ok(Some(Reader { length: bytes.len() as u64, source: Source::Memory(bytes) }));
+            return Ok(Some(self.reading(digest, bytes.len() as u64, Source::Memory(bytes))));
         }
         let fail = |error: std::io::Error| StoreError::Blob { digest, detail: error.to_string() };
         match File::open(self.path(digest)) {
             Ok(file) => {
                 let length = file.metadata().map_err(fail)?.len();
-                Ok(Some(Reader { source: Source::File(file), length }))
+                Ok(Some(self.reading(digest, length, Source::File(file))))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(fail(error)),
         }
+    }
+
+    fn reading(&self, digest: Digest, length: u64, source: Source) -> Reader {
+        let checksums = recall(&self.checksums, digest);
+        Reader { source, length, checksums, pool: Arc::clone(&self.pool) }
     }
 
     /// Removes every vector that is not in `keep` and has been named.
@@ -203,9 +216,9 @@ impl Reader {
     /// As [`Self::chunk`], if it can be had without waiting for the disk.
     pub fn chunk_at_hand(&self, offset: u64) -> Option<Chunk> {
         let Source::File(file) = &self.source else { return self.chunk(offset).ok()? };
-        let mut data = vec![0; self.size_at(offset)];
-        let read = read_cached(file, &mut data, offset)?;
-        (read == data.len()).then(|| chunk(offset, data.into()))
+        let whole = |buffer: &mut [u8]| (read_cached(file, buffer, offset)? == buffer.len()).then_some(());
+        let data = self.pool.fill(self.size_at(offset), |buffer| whole(buffer).ok_or(())).ok()?;
+        Some(self.summed(offset, data))
     }
 
     fn size_at(&self, offset: u64) -> usize {
@@ -225,19 +238,41 @@ impl Reader {
         }
         let data = match &self.source {
             Source::Memory(bytes) => bytes.slice(offset as usize..offset as usize + size),
-            Source::File(file) => {
-                let mut data = Vec::with_capacity(size);
-                while data.len() < size {
-                    let at = offset + data.len() as u64;
-                    if pread(file, spare_capacity(&mut data), at)? == 0 {
-                        return Err(std::io::ErrorKind::UnexpectedEof.into());
+            Source::File(file) => self.pool.fill(size, |buffer| {
+                let mut done = 0;
+                while done < size {
+                    match pread(file, &mut buffer[done..], offset + done as u64)? {
+                        0 => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
+                        read => done += read,
                     }
                 }
-                data.into()
-            }
+                Ok(())
+            })?,
         };
-        Ok(Some(chunk(offset, data)))
+        Ok(Some(self.summed(offset, data)))
     }
+
+    fn summed(&self, offset: u64, data: Bytes) -> Chunk {
+        let known = self.checksums.as_ref().filter(|_| offset.is_multiple_of(CHUNK_BYTES as u64));
+        match known.and_then(|sums| sums.get((offset / CHUNK_BYTES as u64) as usize)) {
+            Some(&crc32c) => Chunk { offset, data, crc32c },
+            None => chunk(offset, data),
+        }
+    }
+}
+
+fn remember<T>(kept: &Mutex<Vec<(Digest, T)>>, digest: Digest, value: T) {
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.retain(|(held, _)| *held != digest);
+    kept.push((digest, value));
+    if kept.len() > CACHED_VECTORS {
+        kept.remove(0);
+    }
+}
+
+fn recall<T: Clone>(kept: &Mutex<Vec<(Digest, T)>>, digest: Digest) -> Option<T> {
+    let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.iter().find(|(held, _)| *held == digest).map(|(_, value)| value.clone())
 }
 
 /// Reads what the page cache holds.
@@ -257,6 +292,23 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
     file.sync_data()
+}
+
+/// Name and checksums, of each part while it is in the cache.
+fn survey(bytes: &[u8]) -> (Digest, Arc<[u32]>) {
+    /// Enough for all cores, little enough for their caches.
+    const PART: usize = 4 * CHUNK_BYTES;
+    let mut hasher = blake3::Hasher::new();
+    let mut sums = Vec::with_capacity(bytes.len().div_ceil(CHUNK_BYTES));
+    for part in bytes.chunks(PART) {
+        if part.len() == PART {
+            hasher.update_rayon(part);
+        } else {
+            hasher.update(part);
+        }
+        sums.extend(checksums(part));
+    }
+    (Digest(*hasher.finalize().as_bytes()), sums.into())
 }
 
 fn hash(bytes: &[u8]) -> Digest {

@@ -11,6 +11,7 @@ mod access;
 mod blobs;
 mod handle;
 mod ledger;
+mod pool;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::{Blobs, Reader};
@@ -42,6 +43,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const QUARANTINE: TableDefinition<&str, u64> = TableDefinition::new("quarantine");
 
 const FORMAT: u64 = 1;
+/// Who has the directory open, or had it last.
+const HOLDER: &str = "holder";
 
 /// Why the store cannot do what was asked. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong and what to do.
         detail: String,
+    },
+    /// Another process has the data directory open.
+    #[error("data directory {}: is in use by another coordinator{holder}", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Which process, if it has said so.
+        holder: String,
     },
     /// The database failed.
     #[error("store: {0}")]
@@ -211,9 +222,15 @@ impl Store {
             return Err(fail(detail.to_owned()));
         }
         let database = Handle::open(&file).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => fail("is in use by another coordinator".to_owned()),
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                let holder = std::fs::read_to_string(dir.join(HOLDER)).unwrap_or_default();
+                let holder: String = holder.chars().take(80).collect();
+                StoreError::InUse { path: dir.to_owned(), holder }
+            }
             error => fail(format!("starling.redb cannot be opened: {error}")),
         })?;
+        // Only a courtesy to whoever comes next: the lock is the database's.
+        let _ = std::fs::write(dir.join(HOLDER), format!(" (process {})", std::process::id()));
         let transaction = database.begin_write()?;
         {
             transaction.open_table(RUNS)?;

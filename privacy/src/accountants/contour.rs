@@ -96,7 +96,7 @@ fn first(ask: impl Fn(Attempt) -> Result<f64, Refusal>) -> Result<f64, Refusal> 
 
 fn composition(ledger: &Ledger, group: u32, lost: f64) -> Result<Composition, Refusal> {
     let composition = Composition::of(ledger, group, lost).ok_or(Refusal::NoDominatingPair)?;
-    if composition.parts.iter().all(|(loss, _)| loss.is_discrete()) {
+    if composition.parts.iter().all(|(loss, _)| loss.has_atoms()) {
         return Err(Refusal::DiscreteLoss);
     }
     Ok(composition)
@@ -131,14 +131,18 @@ impl Line {
             let s = Complex::new(saddle.s, y * scale);
             let t = if direction == Direction::Remove { s + Complex::real(1.0) } else { s.scale(-1.0) };
             let mut value = Complex::ZERO - s.ln() - (s + Complex::real(1.0)).ln();
-            for (points, (_, count)) in points.iter().zip(&composition.parts) {
-                value = value + points.ln_moment_complex(t).scale(*count);
+            // The size of a transform that does not decay may dip and come back: it counts with the bound
+            // that it has on the real axis.
+            let mut size = value.re + stretch.ln();
+            for (points, (loss, count)) in points.iter().zip(&composition.parts) {
+                let part = points.ln_moment_complex(t).scale(*count);
+                size += if loss.has_atoms() { count * points.ln_moment(t.re) } else { part.re };
+                value = value + part;
                 work += points.loss.len();
             }
             line.nodes.push((s, value));
             line.weights
                 .push(stretch * scale * step / std::f64::consts::PI * if index == 0 { 0.5 } else { 1.0 });
-            let size = value.re + stretch.ln();
             peak = peak.max(size);
             if size < peak - 24.0 {
                 let (value, error) = line.sum(saddle.epsilon);

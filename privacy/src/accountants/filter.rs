@@ -97,7 +97,9 @@ impl Filter {
         require(delta > 0.0, "delta", delta, "a number above 0, for a filter")?;
         measure.check()?;
         let (bound, _) = bisect(0.0, epsilon + 1e3, 200, |cost| measure.epsilon(cost, delta) <= epsilon);
-        require(bound > 0.0, "epsilon", epsilon, "an ε that this order reaches at this δ")?;
+        // Below that only the total variation bounds ε: no release has so small a cost.
+        let useful = bound > 4.0 * delta * delta;
+        require(useful, "epsilon", epsilon, "an ε that this order reaches at this δ")?;
         Ok(Self { measure, bound })
     }
 
@@ -141,5 +143,68 @@ impl Filter {
         }
         let cost = self.cost(&next)?;
         if cost > self.bound { Err(Exceeded { cost, bound: self.bound }.into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::{Adjacency, Mechanism, NoiseMultiplier, Probability, Sampling, Unit};
+
+    fn event(z: f64, rate: Option<f64>) -> Event {
+        let sampling = rate
+            .map_or(Sampling::Everyone, |rate| Sampling::Poisson { rate: Probability::new(rate).unwrap() });
+        let mechanism = Mechanism::Gaussian { noise_multiplier: NoiseMultiplier::new(z).unwrap() };
+        Event { mechanism, sampling, count: NonZeroU64::MIN }
+    }
+
+    /// Each event is chosen by looking at how much is left: the sum still never exceeds the bound, and the
+    /// bound is reached.
+    #[test]
+    fn a_chooser_that_sees_what_is_left_cannot_exceed_the_bound() {
+        let budget = Budget::new(3.0, 1e-6).unwrap();
+        for measure in [Measure::Renyi { order: 8.0 }, Measure::Concentrated] {
+            let filter = Filter::new(budget, measure).unwrap();
+            let mut ledger = Ledger::new(Unit::Client, Adjacency::ZeroOut);
+            for step in 0..2000 {
+                let left = filter.bound() - filter.cost(&ledger).unwrap();
+                let next = event(
+                    6.0 + f64::from(step % 7) + 0.01 / left.max(1e-3),
+                    Some(0.5).filter(|_| step % 3 == 0),
+                );
+                match filter.admit(&ledger, &next) {
+                    Ok(()) => ledger.record(next).unwrap(),
+                    Err(FilterError::Exceeded(exceeded)) => {
+                        assert!(exceeded.cost > exceeded.bound);
+                        break;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            let cost = filter.cost(&ledger).unwrap();
+            assert!(cost <= filter.bound() && cost > 0.8 * filter.bound(), "{cost} {filter:?}");
+            let spent = filter.epsilon(cost, budget.delta());
+            assert!(spent <= budget.epsilon(), "{spent}");
+            assert!(rdp::epsilon(&ledger, budget.delta(), 1).unwrap().epsilon <= budget.epsilon());
+        }
+    }
+
+    #[test]
+    fn a_filter_without_a_meaning_is_refused() {
+        let budget = Budget::new(3.0, 1e-6).unwrap();
+        for order in [1.0, 0.5, f64::NAN, f64::INFINITY] {
+            assert_eq!(Filter::new(budget, Measure::Renyi { order }).unwrap_err().parameter, "order");
+        }
+        let pure = Budget::new(3.0, 0.0).unwrap();
+        assert_eq!(Filter::new(pure, Measure::Concentrated).unwrap_err().parameter, "delta");
+        // At order 2 and this δ no ε below 13 can be stated at all.
+        let low = Budget::new(0.1, 1e-6).unwrap();
+        assert_eq!(Filter::new(low, Measure::Renyi { order: 2.0 }).unwrap_err().parameter, "epsilon");
+        let mut planned = Ledger::new(Unit::Client, Adjacency::ZeroOut);
+        planned.record(event(4.0, None)).unwrap();
+        let Measure::Renyi { order } = Filter::best_order(&planned, 1e-6).unwrap() else { panic!() };
+        assert!(order > 10.0 && order < 40.0, "{order}");
     }
 }

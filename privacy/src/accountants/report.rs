@@ -86,8 +86,8 @@ pub enum Refusal {
     /// No group form is known for an event.
     #[error("no form for groups is known for an event")]
     Group,
-    /// All losses take isolated values.
-    #[error("the loss takes isolated values only, so that its transform does not decay")]
+    /// Single values of every loss have a mass of their own.
+    #[error("no event has a loss without atoms, so that its transform does not decay")]
     DiscreteLoss,
     /// The integral did not settle.
     #[error("the integral did not converge")]

@@ -133,28 +133,30 @@ fn the_paths_agree_wherever_the_fast_one_decides() {
     }
 }
 
+/// A generator that always says the same.
+struct Stuck(u64);
+impl rand_chacha::rand_core::TryRng for Stuck {
+    type Error = std::convert::Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(self.0 as u32)
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(self.0)
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        bytes.fill(self.0 as u8);
+        Ok(())
+    }
+}
+
 #[test]
 fn ties_at_the_end_of_a_block_are_resolved_by_more_bits() {
     let sampler = Sampler::new(Kind::Rounded, variance(1 << 20)).unwrap();
     let table = &sampler.table;
-    struct Fixed(u64);
-    impl rand_chacha::rand_core::TryRng for Fixed {
-        type Error = std::convert::Infallible;
-        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-            Ok(self.0 as u32)
-        }
-        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-            Ok(self.0)
-        }
-        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
-            bytes.fill(self.0 as u8);
-            Ok(())
-        }
-    }
     let mut at = 0;
     for leading in 0..1_u64 << BLOCK_BITS {
-        let below = table.block(leading, &mut Fixed(0));
-        let above = table.block(leading, &mut Fixed(u64::MAX));
+        let below = table.block(leading, &mut Stuck(0));
+        let above = table.block(leading, &mut Stuck(u64::MAX));
         assert!(below >= at && above >= below, "{leading}");
         at = above;
     }
@@ -172,7 +174,9 @@ fn shards_may_be_done_in_any_order() {
     }
     let mut parts: Vec<_> = shards(&mut backward).collect();
     parts.reverse();
-    parts.into_iter().for_each(|(shard, part)| key.add_noise(&sampler, (1, shard), part, 1 << 10));
+    for (shard, part) in parts {
+        key.add_noise(&sampler, (1, shard), part, 1 << 10);
+    }
     assert_eq!(forward, backward);
     assert_ne!(forward[..50], forward[SHARD..SHARD + 50]);
     assert!(forward.iter().all(|x| (x - 9) % 1024 == 0));

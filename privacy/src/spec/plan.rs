@@ -13,7 +13,7 @@ use crate::{
     },
     adaptive::{AdaptiveClip, QuantileClip},
     distributed,
-    strategy::{Factor, Participation, Strategy},
+    strategy::{Factor, MOST_ROUNDS, Participation, Strategy},
 };
 
 /// What a plan depends on, beside the section.
@@ -146,6 +146,11 @@ impl PrivacySpec {
         grid: Grid,
         facts: RunFacts,
     ) -> Result<[Option<Event>; 2], ParameterError> {
+        if self.participation.is_some() && self.mechanism != MechanismKind::DpSgd {
+            let rounds = facts.rounds.get();
+            let most = "at most 2^24 with a `participation` cap";
+            crate::parameters::require(rounds <= MOST_ROUNDS, "rounds", rounds as f64, most)?;
+        }
         let steps = if self.mechanism == MechanismKind::DpSgd { facts.local_steps } else { NonZeroU64::MIN };
         if let (Some(cap), MechanismKind::DpSgd) = (self.participation, self.mechanism) {
             // All steps of the rounds that a record's client may take part in.

@@ -110,12 +110,24 @@ fn intern(keys: &[String]) -> KeyColumn {
     KeyColumn { names: index.into_keys().collect(), of }
 }
 
+/// The names in a table's first line.
+pub(crate) fn columns(path: &Path) -> Result<Vec<String>, DataError> {
+    let file = File::open(path).map_err(DataError::read(path))?;
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(file);
+    let names = reader.headers().map_err(|error| malformed(path, &error))?;
+    Ok(names.iter().map(str::to_owned).collect())
+}
+
+fn malformed(path: &Path, error: &csv::Error) -> DataError {
+    DataError::malformed(path, error.to_string(), "rows of equal length in UTF-8")
+}
+
 fn read(table: &Table<'_>, path: &Path) -> Result<Rows, DataError> {
     parse(table, path, File::open(path).map_err(DataError::read(path))?)
 }
 
 fn parse(table: &Table<'_>, path: &Path, content: impl Read) -> Result<Rows, DataError> {
-    let broken = |e: csv::Error| DataError::malformed(path, e.to_string(), "rows of equal length in UTF-8");
+    let broken = |error: csv::Error| malformed(path, &error);
     let mut reader =
         csv::ReaderBuilder::new().has_headers(table.header).trim(csv::Trim::All).from_reader(content);
     let first = reader.headers().map_err(broken)?;

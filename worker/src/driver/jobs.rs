@@ -45,8 +45,7 @@ impl From<TransferError> for Ended {
     fn from(error: TransferError) -> Self {
         match error {
             TransferError::Stopping(_) => Self::Cancelled,
-            // No reason of its own in the closed list; the detail says it.
-            other => Self::Declined(DeclineReason::Training, format!("transfer: {other}")),
+            other => Self::Declined(DeclineReason::Transfer, other.to_string()),
         }
     }
 }

@@ -236,8 +236,8 @@ impl Driver {
     fn up(&mut self) {
         let Some(connection) = &self.connection else { return };
         match channel::vectors(&self.route) {
-            Ok(fleet) => {
-                self.line.send_replace(Some(Live { fleet, out: connection.out.clone() }));
+            Ok(vectors) => {
+                self.line.send_replace(Some(Live { vectors, out: connection.out.clone() }));
             }
             Err(error) => self.own.push_back(Event::Lost(error.to_string())),
         }

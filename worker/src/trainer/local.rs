@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 /// Examples in a batch of an evaluation: results do not depend on it, memory does.
 const EVALUATION_BATCH: usize = 128;
-/// Scalars that share one change of a `flat` model.
+/// Scalars of a `flat` model of which one changes.
 const FLAT_BLOCK: usize = 4_096;
 /// Largest change of a `flat` model in a round.
 const FLAT_CHANGE: f64 = 1e-3;
@@ -61,17 +61,17 @@ impl EngineTrainer {
         Ok(model)
     }
 
-    /// `flat`: no data and no gradient. Each block of the vector moves by one seeded amount, so that a
-    /// round costs what moving and folding vectors costs, and no round's model equals another's, which
-    /// a worker would then not have to fetch.
+    /// `flat`: no data and no gradient. One scalar of each block moves by a seeded amount, so that a round
+    /// costs what moving and folding vectors costs, and no round's model equals another's, which a worker
+    /// would then not have to fetch.
     fn flat(&mut self, job: &TrainJob) -> LocalResult {
         let mut end = std::mem::take(&mut self.spare);
         end.clear();
         end.reserve_exact(job.model.len());
+        end.extend_from_slice(&job.model);
         let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
-        for (block, values) in job.model.chunks(FLAT_BLOCK).enumerate() {
-            let change = (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
-            end.extend(values.iter().map(|value| value + change));
+        for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
+            values[0] += (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
         }
         let run = LocalRun::new(Arc::clone(&job.model), end, 1, job.lr);
         LocalResult { run, examples: 1, loss: 0.0 }

@@ -68,8 +68,7 @@ async fn attempt(
         offset: assembler.received(),
         run: run.to_owned(),
     };
-    let mut chunks =
-        timeout(STALL, live.fleet.fetch(request)).await.map_err(|_| stalled(STALL))??.into_inner();
+    let mut chunks = timeout(STALL, live.vectors.fetch(request)).await.map_err(|_| stalled(STALL))??;
     while let Some(chunk) = timeout(STALL, chunks.message()).await.map_err(|_| stalled(STALL))?? {
         assembler.push(&chunk).map_err(|error| Broken::Again(error.to_string()))?;
         report(assembler.received());

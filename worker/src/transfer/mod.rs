@@ -14,16 +14,17 @@ pub use fetch::fetch;
 pub use upload::{Offer, Verdict, upload};
 
 use crate::session::backoff;
-use proto::v1::{WorkerMessage, fleet_client::FleetClient};
+use channel::Vectors;
+use proto::v1::WorkerMessage;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 /// A session that is up, as transfers see it.
 #[derive(Debug, Clone)]
 pub struct Live {
     /// For vectors: a connection of its own, so that a full window never delays a heartbeat.
-    pub fleet: FleetClient<Channel>,
+    pub vectors: Vectors,
     /// Messages of the session.
     pub out: mpsc::Sender<WorkerMessage>,
 }

@@ -14,7 +14,7 @@ fn vector(length: usize) -> Vector {
 
 fn live(coordinator: &Coordinator) -> Live {
     let route = crate::access::Route::plain(&coordinator.address, Arc::new(identity::Tcp));
-    Live { fleet: channel::vectors(&route).unwrap(), out: mpsc::channel(1).0 }
+    Live { vectors: channel::vectors(&route).unwrap(), out: mpsc::channel(1).0 }
 }
 
 fn line(coordinator: &Coordinator) -> (watch::Sender<Option<Live>>, Line) {

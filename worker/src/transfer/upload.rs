@@ -108,8 +108,7 @@ async fn attempt(
         });
     let header = UploadRequest { body: Some(Body::Header(offer.header.clone())) };
     let requests = stream::iter([header]).chain(payload);
-    let call = timeout(QUEUE, live.fleet.upload(requests)).await.map_err(|_| stalled(QUEUE))?;
-    let mut replies = call?.into_inner();
+    let mut replies = timeout(QUEUE, live.vectors.upload(requests)).await.map_err(|_| stalled(QUEUE))??;
     let mut start = Some(start);
     loop {
         let patience = if start.is_some() { QUEUE } else { STALL };
