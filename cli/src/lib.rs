@@ -21,6 +21,7 @@ mod life;
 mod log;
 mod output;
 mod plot;
+mod privacy;
 mod process;
 mod progress;
 mod run;
@@ -53,6 +54,7 @@ enum Command {
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
+    Privacy(privacy::Args),
     Doctor(doctor::Args),
     Bench(bench::Args),
 }
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
+        Command::Privacy(args) => privacy::main(args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(args) => bench::main(args),
     };
@@ -116,6 +119,9 @@ mod tests {
             "identity enrol --token starling1.00112233445566aa.00112233445566aa00112233445566aa.0000000000000000000000000000000000000000000000000000000000000000 --to o.pem",
             "identity show o.pem",
             "audit --from 3 --identity o.pem",
+            "privacy ledger show --json",
+            "privacy ledger export mnist --to l.jsonl",
+            "privacy ledger reset mnist --reason replaced",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",

@@ -291,6 +291,7 @@ impl Machine {
             End::Exhausted(_) => self.abandon_round(AbandonReason::Finished, out),
             End::Finished | End::Cancelled => {}
         }
+        self.secret = None;
         self.phase = Phase::Ended(end.clone());
         out.push(Action::End(end));
     }

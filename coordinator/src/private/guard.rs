@@ -37,7 +37,6 @@ pub struct Guard {
     shapes: Vec<(&'static str, usize)>,
     expected: f64,
     steps: f64,
-    central: bool,
     /// Noise that is correlated over rounds: its state before and after the last round, by shard.
     states: Arc<Mutex<BTreeMap<u32, [State; 2]>>>,
 }
@@ -62,6 +61,7 @@ pub struct Sum {
     quanta: Vec<i64>,
     /// Twice the centred count of updates that were not shortened.
     within: i64,
+    count: usize,
 }
 
 impl Sum {
@@ -81,7 +81,18 @@ impl Sum {
         let squares: f64 = values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
         let within = squares.sqrt() < self.grid.norm() * (1.0 - 1.0 / 1_024.0);
         self.within += AdaptiveClip::bit(within);
+        self.count += 1;
         Ok(())
+    }
+
+    /// Updates in it. Not to be told to anybody: it is not paid for.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The sum, in quanta.
+    pub fn quanta(&self) -> &[i64] {
+        &self.quanta
     }
 }
 
@@ -93,14 +104,7 @@ impl Guard {
     pub fn of(spec: &RunSpec, algorithm: &dyn Algorithm, length: usize) -> Result<Option<Self>, SpecError> {
         let Some(privacy) = &spec.privacy else { return Ok(None) };
         let shapes = algorithm.upload(length);
-        let whole = |number: u64| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
-        let expected = spec.expected_clients();
-        let facts = RunFacts {
-            rounds: whole(spec.rounds),
-            parameters: whole(shapes.iter().map(|(_, length)| *length as u64).sum()),
-            clients: whole(expected.round() as u64),
-            local_steps: whole(spec.local.steps.unwrap_or(1).into()),
-        };
+        let facts = spec.privacy_facts(algorithm, length);
         let plan = privacy.plan(facts).map_err(|error| SpecError::new("privacy", error.to_string()))?;
         Ok(Some(Self {
             spec: privacy.clone(),
@@ -108,9 +112,8 @@ impl Guard {
             facts,
             folds: algorithm.folds(),
             shapes,
-            expected,
+            expected: spec.expected_clients(),
             steps: f64::from(spec.local.steps.unwrap_or(1)),
-            central: spec.has_central_noise(),
             states: Arc::default(),
         }))
     }
@@ -125,15 +128,10 @@ impl Guard {
         &self.plan
     }
 
-    /// Whether the coordinator adds the noise; workers do otherwise.
-    pub fn is_central(&self) -> bool {
-        self.central
-    }
-
     /// Whether nobody may learn who took part, or how many.
     pub fn hides_cohort(&self) -> bool {
         let drawn = self.spec.sampling() != privacy::Sampling::Everyone;
-        self.central && (drawn || self.spec.adjacency() == Adjacency::AddRemove)
+        drawn || self.spec.adjacency() == Adjacency::AddRemove
     }
 
     /// How a run starts.
@@ -146,16 +144,7 @@ impl Guard {
         Ok(Standing { norm: self.spec.clip_norm(), adaptive, stream })
     }
 
-    /// What a round costs; `None` if the whole run was paid for before the first.
-    pub fn payment(&self) -> Option<&Event> {
-        self.plan.each_round.as_ref()
-    }
-
-    /// The grid of a round with that norm.
-    ///
-    /// # Errors
-    /// If no grid suits the norm.
-    pub fn grid(&self, norm: ClipNorm) -> Result<Grid, String> {
+    fn grid(&self, norm: ClipNorm) -> Result<Grid, String> {
         Grid::new(norm, self.facts.parameters).map_err(|error| error.to_string())
     }
 
@@ -166,7 +155,7 @@ impl Guard {
     pub fn sum(&self, standing: &Standing) -> Result<Sum, String> {
         let grid = self.grid(standing.norm)?;
         let length = self.shapes.iter().map(|(_, length)| length).sum();
-        Ok(Sum { grid, quanta: vec![0; length], within: 0 })
+        Ok(Sum { grid, quanta: vec![0; length], within: 0, count: 0 })
     }
 
     /// Whether a whole run fits on top of what the data set's ledger holds.
@@ -208,10 +197,25 @@ impl Guard {
         (round, lr): (u64, f32),
         secret: &Secret,
     ) -> Result<Vectors, String> {
+        self.add_noise(standing, &mut sum, round, secret)?;
+        Ok(self.means(&sum, lr))
+    }
+
+    /// The part of [`Self::release`] that is not a function of the noised sum.
+    ///
+    /// # Errors
+    /// If the noise is out of the sampler's bounds.
+    pub fn add_noise(
+        &self,
+        standing: &mut Standing,
+        sum: &mut Sum,
+        round: u64,
+        secret: &Secret,
+    ) -> Result<(), String> {
         let key = secret.noise(round, &sum.quanta);
         let text = |error: privacy::ParameterError| error.to_string();
         match (&self.plan.strategy, &standing.stream) {
-            (Some(_), Some(stream)) => self.correlated(&mut sum, round, &stream.stream())?,
+            (Some(_), Some(stream)) => self.correlated(sum, round, &stream.stream())?,
             _ => {
                 let variance = sum.grid.variance(self.plan.update_noise).map_err(text)?;
                 let kind = match self.spec.mechanism() {
@@ -228,10 +232,11 @@ impl Guard {
             let sampler = Sampler::new(Kind::Rounded, variance).map_err(|error| error.to_string())?;
             standing.norm = adaptive.close(sum.within + sampler.sample(&mut key.stream(COUNT, 0)));
         }
-        Ok(self.means(&sum, lr))
+        Ok(())
     }
 
-    fn means(&self, sum: &Sum, lr: f32) -> Vectors {
+    /// The means of the folds, from a sum with noise.
+    pub fn means(&self, sum: &Sum, lr: f32) -> Vectors {
         let mut means = Vectors::new();
         for fold in &self.folds {
             let at = self.shapes.iter().position(|(name, _)| *name == fold.from);
@@ -254,11 +259,15 @@ impl Guard {
     /// made again from the first round after a restart, so that nothing can be lost of it.
     fn correlated(&self, sum: &mut Sum, round: u64, key: &Key) -> Result<(), String> {
         let Some(strategy) = &self.plan.strategy else { return Ok(()) };
-        let noise = CorrelatedNoise::new(strategy, self.plan.noise_multiplier, sum.grid, self.facts.parameters)
-            .map_err(|error| error.to_string())?;
+        let noise =
+            CorrelatedNoise::new(strategy, self.plan.noise_multiplier, sum.grid, self.facts.parameters)
+                .map_err(|error| error.to_string())?;
         let advance = |(shard, sum): (usize, &mut [i64])| {
             let place = (0, shard as u32);
-            let known = self.states().get(&place.1).and_then(|two| two.iter().find(|state| state.round == round).cloned());
+            let known = self
+                .states()
+                .get(&place.1)
+                .and_then(|two| two.iter().find(|state| state.round == round).cloned());
             let mut state = known.unwrap_or_else(|| noise.start(sum.len()));
             let mut past = vec![0; if state.round < round { sum.len() } else { 0 }];
             while state.round < round {

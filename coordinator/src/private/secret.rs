@@ -29,7 +29,8 @@ impl Secret {
     /// If it gives none.
     pub fn draw() -> Result<Self, String> {
         let mut bits = [0; 32];
-        getrandom::fill(&mut bits).map_err(|error| format!("the operating system gives no randomness: {error}"))?;
+        getrandom::fill(&mut bits)
+            .map_err(|error| format!("the operating system gives no randomness: {error}"))?;
         Ok(Self(bits))
     }
 
@@ -85,7 +86,10 @@ mod tests {
         let both = drawn.iter().filter(|worker| again.contains(**worker)).count();
         assert!(both.abs_diff(200) < 75, "{both}");
         // Absence changes nothing for the others.
-        assert_eq!(one.cohort(&workers[..100], 0.1), drawn.iter().filter(|w| workers[..100].contains(w)).copied().collect::<Vec<_>>());
+        assert_eq!(
+            one.cohort(&workers[..100], 0.1),
+            drawn.iter().filter(|w| workers[..100].contains(w)).copied().collect::<Vec<_>>()
+        );
         assert_eq!(one.cohort(&workers, 1.0).len(), workers.len());
         assert!(one.cohort(&workers, 1e-300).is_empty());
     }

@@ -4,7 +4,13 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{Command, Delivery, RunHandle, Shared, aggregate::{Refusal, fold}, buffers::Buffers, metrics::Pending, private::Private};
+use super::{
+    Command, Delivery, RunHandle, Shared,
+    aggregate::{Refusal, fold},
+    buffers::Buffers,
+    metrics::Pending,
+    private::Private,
+};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -234,8 +240,11 @@ impl Actor {
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
-            let folded =
-                if self.is_summed() { self.sum_up(values).await } else { self.fold(values, fold_facts).await };
+            let folded = if self.private.is_some() {
+                self.sum_up(values).await
+            } else {
+                self.fold(values, fold_facts).await
+            };
             match folded {
                 Ok(None) => {}
                 Ok(Some((reason, detail))) => event = Event::Rejected { worker, round, reason, detail },
@@ -302,12 +311,6 @@ impl Actor {
                 }
                 Action::Verdict { .. } => {}
                 Action::End(end) => self.ending = Some(end),
-            }
-            if let Some(reason) = self.private.as_mut().and_then(|private| private.refused.take()) {
-                // What follows belongs to a round that must not be.
-                let round = self.machine.round();
-                let actions = self.decide(Event::Spent { round, reason });
-                return Box::pin(self.act(actions)).await;
             }
         }
         self.finish_if_due().await;

@@ -63,12 +63,12 @@ impl Job {
     /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
     /// round is then done again from the last commit).
     pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
-        let mean = match (&self.noise, &mut self.record.privacy) {
-            (Some(noise), Some(standing)) => match noise.means(standing) {
+        let mean = match self.noise.take() {
+            Some(noise) => match noise.means(&mut self.record) {
                 Ok(mean) => mean,
                 Err(reason) => return Some(Err(Refused::Failed(reason))),
             },
-            _ => self.means()?,
+            None => self.means()?,
         };
         let mut server = self.retry(Self::load)?;
         self.algorithm.apply(&mut server, &mean, &self.facts);

@@ -52,16 +52,9 @@ impl Actor {
         let mut pause = Duration::from_millis(500);
         loop {
             let (store, record, batch) = (Arc::clone(&self.parts.store), self.record.clone(), events.clone());
-            let payment = self.payment_of_opening();
-            let saved = tokio::task::spawn_blocking(move || match payment {
-                Some(payment) => store.release(&record, &batch, None, &payment).map(Some),
-                None => store.save(&record, &batch, None).map(|()| None),
-            });
-            let error = match saved.await {
-                Ok(Ok(released)) => {
-                    self.parts.health.works(Part::Store);
-                    break self.paid(released, events);
-                }
+            let saved = tokio::task::spawn_blocking(move || store.save(&record, &batch, None)).await;
+            let error = match saved {
+                Ok(Ok(())) => break self.parts.health.works(Part::Store),
                 Ok(Err(error)) => error.to_string(),
                 Err(error) => error.to_string(),
             };
@@ -105,7 +98,8 @@ impl Actor {
 
     /// Ends the run once every line of its metrics is out.
     pub(super) async fn finish_if_due(&mut self) {
-        let waits = matches!(self.ending, Some(End::Finished | End::Exhausted(_))) && !self.pending.is_empty();
+        let waits =
+            matches!(self.ending, Some(End::Finished | End::Exhausted(_))) && !self.pending.is_empty();
         let Some(end) = self.ending.take_if(|_| !waits) else { return };
         let (state, event, told) = match end {
             End::Finished => {

@@ -4,20 +4,20 @@
 use super::{Delivery, actor::Actor, aggregate::Refusal};
 use crate::{
     machine::{Action, Event},
-    private::{Guard, Secret, Standing, Sum, redact, redact_metrics},
-    store::{Payment, Release, RunRecord, StoredEvent},
+    private::{Guard, Secret, Sum, redact, redact_metrics},
+    store::{Payment, RunRecord},
 };
 use algorithms::{RoundFacts, Vectors};
 use proto::event::{Metrics, RunEvent};
 use std::sync::Arc;
+
+const STANDING: &str = "the record of a private run lacks its standing";
 
 /// A private run's guard, and the sum of the open round.
 #[derive(Debug)]
 pub(crate) struct Private {
     pub(super) guard: Arc<Guard>,
     sum: Option<Sum>,
-    /// A payment that did not fit the budget.
-    pub(super) refused: Option<String>,
 }
 
 /// What a commit needs to make a release of a sum.
@@ -33,16 +33,21 @@ pub(crate) struct Noise {
 impl Noise {
     /// The means of the folds, with noise; moves the run's standing. A function of what was stored with
     /// the opening: whoever tries again gets the same bits.
-    pub(super) fn means(&self, standing: &mut Standing) -> Result<Vectors, String> {
-        let sum = self.sum.clone().map_or_else(|| self.guard.sum(standing), Ok)?;
+    pub(super) fn means(self, record: &mut RunRecord) -> Result<Vectors, String> {
+        let standing = record.privacy.as_mut().ok_or(STANDING)?;
+        let sum = self.sum.map_or_else(|| self.guard.sum(standing), Ok)?;
         self.guard.release(standing, sum, (self.round, self.lr), &self.secret)
     }
 }
 
 impl Private {
-    pub(super) fn new(record: &RunRecord, algorithm: &dyn algorithms::Algorithm) -> Result<Option<Self>, String> {
-        let guard = Guard::of(&record.spec, algorithm, record.length as usize).map_err(|error| error.to_string())?;
-        Ok(guard.map(|guard| Self { guard: Arc::new(guard), sum: None, refused: None }))
+    pub(super) fn new(
+        record: &RunRecord,
+        algorithm: &dyn algorithms::Algorithm,
+    ) -> Result<Option<Self>, String> {
+        let guard =
+            Guard::of(&record.spec, algorithm, record.length as usize).map_err(|error| error.to_string())?;
+        Ok(guard.map(|guard| Self { guard: Arc::new(guard), sum: None }))
     }
 }
 
@@ -63,14 +68,6 @@ pub(crate) fn payment(guard: &Guard, dataset: &str, round: u64) -> Payment {
 }
 
 impl Actor {
-    fn central(&self) -> Option<&Private> {
-        self.private.as_ref().filter(|private| private.guard.is_central())
-    }
-
-    pub(super) fn is_summed(&self) -> bool {
-        self.central().is_some()
-    }
-
     /// What the machine says to an event; secrets are lent before.
     pub(super) fn decide(&mut self, mut event: Event) -> Vec<Action> {
         if self.machine.needs_secret() {
@@ -84,7 +81,7 @@ impl Actor {
 
     /// Adds an update to the sum of the round, if it keeps to the bound.
     pub(super) async fn sum_up(&mut self, values: Vec<f32>) -> Result<Option<Refusal>, String> {
-        let standing = self.record.privacy.as_ref().ok_or("a private run without its standing")?;
+        let standing = self.record.privacy.as_ref().ok_or(STANDING)?;
         let Some(private) = &mut self.private else { return Ok(None) };
         let mut sum = private.sum.take().map_or_else(|| private.guard.sum(standing), Ok)?;
         let shared = Arc::clone(&self.shared);
@@ -136,7 +133,7 @@ impl Actor {
     pub(super) fn noise(&mut self, round: u64) -> Option<Noise> {
         let secret = self.machine.secret().cloned();
         let lr = self.shared.spec.lr(round);
-        let private = self.private.as_mut().filter(|private| private.guard.is_central())?;
+        let private = self.private.as_mut()?;
         let secret = secret.expect("a round with noise was opened with its secret");
         Some(Noise { guard: Arc::clone(&private.guard), sum: private.sum.take(), secret, round, lr })
     }
@@ -146,24 +143,8 @@ impl Actor {
         Some(payment(&private.guard, &self.shared.spec.data.name, round + 1))
     }
 
-    /// What is to be paid before the open round is announced: where workers add the noise, what leaves
-    /// them is the release.
-    pub(super) fn payment_of_opening(&self) -> Option<Payment> {
-        let private = self.private.as_ref().filter(|private| !private.guard.is_central())?;
-        private.guard.payment()?;
-        self.record.opening.as_ref().and_then(|opening| self.payment(opening.round))
-    }
-
-    /// Notes what became of the payment for an opening; what was not written is written later.
-    pub(super) fn paid(&mut self, released: Option<Release>, events: Vec<StoredEvent>) {
-        if let (Some(Release::Refused(reason)), Some(private)) = (released, &mut self.private) {
-            private.refused = Some(reason);
-            self.events.splice(0..0, events);
-        }
-    }
-
     pub(super) fn facts(&self, facts: RoundFacts) -> RoundFacts {
-        if self.central().is_none() {
+        if self.private.is_none() {
             return facts;
         }
         let spec = &self.shared.spec;

@@ -34,7 +34,8 @@ impl Service {
         let privacy = guard.spec();
         let known = self.parts.store.journal(&spec.data.name).map_err(|error| store_error(&error))?;
         if let Some(journal) = &known
-            && (journal.ledger().unit(), journal.ledger().adjacency()) != (privacy.unit(), privacy.adjacency())
+            && (journal.ledger().unit(), journal.ledger().adjacency())
+                != (privacy.unit(), privacy.adjacency())
         {
             return Err(refuse(other_promise(journal)));
         }
@@ -47,7 +48,8 @@ impl Service {
     /// Writes a run's first record, with what it pays before its first round.
     pub(super) fn save_first(&self, record: &RunRecord, events: &[StoredEvent]) -> Result<(), Status> {
         let store = &self.parts.store;
-        let algorithm = record.spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
+        let algorithm =
+            record.spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let guard = Guard::of(&record.spec, algorithm.as_ref(), record.length as usize)
             .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let saved = match guard {
@@ -77,7 +79,11 @@ impl Service {
         Ok(v1::LedgerList { ledgers })
     }
 
-    pub(super) async fn reset(&self, peer: &Peer, request: v1::ResetLedgerRequest) -> Result<v1::Ledger, Status> {
+    pub(super) async fn reset(
+        &self,
+        peer: &Peer,
+        request: v1::ResetLedgerRequest,
+    ) -> Result<v1::Ledger, Status> {
         let v1::ResetLedgerRequest { dataset, reason } = request;
         let reason = reason.trim().to_owned();
         if reason.is_empty() || reason.chars().count() > REASON_MAX {

@@ -107,10 +107,8 @@ impl Operator for Service {
             }
         };
         let state = run.summary.borrow().state();
-        if matches!(
-            state,
-            RunState::Finished | RunState::Cancelled | RunState::Failed | RunState::Exhausted
-        ) {
+        if matches!(state, RunState::Finished | RunState::Cancelled | RunState::Failed | RunState::Exhausted)
+        {
             let label = state.as_str_name().trim_start_matches("RUN_STATE_").to_lowercase();
             return Err(ErrorCode::State.status(format!("run `{}` is {label}", run.shared.id)));
         }

@@ -5,8 +5,10 @@
 
 mod examples;
 mod local;
+mod private;
 
 pub use local::EngineTrainer;
+pub use private::clip_upload;
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};

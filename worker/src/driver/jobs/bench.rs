@@ -7,7 +7,7 @@ use super::{Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+    trainer::{self, EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
@@ -184,22 +184,28 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
 }
 
 fn local_run(
-    trainer: &mut dyn Train,
+    engine: &mut dyn Train,
     task: Task,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
-    let Assignment { round, lr, spec, .. } = order;
+    let Assignment { round, lr, spec, clip_norm, .. } = order;
     let began = Instant::now();
+    let public_steps = spec.local.steps.unwrap_or(1);
     let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
-    let LocalResult { run, examples, loss } = trainer.train(&job, report)?;
+    let LocalResult { run, examples, loss } = engine.train(&job, report)?;
     // The plan's vectors go before the next state comes.
     drop(job);
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
-    let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
-    let finished = algorithm.finish(run, &down, &state);
+    let mut facts = Facts { examples, steps, lr, train_loss: loss, seconds };
+    let mut finished = algorithm.finish(run, &down, &state);
+    if let Some(norm) = clip_norm {
+        trainer::clip_upload(&mut finished.upload, norm)?;
+        // Nothing that was not paid for leaves the worker.
+        facts = Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 };
+    }
     let not_finite = |name: &String| {
         let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
         Ended::Declined(DeclineReason::Training, text)
