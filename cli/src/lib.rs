@@ -7,11 +7,13 @@ mod audit;
 mod bench;
 mod ca;
 mod client;
+mod compare;
 mod config;
 mod coordinator;
 mod demo;
 mod describe;
 mod doctor;
+mod evaluate;
 mod events;
 mod exit;
 mod fleet;
@@ -27,6 +29,7 @@ mod progress;
 mod run;
 #[cfg(test)]
 mod samples;
+mod simulate;
 mod table;
 mod token;
 mod worker;
@@ -56,6 +59,9 @@ enum Command {
     Audit(audit::Args),
     Privacy(privacy::Args),
     Doctor(doctor::Args),
+    Simulate(simulate::Args),
+    Compare(compare::Args),
+    Evaluate(evaluate::Args),
     Bench(bench::Args),
 }
 
@@ -81,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::main(&args),
         Command::Privacy(args) => privacy::main(args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
+        Command::Compare(args) => compare::main(&args),
+        Command::Evaluate(args) => evaluate::main(&args),
         Command::Bench(args) => bench::main(args),
     };
     done.map_or_else(Failure::report, |()| ExitCode::SUCCESS)
@@ -124,6 +133,11 @@ mod tests {
             "privacy ledger reset mnist --reason replaced",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
+            "simulate r.toml --set algorithm.kind=fedavg,scaffold --seeds 0..3 --clients 1000 --out o --json",
+            "simulate r.toml --workers 10 --data mnist=d --data d --threads 2 --checkpoint 0",
+            "compare a b --target 0.8 --last 5 --plot p.svg --json",
+            "evaluate --model m.safetensors --run r.toml --data d --top 3 --json",
+            "bench simulate --clients 1000 --fraction 0.1 --memory 100,1000",
             "bench round --workers 2,10 --parameters 100k,1M --rounds 3",
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));
@@ -143,6 +157,11 @@ mod tests {
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
             ("doctor --json", "--worker-config"),
+            ("simulate", "<FILE>"),
+            ("simulate r.toml --seeds x", "0..3"),
+            ("simulate r.toml --set lr", "KEY=VALUE"),
+            ("compare", "<OUT>"),
+            ("compare a --target 80", "0.8"),
             ("runs", "run"),
         ] {
             let args = std::iter::once("starling").chain(line.split(' '));

@@ -30,6 +30,11 @@ impl Board {
         Self { bar, cohort: 0, counted: 0, result: String::new() }
     }
 
+    /// So many rounds were done before.
+    pub(crate) fn resume(&self, committed: u64) {
+        self.bar.set_position(committed);
+    }
+
     /// A line above the bar.
     pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {
         self.bar.suspend(|| output::line(text))

@@ -30,4 +30,4 @@ pub use run::aggregate::fold;
 pub use serve::{ServeError, serve};
 pub use store::StoreError;
 pub use transport::Listen;
-pub use vetting::vet;
+pub use vetting::{vet, vet_local};

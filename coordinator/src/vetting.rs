@@ -2,7 +2,7 @@
 //! virtual workers send with the functions that the service uses.
 
 use crate::run::aggregate::{Form, Survey, vet_header, vet_values};
-use algorithms::{Algorithm, fold::UploadFacts};
+use algorithms::{Algorithm, Vectors, fold::UploadFacts};
 use proto::{
     digest::Digest,
     spec::RunSpec,
@@ -36,5 +36,32 @@ pub fn vet(
     let mut survey = Survey::new(shapes.iter().map(|(_, length)| *length));
     survey.extend(values);
     vet_values(values, &survey, &form, &facts)?;
+    Ok(facts)
+}
+
+/// As [`vet`], for an upload that never left the process: there are no bytes to compare with a digest, and
+/// its vectors need not lie end to end.
+///
+/// # Errors
+/// With the first reason not to count the upload, and what exactly is wrong.
+pub fn vet_local(
+    header: &UploadHeader,
+    upload: &Vectors,
+    (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
+) -> Result<UploadFacts, (RejectReason, String)> {
+    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
+    let (max_norm, lr) = (spec.vetting.max_norm, spec.lr(header.round));
+    let facts = vet_header(header, &Form { shapes: &shapes, folds: &folds, max_norm, lr })?;
+    for shape in &shapes {
+        let (name, length) = *shape;
+        let vector = upload.get(name).filter(|vector| vector.len() == length);
+        let values = vector.ok_or_else(|| {
+            (RejectReason::Length, format!("`{name}` is missing or not of {length} scalars"))
+        })?;
+        let mut survey = Survey::new([length].into_iter());
+        survey.extend(values);
+        let one = Form { shapes: std::slice::from_ref(shape), folds: &folds, max_norm, lr };
+        vet_values(values, &survey, &one, &facts)?;
+    }
     Ok(facts)
 }

@@ -12,20 +12,26 @@
 //! What is not simulated: chunks of a transfer (an upload arrives whole or not at all), the collection
 //! of old vectors, and damaged bytes on a disk.
 //!
+//! Real training with the same machine, thousands of clients and no faults is [`training`]; how good a
+//! model is, is for [`evaluation`] to say.
+//!
 //! Reading order: [`Schedule`] and [`PROFILES`] (what goes wrong), `federation` (the loop),
 //! `federation::serving` and `federation::working` (the two drivers, which mirror the real ones),
 //! [`invariants`] (what must hold), [`TRAPS`] (proof that each can fail).
 
 mod dice;
+pub mod evaluation;
 mod faults;
 mod federation;
 pub mod invariants;
 mod mutation;
 mod objective;
+pub mod parallel;
 mod profiles;
 mod queue;
 mod report;
 mod schedule;
+pub mod training;
 
 pub use faults::{Faults, Vice};
 pub use federation::run;

@@ -3,6 +3,7 @@
 mod aggregate;
 mod limit;
 mod round;
+mod simulate;
 
 use crate::{exit::Failure, life};
 use clap::Subcommand;
@@ -17,6 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Round(round::Args),
+    Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
 }
@@ -25,6 +27,7 @@ enum What {
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Aggregate(args) => aggregate::measure(&args),
+        What::Simulate(args) => simulate::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }
 }

@@ -78,7 +78,10 @@ fn shapes(vectors: &Vectors) -> Vec<(String, u64)> {
 }
 
 /// Writes a state.
-pub(super) fn write(to: &mut impl Write, owner: &Owner, durable: &Durable) -> io::Result<()> {
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(to: &mut impl Write, owner: &Owner, durable: &Durable) -> io::Result<()> {
     let pending = durable.pending.as_ref().map(|pending| PendingHeader {
         round: pending.round,
         basis: pending.basis,
@@ -107,7 +110,10 @@ pub(super) fn write(to: &mut impl Write, owner: &Owner, durable: &Durable) -> io
 }
 
 /// Reads a state from a file of `size` bytes.
-pub(super) fn read(from: &mut impl Read, size: u64, owner: &Owner) -> Result<Durable, FileError> {
+///
+/// # Errors
+/// If it cannot be read, is damaged, of a newer version or another owner's.
+pub fn read(from: &mut impl Read, size: u64, owner: &Owner) -> Result<Durable, FileError> {
     let mut input = Input { from, hasher: blake3::Hasher::new(), left: size };
     let magic: [u8; 16] = input.array("its first bytes")?;
     if &magic != MAGIC {

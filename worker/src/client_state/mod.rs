@@ -9,7 +9,7 @@
 mod file;
 mod store;
 
-pub use file::{FileError, Owner};
+pub use file::{FileError, Owner, read as read_file, write as write_file};
 pub use store::{StateError, States};
 
 use algorithms::Vectors;

@@ -60,22 +60,65 @@ impl EngineTrainer {
         let (_, _, model) = self.model.as_ref().expect("was just built");
         Ok(model)
     }
+}
 
-    /// `flat`: no data and no gradient. One scalar of each block moves by a seeded amount, so that a round
-    /// costs what moving and folding vectors costs, and no round's model equals another's, which a worker
-    /// would then not have to fetch.
-    fn flat(&mut self, job: &TrainJob) -> LocalResult {
-        let mut end = std::mem::take(&mut self.spare);
-        end.clear();
-        end.reserve_exact(job.model.len());
-        end.extend_from_slice(&job.model);
-        let key = seed::derive(job.spec.seed, "flat", &[job.round, self.worker]);
-        for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
-            values[0] += (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
-        }
-        let run = LocalRun::new(Arc::clone(&job.model), end, 1, job.lr);
-        LocalResult { run, examples: 1, loss: 0.0 }
+/// `flat`: no data and no gradient. One scalar of each block moves by a seeded amount, so that a round
+/// costs what moving and folding vectors costs, and no round's model equals another's, which a worker
+/// would then not have to fetch.
+fn flat(job: &TrainJob, worker: u64, mut end: Vec<f32>) -> LocalResult {
+    end.clear();
+    end.reserve_exact(job.model.len());
+    end.extend_from_slice(&job.model);
+    let key = seed::derive(job.spec.seed, "flat", &[job.round, worker]);
+    for (block, values) in end.chunks_mut(FLAT_BLOCK).enumerate() {
+        values[0] += (FLAT_CHANGE * seed::unit(seed::mix(key ^ block as u64))) as f32;
     }
+    let run = LocalRun::new(Arc::clone(&job.model), end, 1, job.lr);
+    LocalResult { run, examples: 1, loss: 0.0 }
+}
+
+/// One local run of the worker of that name on the given examples, for drivers that keep data and
+/// models themselves: the bytes that [`EngineTrainer`] gives for the same examples.
+///
+/// # Errors
+/// If there is no example, the loss or a weight becomes infinite, or `report` cancels.
+pub fn local_run(
+    model: &Model,
+    examples: &Dataset,
+    job: &TrainJob,
+    worker: &str,
+    report: Report<'_>,
+) -> Result<LocalResult, TrainError> {
+    let worker = seed::word(worker);
+    if let ModelSpec::Flat { .. } = job.spec.model {
+        return Ok(flat(job, worker, Vec::new()));
+    }
+    Loop { model, examples, job, worker }.run(report)
+}
+
+/// Loss and hits of `w` on the given examples, in batches, one after the other.
+///
+/// # Errors
+/// If the model does not suit the examples, or `report` cancels.
+pub fn scores(
+    model: &Model,
+    examples: &Dataset,
+    w: &[f32],
+    report: Report<'_>,
+) -> Result<Scores, TrainError> {
+    let mut scores = Scores::default();
+    let indices: Vec<usize> = (0..examples.len()).collect();
+    for batch in indices.chunks(EVALUATION_BATCH) {
+        let outcome = model.evaluate(w, &examples.batch(batch, None)).map_err(training)?;
+        scores.predictions += outcome.predictions;
+        scores.correct += outcome.correct;
+        scores.loss_sum += outcome.loss * outcome.predictions as f64;
+        let done = batch.last().map_or(0, |last| *last as u64 + 1);
+        if report(Progress { done, due: examples.len() as u64 }).is_break() {
+            return Err(TrainError::Cancelled);
+        }
+    }
+    Ok(scores)
 }
 
 impl Train for EngineTrainer {
@@ -89,7 +132,7 @@ impl Train for EngineTrainer {
 
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         if let ModelSpec::Flat { .. } = job.spec.model {
-            return Ok(self.flat(job));
+            return Ok(flat(job, self.worker, std::mem::take(&mut self.spare)));
         }
         let examples = self.examples.training(&job.spec)?;
         let worker = self.worker;
@@ -107,19 +150,7 @@ impl Train for EngineTrainer {
         }
         let examples = self.examples.held_out(&job.spec)?;
         let model = self.model(&job.spec.model, examples.info())?;
-        let mut scores = Scores::default();
-        let indices: Vec<usize> = (0..examples.len()).collect();
-        for batch in indices.chunks(EVALUATION_BATCH) {
-            let outcome = model.evaluate(&job.model, &examples.batch(batch, None)).map_err(training)?;
-            scores.predictions += outcome.predictions;
-            scores.correct += outcome.correct;
-            scores.loss_sum += outcome.loss * outcome.predictions as f64;
-            let done = batch.last().map_or(0, |last| *last as u64 + 1);
-            if report(Progress { done, due: examples.len() as u64 }).is_break() {
-                return Err(TrainError::Cancelled);
-            }
-        }
-        Ok(scores)
+        scores(model, &examples, &job.model, report)
     }
 }
 
@@ -209,8 +240,9 @@ impl Loop<'_> {
     }
 }
 
-/// `steps`, or whole epochs: the last batch of an epoch may be smaller, no example is left out.
-fn steps_due(local: &LocalSpec, examples: usize) -> u32 {
+/// Steps of a local run: `steps`, or whole epochs. The last batch of an epoch may be smaller, no example
+/// is left out.
+pub fn steps_due(local: &LocalSpec, examples: usize) -> u32 {
     let epoch = examples.div_ceil(local.batch.max(1)).max(1);
     local
         .steps

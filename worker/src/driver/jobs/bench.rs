@@ -19,9 +19,6 @@ use std::{
 use tokio::{task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Elements that stay in the cache from one look at them to the next.
-const BLOCK: usize = 32 * 1024;
-
 /// What an assignment asks for.
 pub(super) enum Next {
     /// Train from this client state.
@@ -199,35 +196,17 @@ fn local_run(
     // The plan's vectors go before the next state comes.
     drop(job);
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
-    let mut facts = Facts { examples, steps, lr, train_loss: loss, seconds };
-    let mut finished = algorithm.finish(run, &down, &state);
-    if let Some(norm) = clip_norm {
-        trainer::clip_upload(&mut finished.upload, norm)?;
+    let facts = match clip_norm {
         // Nothing that was not paid for leaves the worker.
-        facts = Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 };
-    }
-    let not_finite = |name: &String| {
-        let text = format!("vector `{name}` of round {round} is not finite (learning rate {lr})");
-        Ended::Declined(DeclineReason::Training, text)
+        Some(_) => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
+        None => Facts { examples, steps, lr, train_loss: loss, seconds },
     };
+    // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
-    for (name, vector) in &finished.upload {
-        // One pass over memory for both.
-        for block in vector.chunks(BLOCK) {
-            if !is_finite(block) {
-                return Err(not_finite(name));
-            }
-            hasher.update(bytemuck::cast_slice(block));
-        }
-    }
-    if let Some((name, _)) = finished.next.iter().find(|(_, vector)| !vector.chunks(BLOCK).all(is_finite)) {
-        return Err(not_finite(name));
-    }
+    let mut seen = |block: &[f32]| {
+        hasher.update(bytemuck::cast_slice(block));
+    };
+    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, clip_norm), &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
-}
-
-/// Without an early end within a block, which would cost more than it saves.
-fn is_finite(block: &[f32]) -> bool {
-    block.iter().fold(true, |finite, value| finite & value.is_finite())
 }

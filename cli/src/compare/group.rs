@@ -1,0 +1,255 @@
+//! Rows of a comparison: runs that differ in their seed only, what tells them from the others, and the
+//! numbers over their seeds.
+
+use super::read::{self, Run};
+use crate::{exit::Failure, table};
+use proto::event::Metrics;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+/// Runs of the same settings.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) label: String,
+    pub(super) runs: Vec<Run>,
+}
+
+/// Several runs beside each other.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(super) rows: Vec<Row>,
+}
+
+/// A value over seeds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Over {
+    /// Seeds that have a value.
+    pub(super) n: usize,
+    pub(super) mean: f64,
+    /// Of the sample; absent for one seed.
+    pub(super) sd: Option<f64>,
+}
+
+impl Over {
+    /// `None` without a value.
+    pub(super) fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let sd = (n > 1).then(|| (squares / (n as f64 - 1.0)).sqrt());
+        (n > 0).then_some(Self { n, mean, sd })
+    }
+
+    fn text(self, show: impl Fn(f64) -> String) -> String {
+        self.sd.map_or_else(|| show(self.mean), |sd| format!("{} ± {}", show(self.mean), show(sd)))
+    }
+
+    fn json(self) -> Value {
+        json!({"mean": self.mean, "sd": self.sd, "n": self.n})
+    }
+}
+
+/// Mean accuracy of the last evaluated rounds.
+fn last_accuracy(lines: &[Metrics], last: usize) -> Option<f64> {
+    let known: Vec<f64> = lines.iter().filter_map(|line| line.eval_accuracy).collect();
+    Over::of(&known[known.len().saturating_sub(last)..]).map(|over| over.mean)
+}
+
+/// Rounds and bytes until an accuracy was first reached.
+fn reached(lines: &[Metrics], target: f64) -> Option<(f64, f64)> {
+    let at = lines.iter().position(|line| line.eval_accuracy.is_some_and(|accuracy| accuracy >= target))?;
+    let bytes: u64 = lines[..=at].iter().map(|line| line.bytes_down + line.bytes_up).sum();
+    Some((at as f64 + 1.0, bytes as f64))
+}
+
+impl Row {
+    fn over(&self, value: impl Fn(&[Metrics]) -> Option<f64>) -> Option<Over> {
+        Over::of(&self.runs.iter().filter_map(|run| value(&run.lines)).collect::<Vec<_>>())
+    }
+
+    fn seeds(&self) -> Vec<u64> {
+        self.runs.iter().map(|run| run.seed).collect()
+    }
+}
+
+impl Comparison {
+    /// Reads every run in the folders.
+    pub(crate) fn read(folders: &[PathBuf]) -> Result<Self, Failure> {
+        Ok(Self::of(read::runs(folders)?))
+    }
+
+    fn of(runs: Vec<Run>) -> Self {
+        let mut groups: Vec<(Value, Vec<Run>)> = Vec::new();
+        for run in runs {
+            match groups.iter_mut().find(|(settings, _)| *settings == run.settings) {
+                Some((_, group)) => group.push(run),
+                None => groups.push((run.settings.clone(), vec![run])),
+            }
+        }
+        let settings: Vec<BTreeMap<String, String>> =
+            groups.iter().map(|(settings, _)| flatten(settings)).collect();
+        let labels = labels(&settings);
+        let rows = groups.into_iter().zip(labels).map(|((_, runs), label)| Row { label, runs });
+        Self { rows: rows.collect() }
+    }
+
+    /// For people.
+    pub(crate) fn table(&self, target: Option<f64>, last: usize) -> String {
+        let mut heading = vec!["settings", "seeds", "final accuracy, %", "best, %"];
+        if target.is_some() {
+            heading.extend(["rounds to target", "MB to target"]);
+        }
+        let row = |row: &Row| {
+            let percent = |share: f64| format!("{:.2}", share * 100.0);
+            let accuracy = |over: Option<Over>| table::or_dash(over, |over| over.text(percent));
+            let mut cells = vec![
+                row.label.clone(),
+                row.runs.len().to_string(),
+                accuracy(row.over(|lines| last_accuracy(lines, last))),
+                accuracy(row.over(best)),
+            ];
+            if let Some(target) = target {
+                let part = |over: Option<Over>, show: &dyn Fn(f64) -> String| {
+                    let text = table::or_dash(over, |over| over.text(show));
+                    let some = over.map_or(0, |over| over.n);
+                    if some < row.runs.len() {
+                        format!("{text} ({some} of {})", row.runs.len())
+                    } else {
+                        text
+                    }
+                };
+                cells.push(part(row.over(|lines| Some(reached(lines, target)?.0)), &|v| format!("{v:.1}")));
+                cells.push(part(row.over(|lines| Some(reached(lines, target)?.1)), &|v| {
+                    format!("{:.1}", v * 1e-6)
+                }));
+            }
+            cells
+        };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(row).collect();
+        table::table(&heading, &rows)
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self, target: Option<f64>, last: usize) -> Value {
+        let json = |over: Option<Over>| over.map(Over::json);
+        let row = |row: &Row| {
+            let to = |part: fn((f64, f64)) -> f64| {
+                json(target.and_then(|target| row.over(|lines| reached(lines, target).map(part))))
+            };
+            json!({
+                "label": row.label, "seeds": row.seeds(),
+                "final_accuracy": json(row.over(|lines| last_accuracy(lines, last))),
+                "best_accuracy": json(row.over(best)),
+                "rounds_to_target": to(|reached| reached.0), "bytes_to_target": to(|reached| reached.1),
+                "folders": row.runs.iter().map(|run| &run.folder).collect::<Vec<_>>(),
+            })
+        };
+        self.rows.iter().map(row).collect()
+    }
+}
+
+fn best(lines: &[Metrics]) -> Option<f64> {
+    lines.iter().filter_map(|line| line.eval_accuracy).reduce(f64::max)
+}
+
+/// Key paths and values.
+fn flatten(value: &Value) -> BTreeMap<String, String> {
+    fn walk(value: &Value, path: &str, out: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, inner) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    walk(inner, &path, out);
+                }
+            }
+            Value::Null => {}
+            Value::String(text) => drop(out.insert(path.to_owned(), text.clone())),
+            other => drop(out.insert(path.to_owned(), other.to_string())),
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(value, "", &mut out);
+    out
+}
+
+/// What tells each from the others: the algorithm, then what else differs. An algorithm's own keys are named
+/// only where its name does not do.
+fn labels(settings: &[BTreeMap<String, String>]) -> Vec<String> {
+    const KIND: &str = "algorithm.kind";
+    let paths: BTreeSet<&String> = settings.iter().flat_map(BTreeMap::keys).collect();
+    let differs = |path: &&String| settings.iter().any(|s| s.get(*path) != settings[0].get(*path));
+    let differing: Vec<&String> = paths.into_iter().filter(differs).collect();
+    let named = differing.iter().any(|path| *path == KIND);
+    let own = |path: &str| named && path != KIND && path.starts_with("algorithm.");
+    let label = |settings: &BTreeMap<String, String>, brief: bool| {
+        let kind = settings.get(KIND).filter(|_| named || differing.is_empty()).cloned();
+        let shown = differing.iter().filter(|path| **path != KIND && !(brief && own(path)));
+        let others = shown.filter_map(|path| {
+            let parts: Vec<&str> = path.split('.').collect();
+            let key = match parts.as_slice() {
+                [.., above, "kind"] => above,
+                [.., last] => last,
+                [] => "",
+            };
+            Some(format!("{key}={}", settings.get(*path)?))
+        });
+        kind.into_iter().chain(others).collect::<Vec<_>>().join(" ")
+    };
+    let brief: Vec<String> = settings.iter().map(|settings| label(settings, true)).collect();
+    if brief.iter().collect::<BTreeSet<_>>().len() == brief.len() {
+        return brief;
+    }
+    settings.iter().map(|settings| label(settings, false)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::tests::metrics;
+
+    fn run(kind: &str, prox: f64, alpha: f64, seed: u64, accuracies: &[f64]) -> Run {
+        let lines = accuracies.iter().enumerate().map(|(round, a)| metrics(round as u64, *a)).collect();
+        let settings =
+            json!({"algorithm": {"kind": kind, "prox": prox}, "data": {"partition": {"alpha": alpha}}});
+        Run { folder: format!("{kind}{seed}").into(), settings, seed, lines }
+    }
+
+    #[test]
+    fn seeds_are_one_row_and_numbers_are_over_them() {
+        let runs = vec![
+            run("a", 0.1, 1.0, 0, &[0.2, 0.6, 0.5]),
+            run("a", 0.1, 1.0, 1, &[0.4, 0.5, 0.7]),
+            run("b", 0.2, 1.0, 0, &[0.1, 0.2, 0.3]),
+        ];
+        let compared = Comparison::of(runs);
+        let json = compared.json(Some(0.6), 1);
+        assert_eq!((&json[0]["label"], &json[1]["label"]), (&json!("a"), &json!("b")));
+        assert_eq!(json[0]["seeds"], json!([0, 1]));
+        let near =
+            |value: &Value, want: f64| assert!((value.as_f64().unwrap() - want).abs() < 1e-12, "{value}");
+        near(&json[0]["final_accuracy"]["mean"], 0.6);
+        near(&json[0]["final_accuracy"]["sd"], 0.02_f64.sqrt());
+        near(&json[0]["best_accuracy"]["mean"], 0.65);
+        near(&json[0]["rounds_to_target"]["mean"], 2.5);
+        assert_eq!(json[1]["rounds_to_target"], Value::Null);
+        assert_eq!(json[1]["final_accuracy"]["sd"], Value::Null);
+        near(&compared.json(None, 2)[0]["final_accuracy"]["mean"], 0.575);
+        let text = compared.table(Some(0.6), 1);
+        assert!(text.contains("60.00 ± 14.14") && text.contains("– (0 of 1)"), "{text}");
+    }
+
+    #[test]
+    fn labels_say_what_differs() {
+        let label =
+            |runs: Vec<Run>| Comparison::of(runs).rows.into_iter().map(|row| row.label).collect::<Vec<_>>();
+        assert_eq!(label(vec![run("a", 0.1, 1.0, 0, &[0.1])]), ["a"]);
+        let two = vec![run("a", 0.1, 1.0, 0, &[0.1]), run("a", 0.1, 0.5, 0, &[0.1])];
+        assert_eq!(label(two), ["alpha=1.0", "alpha=0.5"]);
+        let own =
+            vec![run("a", 0.1, 1.0, 0, &[0.1]), run("b", 0.1, 1.0, 0, &[0.1]), run("b", 0.3, 1.0, 0, &[0.1])];
+        assert_eq!(label(own), ["a prox=0.1", "b prox=0.1", "b prox=0.3"]);
+    }
+}

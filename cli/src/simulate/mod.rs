@@ -1,0 +1,141 @@
+//! `starling simulate`: hundreds to a hundred thousand virtual clients in this process, one run or a
+//! sweep, with the machines and the engine that daemons have.
+
+mod data;
+mod point;
+mod sweep;
+
+pub(crate) use data::{DataArg, Library};
+
+use crate::{compare, exit::Failure, output, table};
+use serde_json::{Value, json};
+use std::{path::PathBuf, time::Duration};
+use sweep::{Seeds, Set, Sweep};
+
+/// Trains with virtual clients in this process; sweeps over settings and seeds.
+///
+/// FILE is a run file (deploy/samples/run.toml explains its keys) that may also have [simulation] with
+/// `clients` and `seeds`, and [sweep] with a list of values for each key path to be varied. Results are the
+/// same bytes on any number of threads, and those of a real federation with workers called worker-1, worker-2,
+/// …, the same seed, cohort and shares. What was interrupted goes on when the same command is given again;
+/// finished points of a sweep are skipped. JSON: one object a line for each point, as in its summary.json.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The run file (TOML)
+    file: PathBuf,
+    /// Sets a key path, e.g. local.lr=0.1; several values, e.g. algorithm.kind=fedavg,scaffold, make a sweep
+    #[arg(long = "set", value_name = "KEY=VALUE,…")]
+    sets: Vec<Set>,
+    /// Seeds: 0..3 (0, 1 and 2) or 0,4,7; several make a sweep
+    #[arg(long, value_name = "SEEDS")]
+    seeds: Option<Seeds>,
+    /// Virtual clients [default: `clients` of [simulation]]
+    #[arg(long, alias = "workers", value_name = "N")]
+    clients: Option<usize>,
+    /// A folder or file with the data, or NAME=PATH for each data set of a sweep; digits need none
+    #[arg(long, value_name = "PATH")]
+    data: Vec<DataArg>,
+    /// Procedural digits to train on
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=10_000_000))]
+    examples: u32,
+    /// Clients that run side by side; 0: one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Folder for what is written; a sweep has a folder in it for each point
+    #[arg(long, value_name = "DIR", default_value = "starling-simulation")]
+    out: PathBuf,
+    /// Least seconds between two checkpoints, from which an interrupted simulation goes on; 0: every round
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    checkpoint: u64,
+    /// Client state that may stay in memory, in MB; the rest is kept in files
+    #[arg(long, value_name = "MB", default_value_t = 1024)]
+    state_memory: u64,
+    /// Prints JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
+}
+
+/// Runs every point.
+pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    let text = output::read_text(&args.file)?;
+    let sweep = Sweep::read(&text, &args.sets, args.seeds.as_ref(), args.clients)
+        .map_err(|problem| Failure::usage(format!("{}: {problem}", args.file.display())))?;
+    let mut library = Library::new(&args.data, args.examples);
+    let many = sweep.points.len() > 1;
+    let mut folders = Vec::new();
+    for (number, point) in sweep.points.iter().enumerate() {
+        let folder = if many { args.out.join(&point.name) } else { args.out.clone() };
+        if many && !args.json {
+            output::note(format!("{}/{}: {}", number + 1, sweep.points.len(), point.name));
+        }
+        let how = point::How {
+            threads: args.threads(),
+            checkpoint: Duration::from_secs(args.checkpoint),
+            memory: args.state_memory.saturating_mul(1_000_000),
+            quiet: args.json,
+        };
+        let summary = point::run(point, &folder, &mut library, &how)?;
+        report(&summary, args.json, many)?;
+        folders.push(folder);
+    }
+    if many {
+        let compared = compare::Comparison::read(&folders)?;
+        let plot = args.out.join("comparison.svg");
+        // Runs that are not evaluated have nothing to draw.
+        let drawn = compared.draw(&plot, None).map(|()| format!("\n\n{}", plot.display()));
+        if !args.json {
+            output::line(format!("\n{}{}", compared.table(None, 1), drawn.unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}
+
+fn report(summary: &Value, json: bool, many: bool) -> Result<(), Failure> {
+    if json {
+        return output::line(summary);
+    }
+    let percent = |key: &str| table::or_dash(summary[key].as_f64(), table::percent);
+    let seconds = summary["seconds"].as_f64().unwrap_or(0.0);
+    if many {
+        let note = if summary["resumed"] == json!("finished") { "finished before" } else { "" };
+        return output::line(format!(
+            "{}  accuracy {}  {seconds:.1} s  {note}",
+            summary["point"].as_str().unwrap_or_default(),
+            percent("accuracy")
+        ));
+    }
+    let number = |key: &str| table::or_dash(summary[key].as_f64(), |v| format!("{v:.4}"));
+    let bytes = |key: &str| table::bytes(summary[key].as_u64().unwrap_or(0));
+    let text = |key: &str| summary[key].as_str().unwrap_or("–").to_owned();
+    let pairs = [
+        ("accuracy", percent("accuracy")),
+        ("best accuracy", percent("best_accuracy")),
+        ("loss", number("loss")),
+        (
+            "calibration error",
+            format!("{} (95 %: {} to {})", number("ece"), number("ece_low"), number("ece_high")),
+        ),
+        (
+            "clients",
+            format!(
+                "{} on average, {} for the worst tenth",
+                percent("client_accuracy"),
+                percent("client_accuracy_worst_decile")
+            ),
+        ),
+        ("traffic", format!("{} down, {} up (virtual)", bytes("bytes_down"), bytes("bytes_up"))),
+        ("time", format!("{seconds:.1} s, memory at most {}", bytes("peak_bytes"))),
+        ("digest", text("model_digest")),
+        ("model", text("model_file")),
+        ("metrics", text("metrics_file")),
+        ("plot", text("plot_file")),
+    ];
+    output::line(table::pairs(&pairs))
+}

@@ -1,0 +1,131 @@
+//! `starling simulate`, `compare` and `evaluate` as people call them: a sweep, the same again, a death
+//! in the middle, and what is said about the results.
+
+use serde_json::Value;
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const RUN: &str = "
+    name = 'digits'
+    rounds = 4
+    [model]
+    kind = 'linear'
+    [data]
+    name = 'digits'
+    partition = { kind = 'dirichlet', alpha = 0.5 }
+    [local]
+    batch = 20
+    [cohort]
+    fraction = 0.5
+    [simulation]
+    clients = 8
+    seeds = [0, 1]
+    [sweep]
+    algorithm = [{ kind = 'fedavg' }, { kind = 'scaffold' }]
+";
+
+fn starling(folder: &Path, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
+    command.current_dir(folder).args(line.split(' ')).output().expect("the binary was built")
+}
+
+fn json(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout.clone()).expect("text");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn prepare(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("run.toml"), text).expect("it can be written");
+    folder
+}
+
+#[test]
+fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
+    let folder = prepare(RUN);
+    let sweep = "simulate run.toml --examples 400 --out out --json";
+    let points = json(&starling(folder.path(), sweep));
+    assert_eq!(points.len(), 4);
+    assert_eq!(points[3]["point"], "algorithm=scaffold,seed=1");
+    let digests = |points: &[Value]| points.iter().map(|p| p["model_digest"].clone()).collect::<Vec<_>>();
+    let again = json(&starling(folder.path(), sweep));
+    assert!(again.iter().all(|point| point["resumed"] == "finished"), "{again:?}");
+    assert_eq!(digests(&again), digests(&points));
+    assert!(folder.path().join("out/comparison.svg").exists());
+    for file in ["model.safetensors", "metrics.jsonl", "plot.svg", "run.toml", "summary.json"] {
+        assert!(folder.path().join("out/algorithm=fedavg,seed=0").join(file).exists(), "{file}");
+    }
+
+    let compared = json(&starling(folder.path(), "compare out --target 0.2 --plot c.svg --json"));
+    let rows = compared[0].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, pair) in rows.iter().zip(points.chunks(2)) {
+        assert_eq!((&row["label"], row["seeds"].as_array().unwrap().len()), (&pair[0]["algorithm"], 2));
+        let accuracy = |i: usize| pair[i]["accuracy"].as_f64().unwrap();
+        let mean = row["final_accuracy"]["mean"].as_f64().unwrap();
+        assert!((mean - (accuracy(0) + accuracy(1)) / 2.0).abs() < 1e-12);
+    }
+    assert!(std::fs::read_to_string(folder.path().join("c.svg")).unwrap().contains("scaffold"));
+
+    let point = "out/algorithm=fedavg,seed=0";
+    let line = format!(
+        "evaluate --model {point}/model.safetensors --run {point}/run.toml --examples 400 --top 2 --json"
+    );
+    let found = &json(&starling(folder.path(), &line))[0];
+    assert_eq!(found["accuracy"], points[0]["accuracy"]);
+    assert_eq!((&found["calibration"]["top"], &found["confusion"]["classes"]), (&2.into(), &10.into()));
+}
+
+#[test]
+fn a_killed_simulation_goes_on_with_the_same_bytes() {
+    let text = RUN.replace("rounds = 4", "rounds = 60").replace("seeds = [0, 1]", "");
+    let folder = prepare(&text);
+    let line = |out: &str| {
+        format!(
+            "simulate run.toml --set algorithm={{kind='scaffold'}} --examples 2000 --checkpoint 0 --out {out} --json"
+        )
+    };
+    let undisturbed = json(&starling(folder.path(), &line("a")));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_starling"))
+        .current_dir(folder.path())
+        .args(line("b").split(' '))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = folder.path().join("b/metrics.jsonl");
+    let began = Instant::now();
+    let rounds = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+    while rounds() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not start");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!folder.path().join("b/summary.json").exists(), "it was killed too late");
+    let resumed = json(&starling(folder.path(), &line("b")));
+    assert!(resumed[0]["resumed"].as_u64().unwrap() >= 2, "{}", resumed[0]["resumed"]);
+    assert_eq!(resumed[0]["model_digest"], undisturbed[0]["model_digest"]);
+    let read = |out: &str| std::fs::read(folder.path().join(out).join("metrics.jsonl")).unwrap();
+    assert!(read("a") == read("b"), "the lines are the same, too");
+}
+
+#[test]
+fn mistakes_are_said_at_once() {
+    let folder = prepare(RUN);
+    for (line, code, want) in [
+        ("simulate run.toml --set local.lrr=1 --out x", 64, "did you mean `lr`"),
+        ("simulate run.toml --set data.name=mnist --out x", 64, "--data"),
+        ("simulate no.toml", 66, "no.toml"),
+        ("compare no-such-folder", 66, "no-such-folder"),
+        ("evaluate --model m --run run.toml", 64, "simulation"),
+    ] {
+        let output = starling(folder.path(), line);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+        assert!(text.contains(want), "{line}: {text}");
+    }
+}

@@ -1,0 +1,115 @@
+//! Closing a round: means, server rule, client states, evaluation, the line of `metrics.jsonl`. What the
+//! coordinator's commit does, in its order.
+
+use super::{Evaluation, Line, SimulationError, client_index, server::Server};
+use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
+use algorithms::{MODEL, RoundFacts, Vectors, fold::drain_into};
+use coordinator::machine::{Action, Counted, Millis};
+use proto::{event::Metrics, spec::ModelSpec};
+use std::sync::Arc;
+use worker::data::DataInfo;
+
+impl Server<'_> {
+    /// Commits a round; `action` is the machine's [`Action::Commit`]. Gives the round's line.
+    pub(super) fn commit(&mut self, action: Action, now: Millis) -> Result<Option<Line>, SimulationError> {
+        let Action::Commit { round, counted, population, population_before, rejected, opened_at } = action
+        else {
+            return Ok(None);
+        };
+        let facts = RoundFacts { included: counted.len(), population, population_before };
+        let mean = self.means();
+        self.algorithm.apply(&mut self.vectors, &mean, &facts);
+        self.record.round = round + 1;
+        self.record.population_before = population;
+        self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        self.record.vectors = self.digests();
+        self.record.recall(round, self.algorithm);
+        if self.algorithm.has_client_state() {
+            self.states().commit(counted.iter().filter_map(|counted| client_index(&counted.worker)));
+        }
+        let (bytes_down, bytes_up) = std::mem::take(&mut self.bytes);
+        let mut line = Line::new(Metrics {
+            round,
+            seconds: now.saturating_sub(opened_at) as f64 / 1_000.0,
+            participants: counted.len(),
+            rejected,
+            train_loss: train_loss(&counted),
+            eval_loss: None,
+            eval_accuracy: None,
+            federated_loss: None,
+            federated_accuracy: None,
+            bytes_down,
+            bytes_up,
+            epsilon: None,
+            model_digest: self.record.vectors[MODEL],
+        });
+        if self.spec.evaluation.central && self.is_due(round) {
+            self.judge(&mut line)?;
+        }
+        Ok(Some(line))
+    }
+
+    fn means(&mut self) -> Vectors {
+        let mut means = Vectors::new();
+        for accumulator in &mut self.accumulators {
+            let name = accumulator.fold().into.to_owned();
+            let Some((sum, unit)) = accumulator.drain() else { continue };
+            let mut mean = vec![0.0; sum.len()];
+            drain_into(&mut mean, sum, unit);
+            means.insert(name, Arc::new(mean));
+        }
+        means
+    }
+
+    fn is_due(&self, round: u64) -> bool {
+        let every = self.spec.evaluation.every;
+        every > 0 && ((round + 1).is_multiple_of(every) || round + 1 == self.spec.rounds)
+    }
+
+    fn judge(&self, line: &mut Line) -> Result<(), SimulationError> {
+        let Some(found) = self.assess()? else { return Ok(()) };
+        line.metrics.eval_loss = found.loss();
+        line.metrics.eval_accuracy = found.accuracy();
+        let calibration = found.sample.calibration(bins_for(found.sample.len(), 1));
+        (line.ece, line.ece_low, line.ece_high) =
+            (calibration.map(|c| c.ece), calibration.map(|c| c.low), calibration.map(|c| c.high));
+        let spread = self.spread(&found);
+        line.client_accuracy = spread.map(|s| s.mean);
+        line.client_accuracy_worst_decile = spread.map(|s| s.worst_decile);
+        line.client_accuracy_variance = spread.map(|s| s.variance);
+        Ok(())
+    }
+
+    fn assess(&self) -> Result<Option<Assessment>, SimulationError> {
+        let Some(test) = self.test.filter(|test| !test.is_empty()) else { return Ok(None) };
+        if let ModelSpec::Flat { .. } = self.spec.model {
+            return Ok(None);
+        }
+        let assessed = assess(self.model, &self.vectors[MODEL], test, 1, self.threads);
+        assessed.map(Some).map_err(|error| SimulationError::Failed(format!("evaluation: {error}")))
+    }
+
+    fn spread(&self, found: &Assessment) -> Option<Spread> {
+        Spread::of(expected_accuracies(&found.confusion, self.shares.histograms()?))
+    }
+
+    /// How good the present model is.
+    pub(super) fn evaluation(&self) -> Result<Option<Evaluation>, SimulationError> {
+        let Some(found) = self.assess()? else { return Ok(None) };
+        let text = self.test.is_some_and(|test| matches!(test.info(), DataInfo::Text { .. }));
+        Ok(Some(Evaluation {
+            accuracy: found.accuracy(),
+            loss: found.loss(),
+            clients: self.spread(&found),
+            calibration: found.sample.calibration(bins_for(found.sample.len(), 1)),
+            confusion: (!text).then_some(found.confusion),
+        }))
+    }
+}
+
+/// Mean over the counted updates, by examples, in name order: as the coordinator's.
+fn train_loss(counted: &[Counted]) -> Option<f64> {
+    let known = counted.iter().filter_map(|c| Some((c.facts.train_loss?, c.facts.examples as f64)));
+    let (sum, weight) = known.fold((0.0, 0.0), |(sum, weight), (loss, n)| (sum + loss * n, weight + n));
+    (weight > 0.0).then(|| sum / weight)
+}

@@ -1,0 +1,143 @@
+//! A lane: one thread that is one client after the other, exactly as a worker is.
+
+use super::{
+    SimulationError,
+    desk::Desk,
+    shares::Shares,
+    states::{States, load},
+};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, local::LocalPlan};
+use coordinator::store::Blobs;
+use proto::{digest::Digest, spec::RunSpec};
+use std::{
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+use worker::{
+    data::Dataset,
+    engine::Model,
+    trainer::{LocalResult, Progress, TrainError, TrainJob, finish, local_run},
+};
+
+/// A client's part of a round.
+#[derive(Debug, Clone)]
+pub(super) struct Order {
+    pub(super) client: usize,
+    pub(super) name: String,
+    pub(super) round: u64,
+    pub(super) lr: f32,
+    /// What every member receives.
+    pub(super) down: Vectors,
+    /// What this one receives again.
+    pub(super) recalled: Vec<(String, Digest)>,
+}
+
+/// What a client sends, and what it will keep.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub(super) examples: u64,
+    pub(super) steps: u32,
+    pub(super) loss: f64,
+    pub(super) upload: Vectors,
+    pub(super) next: Vectors,
+}
+
+/// How an order went.
+#[derive(Debug)]
+pub(super) enum Report {
+    Done(Box<Update>),
+    Declined(TrainError),
+    Broken(SimulationError),
+}
+
+/// What all lanes share.
+#[derive(Debug)]
+pub(super) struct Ground<'a> {
+    pub(super) spec: Arc<RunSpec>,
+    pub(super) algorithm: &'a dyn Algorithm,
+    pub(super) model: &'a Model,
+    pub(super) shares: &'a Shares,
+    pub(super) states: &'a Mutex<States>,
+    pub(super) blobs: &'a Blobs,
+    pub(super) desk: &'a Desk,
+}
+
+impl Ground<'_> {
+    /// Serves the desk until it closes.
+    pub(super) fn serve(&self) {
+        while let Some((key, order, flag)) = self.desk.next() {
+            let mut go = |_: Progress| {
+                if flag.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            // As in the worker: a bug of the engine costs an update, not the simulation.
+            let caught = catch_unwind(AssertUnwindSafe(|| self.work(order, &mut go)));
+            let report = caught.unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "no message".into());
+                Report::Declined(TrainError::Training(format!("internal error: {text}")))
+            });
+            self.desk.done(key, report);
+        }
+    }
+
+    fn work(&self, order: Order, go: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Report {
+        let Order { client, name, round, lr, mut down, recalled } = order;
+        let found = self.states.lock().unwrap_or_else(PoisonError::into_inner).find(client);
+        let state = match load(found) {
+            Ok(state) => state,
+            Err(error) => return Report::Broken(error),
+        };
+        for (under, digest) in recalled {
+            match self.blobs.get(digest, Vec::new) {
+                Ok(vector) => drop(down.insert(under, vector)),
+                Err(error) => return Report::Broken(error.into()),
+            }
+        }
+        let mut trained = || {
+            let plan = self.algorithm.plan(&down, &state);
+            let model = Arc::clone(&down[MODEL]);
+            let job = TrainJob { spec: Arc::clone(&self.spec), round, lr, model, plan };
+            let examples = self.shares.of(client);
+            let LocalResult { run, examples, loss } = local_run(self.model, &examples, &job, &name, go)?;
+            // The plan's vectors go before the next state comes.
+            drop(job);
+            let steps = run.steps;
+            let finished = finish(self.algorithm, run, (&down, &state), round, &mut |_| ())?;
+            Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
+        };
+        match trained() {
+            Ok(update) => Report::Done(Box::new(update)),
+            Err(error) => Report::Declined(error),
+        }
+    }
+}
+
+/// Local runs without a federation around them.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalWork<'a> {
+    /// Local training.
+    pub spec: &'a Arc<RunSpec>,
+    /// The network.
+    pub model: &'a Model,
+    /// A client's examples.
+    pub examples: &'a Dataset,
+    /// From which weights.
+    pub w: &'a Vector,
+}
+
+/// The training steps of a client's round and nothing else: no state, no update, no aggregation. What a
+/// round costs beyond it is the cost of federation.
+///
+/// # Errors
+/// As for the worker's local run.
+pub fn bare(work: &LocalWork<'_>, client: usize, round: u64) -> Result<LocalResult, TrainError> {
+    let job = TrainJob {
+        spec: Arc::clone(work.spec),
+        round,
+        lr: work.spec.lr(round),
+        model: Arc::clone(work.w),
+        plan: LocalPlan::default(),
+    };
+    let name = super::client_name(client);
+    local_run(work.model, work.examples, &job, &name, &mut |_| ControlFlow::Continue(()))
+}

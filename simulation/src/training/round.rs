@@ -1,0 +1,376 @@
+//! The loop: the next thing on the virtual clock happens, the machine says what follows, it is done.
+
+use super::{
+    Line, Notice, Outcome, STEP_MS, Setup, SimulationError, client_index, client_name,
+    desk::{Desk, Key},
+    lane::{Ground, Order, Report, Update},
+    server::{Opened, Server, clear},
+};
+use crate::parallel::in_order;
+use algorithms::{MODEL, fold};
+use coordinator::{
+    machine::{Action, Decision, End, Event, Facts, Federated, Machine, Millis, Rules, Token},
+    vet_local,
+};
+use proto::{
+    event::RunEvent,
+    spec::{ModelSpec, PartitionSpec},
+    v1::{ElementType, Phase, UploadHeader, VectorShape},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::ControlFlow,
+    sync::Arc,
+    thread,
+};
+use worker::{
+    engine::save_safetensors,
+    trainer::{Scores, scores, steps_due},
+};
+
+/// Runs a simulation to its end, from where it was interrupted.
+///
+/// # Errors
+/// If it cannot be set up, a file fails, or the run fails; what was committed stays.
+pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, SimulationError> {
+    std::fs::create_dir_all(&setup.folder).map_err(|error| SimulationError::file(&setup.folder, error))?;
+    let opened = Opened::new(setup)?;
+    let server = opened.server(setup)?;
+    let desk = Desk::new(server.threads);
+    let ground = Ground {
+        spec: Arc::clone(&server.spec),
+        algorithm: server.algorithm,
+        model: server.model,
+        shares: server.shares,
+        states: server.states,
+        blobs: server.store.blobs(),
+        desk: &desk,
+    };
+    let outcome = thread::scope(|scope| {
+        let _closing = Closing(&desk);
+        for _ in 0..server.threads {
+            scope.spawn(|| ground.serve());
+        }
+        Drive::new(server, &desk, watch).go()
+    })?;
+    drop(opened);
+    clear(&setup.folder)?;
+    Ok(outcome)
+}
+
+/// Lets the lanes go, however the loop ends.
+struct Closing<'a>(&'a Desk);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A client that trains.
+#[derive(Debug)]
+struct Awaited {
+    worker: String,
+    round: u64,
+    since: Millis,
+}
+
+struct Drive<'a, 'w> {
+    server: Server<'a>,
+    machine: Machine,
+    desk: &'a Desk,
+    watch: &'w mut dyn FnMut(Notice<'_>),
+    now: Millis,
+    timers: BTreeSet<(Millis, Token)>,
+    awaited: BTreeMap<Key, Awaited>,
+    keys: BTreeMap<String, Key>,
+    orders: u64,
+    due: VecDeque<Action>,
+    evaluating: Vec<(String, u64)>,
+    /// Committed, and perhaps still to be evaluated by the clients.
+    line: Option<Line>,
+    ended: Option<End>,
+}
+
+type Step = Result<(), SimulationError>;
+
+impl<'a, 'w> Drive<'a, 'w> {
+    fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>)) -> Self {
+        let machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        Self {
+            server,
+            machine,
+            desk,
+            watch,
+            now: 0,
+            timers: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            orders: 0,
+            due: VecDeque::new(),
+            evaluating: Vec::new(),
+            line: None,
+            ended: None,
+        }
+    }
+
+    fn go(mut self) -> Result<Outcome, SimulationError> {
+        (self.watch)(Notice::Started { rounds: self.server.record.round });
+        self.handle(Event::Start)?;
+        for worker in self.server.store.quarantined()? {
+            self.handle(Event::Quarantine { worker, on: true })?;
+        }
+        for client in 0..self.server.shares.clients() {
+            self.handle(Event::Joined { worker: client_name(client) })?;
+        }
+        while self.ended.is_none() {
+            self.next()?;
+        }
+        match self.ended.take() {
+            Some(End::Finished) => self.outcome(),
+            Some(End::Failed(reason)) => Err(SimulationError::Failed(reason)),
+            _ => Err(SimulationError::Failed("it was cancelled".into())),
+        }
+    }
+
+    /// What comes next; an arrival before a timer of the same instant.
+    fn next(&mut self) -> Step {
+        let arrival = self.awaited.first_key_value().map(|(key, _)| key.0);
+        let timer = self.timers.first().map(|(at, _)| *at);
+        if arrival.is_some_and(|arrival| timer.is_none_or(|timer| arrival <= timer)) {
+            let Some((key, awaited)) = self.awaited.pop_first() else { return Ok(()) };
+            self.now = key.0;
+            let report = self.desk.take(key);
+            return self.arrived(awaited, report);
+        }
+        let Some((at, token)) = self.timers.pop_first() else {
+            let text = format!("nothing is left to wait for in round {}", self.machine.round());
+            return Err(SimulationError::Failed(text));
+        };
+        self.now = self.now.max(at);
+        if let Token::Motion { .. } = token {
+            self.report_progress()?;
+        }
+        self.handle(Event::Timer(token))
+    }
+
+    /// Whoever trains has said how far it is.
+    fn report_progress(&mut self) -> Step {
+        let mark = |awaited: &Awaited| Event::Progress {
+            worker: awaited.worker.clone(),
+            round: awaited.round,
+            mark: (Phase::Training.into(), (self.now - awaited.since) / STEP_MS),
+        };
+        let events: Vec<Event> = self.awaited.values().map(mark).collect();
+        events.into_iter().try_for_each(|event| self.handle(event))
+    }
+
+    fn handle(&mut self, event: Event) -> Step {
+        self.due.extend(self.machine.handle(event, self.now));
+        loop {
+            while let Some(action) = self.due.pop_front() {
+                self.perform(action)?;
+            }
+            if self.evaluating.is_empty() {
+                return Ok(());
+            }
+            self.evaluate();
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Step {
+        match action {
+            Action::Persist => {
+                self.publish_line()?;
+                self.server.checkpoint(false)?;
+            }
+            Action::Publish(event) => self.say(&event)?,
+            Action::Arm { token, at } => drop(self.timers.insert((at, token))),
+            Action::Assign { worker, round, committed, .. } => self.assign(worker, round, committed),
+            Action::Abandon { worker, .. } => self.forget(&worker),
+            Action::Evaluate { worker, round } => self.evaluating.push((worker, round)),
+            Action::FederatedDone { sums, .. } => self.federated(&sums)?,
+            Action::DropUploads => {
+                self.server.accumulators.clear();
+                self.server.states().give_up();
+            }
+            Action::Commit { .. } => return self.commit(action),
+            Action::Quarantine { worker } => self.server.quarantined.push(worker),
+            Action::End(end) => {
+                self.publish_line()?;
+                self.ended = Some(end);
+            }
+            Action::Verdict { .. } | Action::Closed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, event: &RunEvent) -> Step {
+        if let RunEvent::RoundOpened { .. } = event {
+            self.publish_line()?;
+        }
+        (self.watch)(Notice::Event(event));
+        Ok(())
+    }
+
+    fn assign(&mut self, worker: String, round: u64, committed: Option<u64>) {
+        self.forget(&worker);
+        let Some(client) = client_index(&worker) else { return };
+        let (down, recalled, bytes) = self.server.payload(committed);
+        self.server.bytes.0 += bytes;
+        let spec = &self.server.spec;
+        let steps = match spec.model {
+            ModelSpec::Flat { .. } => 1,
+            _ => u64::from(steps_due(&spec.local, self.server.shares.size(client))),
+        };
+        let key = (self.now + steps * STEP_MS, self.orders);
+        self.orders += 1;
+        let lr = spec.lr(round);
+        self.desk.order(key, Order { client, name: worker.clone(), round, lr, down, recalled });
+        self.keys.insert(worker.clone(), key);
+        self.awaited.insert(key, Awaited { worker, round, since: self.now });
+    }
+
+    /// Nobody waits for this client's present work.
+    fn forget(&mut self, worker: &str) {
+        if let Some(key) = self.keys.remove(worker) {
+            self.awaited.remove(&key);
+            self.desk.cancel(key);
+        }
+    }
+
+    fn arrived(&mut self, awaited: Awaited, report: Report) -> Step {
+        let Awaited { worker, round, since } = awaited;
+        self.keys.remove(&worker);
+        match report {
+            Report::Broken(error) => Err(error),
+            Report::Declined(error) => match error.decline() {
+                Some(reason) => {
+                    self.handle(Event::Declined { worker, round, reason, detail: error.to_string() })
+                }
+                None => Ok(()),
+            },
+            Report::Done(update) => self.deliver(worker, (round, since), *update),
+        }
+    }
+
+    fn deliver(&mut self, worker: String, (round, since): (u64, Millis), update: Update) -> Step {
+        let Update { examples, steps, loss, upload, next } = update;
+        let lengths = upload.iter().map(|(name, vector)| VectorShape {
+            name: name.clone(),
+            length: vector.len() as u64,
+            element: ElementType::F32.into(),
+        });
+        let seconds = (self.now - since) as f64 / 1_000.0;
+        let header = UploadHeader {
+            run: self.server.record.id.clone(),
+            round,
+            worker: worker.clone(),
+            vectors: lengths.collect(),
+            digest: Vec::new(),
+            examples,
+            steps,
+            lr: self.server.spec.lr(round),
+            train_loss: loss,
+            seconds,
+        };
+        self.server.bytes.1 += upload.values().map(|vector| vector.len() as u64 * 4).sum::<u64>();
+        let length = self.server.record.length as usize;
+        let algorithm = self.server.algorithm;
+        let fold_facts = match vet_local(&header, &upload, (&self.server.spec, algorithm, length)) {
+            Ok(facts) => facts,
+            Err((reason, detail)) => {
+                return self.handle(Event::Rejected { worker, round, reason, detail });
+            }
+        };
+        // Asked before folding: the machine's verdict is final, so the fold comes first.
+        if self.machine.offer(&worker, round) == Decision::Accept {
+            if self.server.accumulators.is_empty() {
+                self.server.accumulators = fold::accumulators(algorithm, length);
+            }
+            for accumulator in &mut self.server.accumulators {
+                let from = accumulator.fold().from;
+                accumulator.accumulate(&upload[from], &fold_facts);
+            }
+            if algorithm.has_client_state()
+                && let Some(client) = client_index(&worker)
+            {
+                self.server.states().offer(client, round, next)?;
+            }
+        }
+        let facts = Facts { examples, train_loss: Some(loss), seconds };
+        self.handle(Event::Update { worker, round, facts })
+    }
+
+    fn commit(&mut self, action: Action) -> Step {
+        self.line = self.server.commit(action, self.now)?;
+        let Some(line) = &self.line else { return Ok(()) };
+        let (round, digest) = (line.metrics.round, line.metrics.model_digest);
+        // What was armed for the round is out of date, and what arrives later than its end does not count.
+        self.timers.clear();
+        self.keys.clear();
+        for key in std::mem::take(&mut self.awaited).into_keys() {
+            self.desk.cancel(key);
+        }
+        let actions = self.machine.handle(Event::Committed { round, digest }, self.now);
+        self.due.extend(actions);
+        Ok(())
+    }
+
+    /// The clients evaluate the committed model on their shares of the held-out set, as workers do.
+    fn evaluate(&mut self) {
+        let asked = std::mem::take(&mut self.evaluating);
+        let Server { model, vectors, shares, test, spec, threads, .. } = &self.server;
+        let divided = test.and_then(|test| {
+            super::Shares::divide(test, &PartitionSpec::Iid {}, shares.clients(), spec.seed).ok()
+        });
+        let judge = |at: usize| {
+            let (Some(divided), Some(client)) = (&divided, client_index(&asked[at].0)) else {
+                return Scores::default();
+            };
+            let go = &mut |_| ControlFlow::Continue(());
+            scores(model, &divided.of(client), &vectors[MODEL], go).unwrap_or_default()
+        };
+        let reports = in_order(*threads, asked.len(), judge);
+        for ((worker, round), Scores { predictions, correct, loss_sum }) in asked.into_iter().zip(reports) {
+            let report = Federated { predictions, correct, loss_sum };
+            let actions = self.machine.handle(Event::Evaluated { worker, round, report }, self.now);
+            self.due.extend(actions);
+        }
+    }
+
+    fn federated(&mut self, sums: &Federated) -> Step {
+        if let Some(line) = self.line.as_mut().filter(|_| sums.predictions > 0) {
+            line.metrics.federated_loss = Some(sums.loss_sum / sums.predictions as f64);
+            line.metrics.federated_accuracy = Some(sums.correct as f64 / sums.predictions as f64);
+        }
+        self.publish_line()
+    }
+
+    fn publish_line(&mut self) -> Step {
+        let Some(line) = self.line.take() else { return Ok(()) };
+        (self.watch)(Notice::Round(&line));
+        self.server.metrics.append(line)
+    }
+
+    fn outcome(self) -> Result<Outcome, SimulationError> {
+        let w = &self.server.vectors[MODEL];
+        let digest = self.server.record.vectors[MODEL];
+        let round = self.server.record.round.saturating_sub(1);
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("name".to_owned(), self.server.spec.name.clone()),
+            ("round".to_owned(), round.to_string()),
+            ("digest".to_owned(), digest.to_string()),
+        ]);
+        let model = save_safetensors(self.server.model, w, &metadata)
+            .map_err(|error| SimulationError::Failed(error.to_string()))?;
+        Ok(Outcome {
+            parameters: w.len(),
+            digest,
+            model,
+            evaluation: self.server.evaluation()?,
+            lines: self.server.metrics.lines,
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! Who holds which examples: numbers of examples end to end, four bytes each, however many clients there
+//! are. Pixels are shared; a client's view of them exists while it runs.
+
+use super::SimulationError;
+use proto::spec::PartitionSpec;
+use worker::data::{Dataset, partition};
+
+/// A division of a data set.
+#[derive(Debug, Clone)]
+pub struct Shares {
+    data: Dataset,
+    order: Vec<u32>,
+    /// Client `i` holds `order[bounds[i]..bounds[i + 1]]`.
+    bounds: Vec<u32>,
+}
+
+impl Shares {
+    /// Divides a data set as the worker does.
+    ///
+    /// # Errors
+    /// If it cannot be divided so.
+    pub fn divide(
+        data: &Dataset,
+        division: &PartitionSpec,
+        clients: usize,
+        seed: u64,
+    ) -> Result<Self, SimulationError> {
+        let parts = partition(data, division, clients, seed)
+            .map_err(|error| SimulationError::Setup(error.to_string()))?;
+        let mut shares = Self { data: data.clone(), order: Vec::with_capacity(data.len()), bounds: vec![0] };
+        for part in parts {
+            shares.order.extend(part.into_iter().map(|example| example as u32));
+            shares.bounds.push(shares.order.len() as u32);
+        }
+        Ok(shares)
+    }
+
+    fn range(&self, client: usize) -> &[u32] {
+        &self.order[self.bounds[client] as usize..self.bounds[client + 1] as usize]
+    }
+
+    /// Number of clients.
+    pub fn clients(&self) -> usize {
+        self.bounds.len() - 1
+    }
+
+    /// Examples of a client.
+    pub fn size(&self, client: usize) -> usize {
+        self.range(client).len()
+    }
+
+    /// A client's view of the data.
+    pub fn of(&self, client: usize) -> Dataset {
+        let indices: Vec<usize> = self.range(client).iter().map(|example| *example as usize).collect();
+        self.data.subset(&indices)
+    }
+
+    /// Examples of each class that each client holds; `None` for text.
+    pub fn histograms(&self) -> Option<impl Iterator<Item = Vec<u32>> + '_> {
+        let labels = self.data.labels()?;
+        let classes = self.data.class_histogram().len();
+        Some((0..self.clients()).map(move |client| {
+            let mut histogram = vec![0; classes];
+            for example in self.range(client) {
+                histogram[labels[*example as usize] as usize] += 1;
+            }
+            histogram
+        }))
+    }
+}

@@ -1,0 +1,227 @@
+//! Real training on a virtual clock: the same bytes whatever the threads, the memory and the
+//! interruptions; every algorithm of the registry.
+
+use algorithms::rules::RULES;
+use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
+use simulation::training::{Line, Notice, Outcome, Setup, SimulationError, run};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::Duration,
+};
+use worker::data::{Dataset, Source, Split};
+
+const CLIENTS: usize = 12;
+
+fn data() -> (Dataset, Dataset) {
+    let source = Source::Digits { train: 240, test: 60, seed: 0 };
+    (
+        source.load(Split::Train, 0).expect("digits are drawn"),
+        source.load(Split::Test, 0).expect("digits are drawn"),
+    )
+}
+
+fn spec(algorithm: &str, rest: &str) -> RunSpec {
+    let text = format!(
+        "name='s'\nrounds=4\nseed=3\n[model]\nkind='mlp'\nhidden=[8]\n[data]\nname='digits'\n\
+         partition={{kind='iid'}}\n[algorithm]\nkind='{algorithm}'\n[local]\nbatch=10\nlr=0.05\n{rest}"
+    );
+    RunSpec::from_toml(&text).expect("a run file")
+}
+
+fn setup(spec: RunSpec, folder: &Path) -> Setup {
+    let (train, test) = data();
+    Setup {
+        spec,
+        clients: CLIENTS,
+        train,
+        test: Some(test),
+        threads: 1,
+        folder: folder.to_owned(),
+        checkpoint: Duration::from_secs(3_600),
+        memory: 1 << 30,
+    }
+}
+
+fn quiet(_: Notice<'_>) {}
+
+fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut setup = setup(spec, folder.path());
+    change(&mut setup);
+    let outcome = run(&setup, &mut quiet).expect("it comes to its end");
+    let entries = std::fs::read_dir(folder.path()).expect("the folder is there").flatten();
+    let left: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["metrics.jsonl"], "nothing in the making is left");
+    outcome
+}
+
+const HALF: &str = "[cohort]\nfraction=0.5\n";
+
+#[test]
+fn threads_memory_and_checkpoints_change_nothing() {
+    for algorithm in ["fedavg", "scaffold", "afedpd"] {
+        let spec = || spec(algorithm, HALF);
+        let one = go(|_| (), spec());
+        assert_eq!(one.lines.len(), 4);
+        assert!(one.lines.iter().all(|line| line.metrics.participants == 6), "{algorithm}");
+        let learnt =
+            one.lines.windows(2).all(|pair| pair[0].metrics.model_digest != pair[1].metrics.model_digest);
+        assert!(learnt, "{algorithm}");
+        assert_eq!(one, go(|setup| setup.threads = 3, spec()), "{algorithm}: threads");
+        assert_eq!(one, go(|setup| setup.memory = 0, spec()), "{algorithm}: states in files");
+        assert_eq!(one, go(|setup| setup.memory = 70_000, spec()), "{algorithm}: some in files");
+        assert_eq!(one, go(|setup| setup.checkpoint = Duration::ZERO, spec()), "{algorithm}: checkpoints");
+        let mut other = spec();
+        other.seed = 4;
+        assert_ne!(one.digest, go(|_| (), other).digest, "{algorithm}: another seed");
+    }
+}
+
+/// Dies when it has seen so many notices; true if it came to its end before.
+fn dies_after(setup: &Setup, notices: usize) -> Option<Outcome> {
+    let mut left = notices;
+    let mut watch = |_: Notice<'_>| {
+        assert!(left > 0, "killed, as planned");
+        left -= 1;
+    };
+    catch_unwind(AssertUnwindSafe(|| run(setup, &mut watch).expect("it comes to its end"))).ok()
+}
+
+#[test]
+fn an_interrupted_simulation_goes_on_with_the_same_bytes() {
+    for algorithm in ["fedavg", "scaffold", "afedpd"] {
+        let undisturbed = go(|_| (), spec(algorithm, HALF));
+        for (checkpoint, memory) in
+            [(Duration::ZERO, 1 << 30), (Duration::ZERO, 0), (Duration::from_secs(3_600), 0)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let mut setup = setup(spec(algorithm, HALF), folder.path());
+            (setup.checkpoint, setup.memory, setup.threads) = (checkpoint, memory, 2);
+            let mut deaths = 0;
+            let outcome = loop {
+                // A round is some ten notices.
+                match dies_after(&setup, 17 + deaths) {
+                    Some(outcome) => break outcome,
+                    None if deaths == 5 => break run(&setup, &mut quiet).unwrap(),
+                    None => deaths += 1,
+                }
+            };
+            assert!(deaths > 1, "{algorithm}");
+            assert_eq!(outcome, undisturbed, "{algorithm}, {checkpoint:?}");
+            let text = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+            let lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(lines, undisturbed.lines);
+        }
+    }
+}
+
+#[test]
+fn what_was_done_is_not_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = setup(spec("scaffold", HALF), folder.path());
+    setup.checkpoint = Duration::ZERO;
+    assert!(dies_after(&setup, 30).is_none());
+    let mut started = None;
+    let mut opened = Vec::new();
+    run(&setup, &mut |notice| match notice {
+        Notice::Started { rounds } => started = Some(rounds),
+        Notice::Event(RunEvent::RoundOpened { round, .. }) => opened.push(*round),
+        _ => {}
+    })
+    .unwrap();
+    let started = started.unwrap();
+    assert!((1..4).contains(&started), "{started}");
+    assert_eq!(opened, (started..4).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_algorithm_can_be_simulated() {
+    for rule in RULES {
+        let everyone = (rule.make)(&(rule.defaults)()).unwrap().needs_everyone();
+        let mut spec = spec(rule.name, if everyone { "" } else { "[cohort]\nsize=4\n" });
+        spec.rounds = 3;
+        let mut refused = Vec::new();
+        let folder = tempfile::tempdir().unwrap();
+        let mut setup = setup(spec, folder.path());
+        setup.threads = 2;
+        let outcome = run(&setup, &mut |notice| {
+            if let Notice::Event(
+                event @ (RunEvent::UpdateRejected { .. } | RunEvent::WorkerDeclined { .. }),
+            ) = notice
+            {
+                refused.push(event.clone());
+            }
+        });
+        let outcome = outcome.unwrap_or_else(|error| panic!("{}: {error}", rule.name));
+        assert!(refused.is_empty(), "{}: {refused:?}", rule.name);
+        let digests: Vec<Digest> = outcome.lines.iter().map(|line| line.metrics.model_digest).collect();
+        assert!(digests.windows(2).all(|pair| pair[0] != pair[1]), "{}: the model stands still", rule.name);
+        let last = outcome.lines.last().unwrap();
+        assert_eq!(last.metrics.participants, if everyone { CLIENTS } else { 4 }, "{}", rule.name);
+        assert!(last.metrics.eval_accuracy.is_some() && last.ece.is_some(), "{}", rule.name);
+    }
+}
+
+#[test]
+fn a_round_is_evaluated_in_every_way() {
+    let skewed = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\n").data;
+    let mut spec = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\nevery=3\n");
+    spec.data = skewed;
+    spec.data.partition = Some(proto::spec::PartitionSpec::Pathological { classes: 2 });
+    let outcome = go(|setup| setup.threads = 2, spec);
+    let due: Vec<bool> = outcome.lines.iter().map(|line| line.metrics.eval_accuracy.is_some()).collect();
+    assert_eq!(due, [false, false, true, true], "every third round and the last");
+    let line = outcome.lines.last().unwrap();
+    // The clients' shares of the held-out digits are the held-out digits.
+    assert_eq!(line.metrics.federated_accuracy, line.metrics.eval_accuracy);
+    let worst = line.client_accuracy_worst_decile.unwrap();
+    assert!(
+        worst <= line.client_accuracy.unwrap() && line.client_accuracy_variance.unwrap() > 0.0,
+        "{line:?}"
+    );
+    let found = outcome.evaluation.unwrap();
+    assert_eq!(found.accuracy, line.metrics.eval_accuracy);
+    let confusion = found.confusion.unwrap();
+    assert_eq!(confusion.counts.iter().sum::<u64>(), 60);
+    assert_eq!(found.clients.unwrap().clients, CLIENTS);
+    let calibration = found.calibration.unwrap();
+    assert!(calibration.low <= calibration.ece && calibration.ece <= calibration.high, "{calibration:?}");
+    assert_eq!(Some(calibration.ece), line.ece);
+}
+
+#[test]
+fn the_deadline_is_one_of_virtual_time() {
+    // Sizes fall off: the first client has more than 100 examples, one a step, and 10 ms a step.
+    let mut spec = spec("fedavg", "[cohort]\ndeadline_s=1\n");
+    spec.local.batch = 1;
+    spec.data.partition = Some(proto::spec::PartitionSpec::Size { exponent: 2.0 });
+    let folder = tempfile::tempdir().unwrap();
+    let mut late = Vec::new();
+    let outcome = run(&setup(spec, folder.path()), &mut |notice| {
+        if let Notice::Event(RunEvent::Late { workers, .. }) = notice {
+            late.push(workers.clone());
+        }
+    })
+    .unwrap();
+    assert_eq!(late, vec![vec!["worker-1".to_owned()]; 4]);
+    for line in outcome.lines {
+        assert_eq!((line.metrics.seconds, line.metrics.participants), (1.0, CLIENTS - 1));
+    }
+}
+
+#[test]
+fn what_cannot_work_is_said() {
+    let failed = |change: &dyn Fn(&mut Setup)| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut setup = setup(spec("fedavg", ""), folder.path());
+        change(&mut setup);
+        run(&setup, &mut quiet).unwrap_err()
+    };
+    let text = |error: SimulationError| error.to_string();
+    assert!(text(failed(&|setup| setup.clients = 0)).contains("0 clients"));
+    assert!(text(failed(&|setup| setup.clients = 1_000)).contains("at least one example"));
+    assert!(text(failed(&|setup| setup.spec.data.partition = None)).contains("data.partition"));
+    let diverged = failed(&|setup| setup.spec.local.lr = 1e30);
+    assert!(matches!(&diverged, SimulationError::Failed(why) if why.contains("declined")), "{diverged}");
+}

@@ -1,0 +1,60 @@
+//! The simulator against the real thing: a federation over sockets and a simulation with the same seed,
+//! cohort and shares have the same model in every round.
+
+use proto::{digest::Digest, spec::RunSpec};
+use simulation::training::{self, Setup};
+use starling_tests::{
+    federation::{Federation, Trainer},
+    host::digits,
+};
+use std::time::Duration;
+use worker::data::Split;
+
+const CLIENTS: usize = 4;
+
+fn spec(algorithm: &str) -> String {
+    format!(
+        "name='{algorithm}'\nrounds=4\nseed=5\n[model]\nkind='mlp'\nhidden=[16]\n[data]\nname='digits'\n\
+         partition={{kind='dirichlet',alpha=1.0}}\n[algorithm]\nkind='{algorithm}'\n[local]\nbatch=20\nlr=0.05\n\
+         epochs=2\n[cohort]\nsize=3\nmin_workers={CLIENTS}\n"
+    )
+}
+
+fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup {
+        spec: RunSpec::from_toml(spec).expect("a run file"),
+        clients: CLIENTS,
+        train: digits().load(Split::Train, 80).expect("digits are drawn"),
+        test: None,
+        threads,
+        folder: folder.path().to_owned(),
+        checkpoint: Duration::from_secs(5),
+        memory: 1 << 30,
+    };
+    let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
+    outcome.lines.iter().map(|line| line.metrics.model_digest).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_simulation_is_the_federation_without_sockets() {
+    let mut federation = Federation::start().await;
+    // No state, client state, state that is sent again.
+    let kinds = ["fedavg", "scaffold", "afedpd"];
+    let mut runs = Vec::new();
+    for kind in kinds {
+        runs.push(federation.operator.submit(&spec(kind)).await);
+    }
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    for (kind, run) in kinds.into_iter().zip(runs) {
+        federation.operator.finished(&run).await;
+        let real = federation.operator.digests(&run).await;
+        assert_eq!(real.len(), 4);
+        for threads in [1, 2] {
+            assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
+        }
+    }
+}
