@@ -2,11 +2,12 @@
 
 use super::Secret;
 use algorithms::{
-    Algorithm, Vectors,
+    Algorithm, RoundFacts, Vectors,
     fold::{Fold, Scale},
 };
 use privacy::{
     Adjacency, ClipNorm, Event, Grid, Journal, OffGrid, Plan, PrivacySpec, RunFacts,
+    accountants::report,
     adaptive::AdaptiveClip,
     correlated::{CorrelatedNoise, State, StreamError},
     sampler::{Key, Kind, SHARD, Sampler},
@@ -36,6 +37,7 @@ pub struct Guard {
     folds: Vec<Fold>,
     shapes: Vec<(&'static str, usize)>,
     expected: f64,
+    population: usize,
     steps: f64,
     /// Noise that is correlated over rounds: its state before and after the last round, by shard.
     states: Arc<Mutex<BTreeMap<u32, [State; 2]>>>,
@@ -113,6 +115,7 @@ impl Guard {
             folds: algorithm.folds(),
             shapes,
             expected: spec.expected_clients(),
+            population: spec.cohort.population.unwrap_or(1) as usize,
             steps: f64::from(spec.local.steps.unwrap_or(1)),
             states: Arc::default(),
         }))
@@ -132,6 +135,25 @@ impl Guard {
     pub fn hides_cohort(&self) -> bool {
         let drawn = self.spec.sampling() != privacy::Sampling::Everyone;
         drawn || self.spec.adjacency() == Adjacency::AddRemove
+    }
+
+    /// What a rule may know of a round: nothing that would tell who took part.
+    pub fn round_facts(&self) -> RoundFacts {
+        let included = (self.expected.round() as usize).max(1);
+        RoundFacts { included, population: self.population, population_before: self.population }
+    }
+
+    /// ε of what a ledger holds, as it is shown and watched.
+    pub fn epsilon(&self, journal: &Journal) -> f64 {
+        match &self.plan.gate {
+            Some(gate) => gate.epsilon(journal.ledger()).epsilon,
+            None => report::epsilon(journal.ledger(), self.spec.delta(), 1).epsilon,
+        }
+    }
+
+    /// What a round costs, from 1; 0: what is paid before the first. `None`: nothing.
+    pub fn cost(&self, round: u64) -> Option<&Event> {
+        if round == 0 { self.plan.before.as_ref() } else { self.plan.each_round.as_ref() }
     }
 
     /// How a run starts.

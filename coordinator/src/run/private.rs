@@ -54,15 +54,13 @@ impl Private {
 /// What a release of a run costs.
 pub(crate) fn payment(guard: &Guard, dataset: &str, round: u64) -> Payment {
     let spec = guard.spec();
-    let plan = guard.plan();
-    let event = if round == 0 { plan.before.clone() } else { plan.each_round.clone() };
     Payment {
         dataset: dataset.to_owned(),
         unit: spec.unit(),
         adjacency: spec.adjacency(),
         round,
-        event,
-        gate: plan.gate,
+        event: guard.cost(round).cloned(),
+        gate: guard.plan().gate,
         delta: spec.delta(),
     }
 }
@@ -144,13 +142,7 @@ impl Actor {
     }
 
     pub(super) fn facts(&self, facts: RoundFacts) -> RoundFacts {
-        if self.private.is_none() {
-            return facts;
-        }
-        let spec = &self.shared.spec;
-        let population = spec.cohort.population.unwrap_or(1) as usize;
-        let included = (spec.expected_clients().round() as usize).max(1);
-        RoundFacts { included, population, population_before: population }
+        self.private.as_ref().map_or(facts, |private| private.guard.round_facts())
     }
 
     pub(super) fn discreet_metrics(&self, metrics: &mut Metrics) {
