@@ -7,6 +7,7 @@
 use super::{SimulationError, server::Server};
 use algorithms::{Algorithm, RoundFacts, Vectors, seed};
 use coordinator::{
+    machine::Counted,
     private::{Guard, Secret, Standing, Sum},
     store::RunRecord,
 };
@@ -86,7 +87,12 @@ impl<'a> Private<'a> {
     }
 }
 
-fn pay(guard: &Guard, journal: &mut Journal, run: &str, round: u64) -> Result<Option<String>, SimulationError> {
+fn pay(
+    guard: &Guard,
+    journal: &mut Journal,
+    run: &str,
+    round: u64,
+) -> Result<Option<String>, SimulationError> {
     let Some(event) = guard.cost(round) else { return Ok(None) };
     let paid = journal.release(run, round, event.clone());
     paid.map(Some).map_err(|error| SimulationError::Failed(error.to_string()))
@@ -105,6 +111,15 @@ impl Server<'_> {
         Some(sum.add(&values))
     }
 
+    /// Where there is a cap on the rounds of a client.
+    pub(super) fn count_participations(&mut self, counted: &[Counted]) {
+        if self.spec.privacy.as_ref().is_some_and(|privacy| privacy.participation().is_some()) {
+            for counted in counted {
+                *self.record.participations.entry(counted.worker.clone()).or_default() += 1;
+            }
+        }
+    }
+
     pub(super) fn drop_sum(&mut self) {
         if let Some(private) = &mut self.private {
             private.sum = None;
@@ -118,7 +133,8 @@ impl Server<'_> {
         secret: Option<&Secret>,
     ) -> Result<Option<(Vectors, RoundFacts, f64)>, SimulationError> {
         let lr = self.spec.lr(round);
-        let (Some(private), Some(standing), Some(secret)) = (&mut self.private, &mut self.record.privacy, secret)
+        let (Some(private), Some(standing), Some(secret)) =
+            (&mut self.private, &mut self.record.privacy, secret)
         else {
             return Ok(None);
         };
@@ -127,7 +143,8 @@ impl Server<'_> {
             let written = private.file.write_all(line.as_bytes()).and_then(|()| private.file.sync_data());
             written.map_err(|error| SimulationError::file(&private.path, error))?;
         }
-        let sum = private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
+        let sum =
+            private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
         let means = guard.release(standing, sum, (round, lr), secret).map_err(SimulationError::Failed)?;
         Ok(Some((means, guard.round_facts(), guard.epsilon(&private.journal))))
     }

@@ -2,10 +2,17 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Setup, SimulationError, client_index, client_name, files::Metrics, shares::Shares, states::States,
+    Setup, SimulationError, client_index, client_name,
+    files::Metrics,
+    private::{self, Private},
+    shares::Shares,
+    states::States,
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
-use coordinator::store::{RunRecord, Store, Stored};
+use coordinator::{
+    private::Guard,
+    store::{RunRecord, Store, Stored},
+};
 use proto::{digest::Digest, spec::RunSpec};
 use std::{
     collections::{BTreeMap, BTreeSet},
