@@ -50,13 +50,15 @@ pub(crate) struct Done {
     pub(crate) last: Option<String>,
 }
 
-/// Why a round was not released. Nothing was written of it.
+/// A round that was not released. Nothing was written of it.
 #[derive(Debug)]
-pub(crate) enum Refused {
-    /// It does not fit the privacy budget.
-    Spent(String),
-    /// Its noise cannot be made.
-    Failed(String),
+pub(crate) struct Refused {
+    /// Whether the privacy budget has no room for it; its noise cannot be made otherwise.
+    pub(crate) spent: bool,
+    /// What exactly.
+    pub(crate) reason: String,
+    /// The log's lines that were to be written with it.
+    pub(crate) events: Vec<StoredEvent>,
 }
 
 impl Job {
@@ -66,7 +68,7 @@ impl Job {
         let mean = match self.noise.take() {
             Some(noise) => match noise.means(&mut self.record) {
                 Ok(mean) => mean,
-                Err(reason) => return Some(Err(Refused::Failed(reason))),
+                Err(reason) => return Some(Err(self.refused(false, reason))),
             },
             None => self.means()?,
         };
@@ -81,7 +83,7 @@ impl Job {
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
         let last = match self.retry(Self::save)? {
-            (Release::Refused(reason), _) => return Some(Err(Refused::Spent(reason))),
+            (Release::Refused(reason), _) => return Some(Err(self.refused(true, reason))),
             (Release::Done { last, .. }, metrics) => {
                 self.metrics = metrics;
                 last
@@ -90,6 +92,10 @@ impl Job {
         self.shared.reuse(server.into_values());
         let Self { record, metrics, accumulators, .. } = self;
         Some(Ok(Done { record, metrics, model, accumulators, last }))
+    }
+
+    fn refused(self, spent: bool, reason: String) -> Refused {
+        Refused { spent, reason, events: self.events }
     }
 
     /// The record, and in a private run its payment, in one transaction.

@@ -81,10 +81,9 @@ impl Actor {
             Ok(done) => done,
             Err(refused) => {
                 self.committing = false;
-                let event = match refused {
-                    Refused::Spent(reason) => Event::Spent { round, reason },
-                    Refused::Failed(reason) => Event::Failed { reason },
-                };
+                let Refused { spent, reason, events } = refused;
+                self.events.splice(0..0, events);
+                let event = if spent { Event::Spent { round, reason } } else { Event::Failed { reason } };
                 return self.handle(event).await;
             }
         };
