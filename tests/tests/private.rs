@@ -27,11 +27,15 @@ fn private(name: &str, rounds: u64, promise: &str) -> String {
 
 async fn toys(pause_ms: u64) -> Federation {
     let mut federation = Federation::start().await;
+    add_toys(&mut federation, pause_ms);
+    federation
+}
+
+fn add_toys(federation: &mut Federation, pause_ms: u64) {
     for index in 0..4 {
         let toy = Toy { pause: Duration::from_millis(pause_ms), ..Toy::default() };
         federation.add(&format!("w{index}"), Trainer::Toy(toy));
     }
-    federation
 }
 
 async fn journal(federation: &mut Federation) -> Journal {
@@ -90,11 +94,13 @@ async fn what_is_shown_is_what_the_ledger_says_and_nothing_tells_who_took_part()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_reaches_its_bound_stops_with_its_model() {
-    let mut federation = toys(5).await;
+    // Both are accepted before there is anybody to train: each fits alone, together they reach the bound
+    // that both have promised.
+    let mut federation = Federation::start().await;
     let spec = |name: &str| private(name, 10, &format!("epsilon=4.0\n{DRAWN}"));
-    // Each fits alone; together they reach the bound that both have promised.
     let runs =
         [federation.operator.submit(&spec("one")).await, federation.operator.submit(&spec("two")).await];
+    add_toys(&mut federation, 5);
     let mut exhausted = 0;
     for run in &runs {
         let events = federation.operator.watch(run, RunEvent::is_last).await;

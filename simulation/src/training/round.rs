@@ -7,7 +7,7 @@ use super::{
     server::{Opened, Server, clear},
 };
 use crate::parallel::in_order;
-use algorithms::{MODEL, fold};
+use algorithms::MODEL;
 use coordinator::{
     machine::{Action, Decision, End, Event, Facts, Federated, Machine, Millis, Rules, Token},
     vet_local,
@@ -236,7 +236,8 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         let key = (self.now + steps * STEP_MS, self.orders);
         self.orders += 1;
-        let (lr, clip_norm) = (spec.lr(round), record.privacy.as_ref().map(|standing| standing.norm));
+        let clip_norm = self.server.record.privacy.as_ref().map(|standing| standing.norm);
+        let lr = spec.lr(round);
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
         self.awaited.insert(key, Awaited { worker, round, since: self.now });
