@@ -192,6 +192,18 @@ impl Operator {
         Err(Failure::new(Code::NotFound, format!("no worker `{worker}`; {known}")))
     }
 
+    pub(crate) async fn ledgers(&mut self, dataset: &str) -> Result<Vec<v1::Ledger>, Failure> {
+        let request = v1::ReadLedgersRequest { dataset: dataset.to_owned() };
+        let reply = self.client.read_ledgers(call(request)).await;
+        reply.map(|reply| reply.into_inner().ledgers).map_err(|status| self.failure(&status))
+    }
+
+    pub(crate) async fn reset_ledger(&mut self, dataset: &str, reason: &str) -> Result<v1::Ledger, Failure> {
+        let request = v1::ResetLedgerRequest { dataset: dataset.to_owned(), reason: reason.to_owned() };
+        let reply = self.client.reset_ledger(call(request)).await;
+        reply.map(tonic::Response::into_inner).map_err(|status| self.failure(&status))
+    }
+
     pub(crate) async fn create_token(
         &mut self,
         request: v1::CreateTokenRequest,

@@ -16,6 +16,7 @@ pub(crate) fn state(state: i32) -> &'static str {
         Ok(RunState::Finished) => "finished",
         Ok(RunState::Cancelled) => "cancelled",
         Ok(RunState::Failed) => "failed",
+        Ok(RunState::Exhausted) => "exhausted",
         Ok(RunState::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -95,6 +96,7 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
                 or_dash(line.eval_accuracy.or(line.federated_accuracy), percent),
                 or_dash(line.eval_loss.or(line.federated_loss), |loss| format!("{loss:.4}")),
                 or_dash(line.train_loss, |loss| format!("{loss:.4}")),
+                or_dash(line.epsilon, |epsilon| format!("{epsilon:.4}")),
                 line.participants.to_string(),
                 line.rejected.to_string(),
                 format!("{:.2}", line.seconds),
@@ -103,7 +105,8 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
             ]
         })
         .collect();
-    let heading = ["round", "accuracy", "loss", "train loss", "updates", "rejected", "seconds", "down", "up"];
+    let heading =
+        ["round", "accuracy", "loss", "train loss", "ε", "updates", "rejected", "seconds", "down", "up"];
     table::table(&heading, &rows)
 }
 

@@ -21,6 +21,10 @@ pub(crate) fn line(event: &RunEvent) -> String {
             format!("finished: {} committed, model {model_digest}", count(*rounds as usize, "round"))
         }
         RunEvent::Cancelled {} => "cancelled".into(),
+        RunEvent::Exhausted { rounds, reason, model_digest } => format!(
+            "privacy budget spent: stopped after {}, model {model_digest}: {reason}",
+            count(*rounds as usize, "round")
+        ),
         RunEvent::Failed { reason } => format!("failed: {reason}"),
         _ => round_line(event),
     }
@@ -102,6 +106,7 @@ fn metrics_line(metrics: &Metrics) -> String {
     add("workers' accuracy", metrics.federated_accuracy.map(percent));
     add("workers' loss", metrics.federated_loss.map(loss));
     add("train loss", metrics.train_loss.map(loss));
+    add("ε", metrics.epsilon.map(|epsilon| format!("{epsilon:.4}")));
     parts.push(count(metrics.participants, "update"));
     if metrics.rejected > 0 {
         parts.push(format!("{} rejected", metrics.rejected));

@@ -8,6 +8,7 @@ pub(crate) const HELP: &str = "\
 Exit codes:
     0  what was asked happened
     1  it did not: the run failed or was cancelled, or its state does not allow the command
+    3  the run stopped because its privacy budget is spent; its model is saved
    64  wrong arguments, configuration or run file
    65  damaged data: a transferred model does not have its announced digest
    66  no such file, run or worker
@@ -22,6 +23,8 @@ Exit codes:
 pub(crate) enum Code {
     /// What was asked did not happen.
     Failed = 1,
+    /// The run's privacy budget is spent.
+    Exhausted = 3,
     /// Arguments, configuration or run file (`EX_USAGE`).
     Usage = 64,
     /// Damaged data (`EX_DATAERR`).

@@ -4,7 +4,7 @@
 //! service ──events──▶ run::Actor ──▶ machine (pure) ──actions──▶ run::Actor ──▶ fleet, store, blocking threads
 //! ```
 //!
-//! Reading order: [`machine`] decides, `run::actor` does, `service` speaks, [`store`] remembers.
+//! Reading order: [`machine`] decides, [`private`] guards, `run::actor` does, `service` speaks, [`store`] remembers.
 
 pub mod access;
 mod clock;
@@ -13,6 +13,7 @@ mod fleet;
 mod health;
 mod host;
 pub mod machine;
+pub mod private;
 mod run;
 mod serve;
 mod service;

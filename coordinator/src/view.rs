@@ -16,6 +16,7 @@ pub(crate) fn summary(record: &RunRecord, machine: &Machine) -> v1::RunSummary {
         Stored::Finished {} => (RunState::Finished, String::new()),
         Stored::Cancelled {} => (RunState::Cancelled, String::new()),
         Stored::Failed { reason } => (RunState::Failed, reason.clone()),
+        Stored::Exhausted { reason } => (RunState::Exhausted, reason.clone()),
         Stored::Paused {} => (RunState::Paused, "paused by an operator".to_owned()),
         Stored::Active {} => match machine.phase() {
             Phase::Waiting => (RunState::Waiting, "not enough eligible workers are connected".to_owned()),
@@ -47,6 +48,7 @@ pub(crate) fn end_of(state: &Stored) -> End {
     match state {
         Stored::Cancelled {} => End::Cancelled,
         Stored::Failed { reason } => End::Failed(reason.clone()),
+        Stored::Exhausted { reason } => End::Exhausted(reason.clone()),
         Stored::Active {} | Stored::Paused {} | Stored::Finished {} => End::Finished,
     }
 }
@@ -115,6 +117,7 @@ pub(crate) fn log_event(run: &str, event: &RunEvent) {
         | RunEvent::Late { .. }
         | RunEvent::RoundShort { .. }
         | RunEvent::Quarantined { .. }
+        | RunEvent::Exhausted { .. }
         | RunEvent::Failed { .. } => tracing::warn!(run, "{body}"),
         RunEvent::UpdateApplied { .. } => tracing::debug!(run, "{body}"),
         _ => tracing::info!(run, "{body}"),

@@ -144,6 +144,15 @@ pub enum RunEvent {
     },
     /// An operator cancelled the run.
     Cancelled {},
+    /// The privacy budget is spent; the last committed model stands.
+    Exhausted {
+        /// Rounds committed.
+        rounds: u64,
+        /// What the gate said.
+        reason: String,
+        /// Digest of the final model.
+        model_digest: Digest,
+    },
     /// The run cannot go on.
     Failed {
         /// Why.
@@ -154,7 +163,10 @@ pub enum RunEvent {
 impl RunEvent {
     /// Whether nothing follows.
     pub fn is_last(&self) -> bool {
-        matches!(self, Self::Finished { .. } | Self::Cancelled {} | Self::Failed { .. })
+        matches!(
+            self,
+            Self::Finished { .. } | Self::Cancelled {} | Self::Failed { .. } | Self::Exhausted { .. }
+        )
     }
 }
 
@@ -165,7 +177,7 @@ pub struct Metrics {
     pub round: u64,
     /// Seconds from opening to commit.
     pub seconds: f64,
-    /// Updates counted.
+    /// Updates counted; 0, as the next and the bytes, where a private run does not tell who took part.
     pub participants: usize,
     /// Updates rejected during the round.
     pub rejected: usize,

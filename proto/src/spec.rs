@@ -10,6 +10,7 @@ use algorithms::Algorithm;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod private;
 mod topology;
 
 pub use check::SpecError;
@@ -48,9 +49,10 @@ pub struct RunSpec {
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
-    /// Reserved: this version refuses a run with this section instead of ignoring it.
+    /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
+    /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub privacy: Option<serde_json::Value>,
+    pub privacy: Option<privacy::PrivacySpec>,
     /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologySpec>,
@@ -295,6 +297,9 @@ pub struct CohortSpec {
     pub fraction: Option<f64>,
     /// Number of workers that take part in a round; exclusive with `fraction`.
     pub size: Option<usize>,
+    /// Number of clients of the whole federation, N: what a private run divides by. Declared, so that
+    /// ε and the model do not depend on who happens to be connected.
+    pub population: Option<u64>,
     /// A round commits with at least so many updates.
     pub min_updates: usize,
     /// The first round opens when so many eligible workers are connected.
@@ -307,7 +312,15 @@ pub struct CohortSpec {
 
 impl Default for CohortSpec {
     fn default() -> Self {
-        Self { fraction: None, size: None, min_updates: 1, min_workers: 1, deadline_s: 600, rejoin_s: 30 }
+        Self {
+            fraction: None,
+            size: None,
+            population: None,
+            min_updates: 1,
+            min_workers: 1,
+            deadline_s: 600,
+            rejoin_s: 30,
+        }
     }
 }
 

@@ -53,6 +53,12 @@ pub enum Mutation {
     LoseEvents,
     /// The coordinator does not hear reports of progress.
     DeafToProgress,
+    /// The coordinator releases a model before the ledger has it.
+    ReleaseBeforeLedger,
+    /// The coordinator draws new noise when it tries a round again.
+    FreshNoise,
+    /// The coordinator gives every sum of a round the same noise.
+    NoiseOfTheRound,
 }
 
 /// What finds a mutation.
@@ -110,6 +116,9 @@ pub const TRAPS: &[Trap] = &[
     trap(Mutation::ForgetQuarantine, "quarantine forgotten after a restart", "byzantine", &["quarantine"]),
     trap(Mutation::BlameEverybody, "an honest worker quarantined", "hostile", &["quarantine"]),
     trap(Mutation::LoseEvents, "events lost when the disk fails", "disks", &["log"]),
+    trap(Mutation::ReleaseBeforeLedger, "a release that is not paid for", "private", &["paid"]),
+    trap(Mutation::FreshNoise, "new noise on the same sum in a retry", "private", &["noise"]),
+    trap(Mutation::NoiseOfTheRound, "the same noise on two different sums", "private", &["noise"]),
     trap(Mutation::DeafToProgress, "slow taken for stuck", "slow", &["stragglers"]),
 ];
 

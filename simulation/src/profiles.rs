@@ -88,6 +88,15 @@ pub const PROFILES: &[Profile] = &[
             Schedule { faults, ..byzantine(algorithm, seed) }
         },
     },
+    Profile {
+        name: "private",
+        about: "clipped sums with noise, cohorts drawn in secret, a coordinator that crashes all the time",
+        make: |_, seed| {
+            let faults = Faults { coordinator_crashes: 6.0, store_failures: 1.5, ..HOSTILE };
+            let schedule = with("fedavg", seed, faults);
+            Schedule { private: true, cohort: None, min_updates: 1, evaluate_every: 0, ..schedule }
+        },
+    },
     Profile { name: "full", about: "everybody takes part in every round, whatever fails", make: full },
     Profile {
         name: "everybody",

@@ -66,6 +66,8 @@ pub struct Schedule {
     pub rejoin_s: u64,
     /// Federated evaluation after every so many rounds; 0: never.
     pub evaluate_every: u64,
+    /// Whether the run promises privacy: clipped sums, noise, a cohort that is drawn in secret.
+    pub private: bool,
     /// How far two trainings of the same round may differ.
     pub noise: f32,
     /// What goes wrong.
@@ -93,6 +95,7 @@ impl Schedule {
             deadline_s: 25,
             rejoin_s: 12,
             evaluate_every: 3,
+            private: false,
             noise: 0.5,
             faults: Faults::HOSTILE,
             mutation: Mutation::None,
@@ -128,7 +131,7 @@ impl Schedule {
         let (kind, keys) = &self.algorithm;
         let mut algorithm = keys.clone();
         algorithm.insert("kind".to_owned(), kind.clone().into());
-        let spec = serde_json::json!({
+        let mut spec = serde_json::json!({
             "name": "simulation",
             "rounds": self.rounds,
             "seed": self.seed,
@@ -151,6 +154,13 @@ impl Schedule {
                 "deadline_s": 10,
             },
         });
+        if self.private {
+            spec["privacy"] = serde_json::json!({
+                "unit": "client", "adjacency": "zero_out", "mechanism": "central_gaussian", "clip_norm": 10.0,
+                "noise_multiplier": 0.01, "delta": 1e-5, "sampling": { "kind": "poisson", "rate": 0.6 },
+            });
+            spec["cohort"]["population"] = self.workers.into();
+        }
         Ok(RunSpec::from_json(&spec.to_string())?)
     }
 }

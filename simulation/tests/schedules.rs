@@ -69,6 +69,11 @@ fn disks_that_fail_and_are_mended_and_disks_that_are_lost() {
 }
 
 #[test]
+fn private_runs_whose_coordinator_crashes_all_the_time() {
+    often(&survives("private"), &["coordinator_crashes", "store_failures", "retries"]);
+}
+
+#[test]
 fn workers_that_mean_harm() {
     often(&survives("byzantine"), &["rejected", "quarantined"]);
 }

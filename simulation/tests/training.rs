@@ -225,3 +225,39 @@ fn what_cannot_work_is_said() {
     let diverged = failed(&|setup| setup.spec.local.lr = 1e30);
     assert!(matches!(&diverged, SimulationError::Failed(why) if why.contains("declined")), "{diverged}");
 }
+
+#[test]
+fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
+    let drawn = "mechanism='central_gaussian'\nepsilon=6.0\nsampling={kind='poisson',rate=0.5}\n";
+    let capped = "mechanism='dp_ftrl'\nepsilon=6.0\nparticipation={most=4}\nstrategy={kind='toeplitz',factor={kind='square_root'}}\n";
+    for (promise, releases) in [(drawn, 4), (capped, 1)] {
+        let spec = |population: usize| {
+            let rest = format!(
+                "[cohort]\npopulation={population}\n[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
+                 delta=1e-5\n{promise}"
+            );
+            spec("fedavg", &rest)
+        };
+        let once = |threads: usize, dies: Option<usize>| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let mut setup = setup(spec(CLIENTS), folder.path());
+            (setup.threads, setup.checkpoint) = (threads, Duration::ZERO);
+            if let Some(notices) = dies {
+                assert!(dies_after(&setup, notices).is_none());
+            }
+            let outcome = run(&setup, &mut quiet).expect("it comes to its end");
+            let ledger = std::fs::read_to_string(folder.path().join("ledger.jsonl")).expect("a ledger");
+            (outcome, privacy::Journal::parse(&ledger).expect("a journal"))
+        };
+        let (outcome, journal) = once(1, None);
+        assert_eq!(journal.ledger().events().len(), releases);
+        let shown = outcome.lines.last().and_then(|line| line.metrics.epsilon);
+        let again = privacy::accountants::report::epsilon(journal.ledger(), 1e-5, 1).epsilon;
+        assert!(shown == Some(again) && again <= 6.0 && again > 5.5, "{shown:?} {again}");
+        assert_eq!(once(3, None), (outcome.clone(), journal.clone()));
+        assert_eq!(once(2, Some(20)), (outcome, journal));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let refused = run(&setup(spec(7), folder.path()), &mut quiet).expect_err("another number of clients");
+        assert!(refused.to_string().contains("cohort.population is 7"), "{refused}");
+    }
+}

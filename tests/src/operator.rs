@@ -46,6 +46,25 @@ impl Operator {
         self.client.submit_run(request).await.expect("the run file is good").into_inner().id
     }
 
+    /// Submits a run file that is refused; gives the reason.
+    pub async fn refused(&mut self, spec: &str) -> String {
+        let request = v1::SubmitRunRequest { spec: spec.to_owned() };
+        self.client.submit_run(request).await.expect_err("the run file is refused").message().to_owned()
+    }
+
+    /// The privacy ledger of a data set, as it would be exported.
+    pub async fn ledger(&mut self, dataset: &str) -> Result<String, Status> {
+        let request = v1::ReadLedgersRequest { dataset: dataset.to_owned() };
+        let mut ledgers = self.client.read_ledgers(request).await?.into_inner().ledgers;
+        Ok(ledgers.remove(0).journal)
+    }
+
+    /// Asks for a privacy ledger to count anew.
+    pub async fn reset(&mut self, dataset: &str, reason: &str) -> Result<String, Status> {
+        let request = v1::ResetLedgerRequest { dataset: dataset.to_owned(), reason: reason.to_owned() };
+        Ok(self.client.reset_ledger(request).await?.into_inner().journal)
+    }
+
     /// Everything about a run.
     pub async fn show(&mut self, run: &str) -> v1::RunDetail {
         let request = v1::RunRequest { run: run.to_owned() };

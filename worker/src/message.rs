@@ -4,6 +4,7 @@
 //! an order that this worker does not understand is declined with the reason, since silence would
 //! leave the round waiting for its deadline.
 
+use privacy::ClipNorm;
 use proto::{
     digest::Digest,
     names::RunId,
@@ -94,6 +95,8 @@ pub struct Assignment {
     pub committed: Option<u64>,
     /// The model and the algorithm's other vectors.
     pub vectors: Vec<Wanted>,
+    /// Largest norm of all that is uploaded together, in a run that promises privacy.
+    pub clip_norm: Option<ClipNorm>,
     /// Time until the round's deadline.
     pub remaining: Duration,
 }
@@ -104,6 +107,9 @@ impl Assignment {
     pub fn basis(&self) -> Digest {
         let mut text = format!("{}\n{}\n{:08x}\n", self.run, self.round, self.lr.to_bits());
         text.push_str(&self.spec.to_json());
+        if let Some(norm) = self.clip_norm {
+            text.push_str(&format!("\nclip {:016x}", norm.get().to_bits()));
+        }
         for vector in &self.vectors {
             text.push_str(&["\n", &vector.name, " ", &vector.digest.to_string()].concat());
         }
@@ -181,6 +187,10 @@ fn assignment(m: &v1::Assignment) -> Result<Command, MessageError> {
         if !(m.lr.is_finite() && m.lr >= 0.0) {
             return Err(format!("learning rate {}, expected a finite number of at least 0", m.lr));
         }
+        let clip_norm = m.clip_norm.map(ClipNorm::new).transpose().map_err(|error| error.to_string())?;
+        if spec.privacy.is_some() != clip_norm.is_some() {
+            return Err("a clipping norm belongs to a run that promises privacy, and only there".to_owned());
+        }
         Ok(Assignment {
             run: run.clone(),
             round: m.round,
@@ -188,6 +198,7 @@ fn assignment(m: &v1::Assignment) -> Result<Command, MessageError> {
             lr: m.lr,
             committed: m.committed,
             vectors: m.vectors.iter().map(wanted).collect::<Result<_, _>>()?,
+            clip_norm,
             remaining: Duration::from_millis(m.remaining_ms),
         })
     };
@@ -249,6 +260,7 @@ mod tests {
             committed: Some(2),
             vectors,
             remaining_ms: 10,
+            clip_norm: None,
         };
         v1::CoordinatorMessage { body: Some(Body::Assignment(assignment)) }
     }

@@ -1,9 +1,10 @@
-//! `starling privacy …`: what a run costs, before and after it, one file each. Nothing here talks to a
-//! coordinator: the answers follow from numbers, or from a file.
+//! `starling privacy …`: what a run costs, before and after it, one file each. Nothing here but
+//! `ledger` talks to a coordinator: the answers follow from numbers, or from a file.
 
 mod audit;
 mod curve;
 mod epsilon;
+mod ledger;
 mod long_run;
 mod noise;
 mod picture;
@@ -30,6 +31,7 @@ enum What {
     LongRun(long_run::Args),
     Verify(verify::Args),
     Audit(audit::Args),
+    Ledger(ledger::Args),
 }
 
 /// Computes and prints.
@@ -42,5 +44,6 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::LongRun(args) => long_run::main(&args),
         What::Verify(args) => verify::main(&args),
         What::Audit(args) => audit::main(&args),
+        What::Ledger(args) => ledger::main(args),
     }
 }

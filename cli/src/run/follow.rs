@@ -169,6 +169,10 @@ pub(crate) fn verdict(run: &str, last: &RunEvent) -> Result<(), Failure> {
     match last {
         RunEvent::Cancelled {} => Err(Failure::new(Code::Failed, format!("run {run} was cancelled"))),
         RunEvent::Failed { reason } => Err(Failure::new(Code::Failed, format!("run {run} failed: {reason}"))),
+        RunEvent::Exhausted { rounds, reason, .. } => Err(Failure::new(
+            Code::Exhausted,
+            format!("run {run} stopped after {rounds} rounds, its model is saved: {reason}"),
+        )),
         _ => Ok(()),
     }
 }

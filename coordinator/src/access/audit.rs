@@ -33,6 +33,8 @@ pub enum Action {
     Quarantined,
     /// A worker was released from quarantine.
     Released,
+    /// A privacy ledger counts anew, on an operator's word.
+    LedgerReset,
     /// Calls that their caller may not make.
     Denied,
 }

@@ -38,6 +38,8 @@ const RULES: &[(&str, Allowed)] = &[
     ("/starling.v1.Operator/WatchRun", READERS),
     ("/starling.v1.Operator/ExportRun", READERS),
     ("/starling.v1.Operator/ListWorkers", READERS),
+    ("/starling.v1.Operator/ReadLedgers", READERS),
+    ("/starling.v1.Operator/ResetLedger", OPERATORS),
     ("/grpc.reflection.v1.ServerReflection/", Allowed::Known),
 ];
 

@@ -93,6 +93,7 @@ impl Machine {
         self.presence
             .iter()
             .filter(|(worker, presence)| **presence != Presence::Gone && !self.quarantined.contains(*worker))
+            .filter(|(worker, _)| self.has_rounds_left(worker))
             .map(|(worker, _)| worker.as_str())
             .collect()
     }
@@ -115,11 +116,17 @@ impl Machine {
             }
             return;
         }
-        let size = cohort::cohort_size(eligible.len(), self.rules.fraction, self.rules.size);
-        let size = size.max(self.rules.min_updates).min(algorithms::fold::UPLOADS_MAX);
-        let chosen = cohort::sample(self.rules.seed, self.round, 0, &eligible, size);
+        let chosen = match (self.rules.rate, self.next_secret()) {
+            (Some(rate), Some(secret)) => secret.cohort(&eligible, rate),
+            _ => {
+                let size = cohort::cohort_size(eligible.len(), self.rules.fraction, self.rules.size);
+                let size = size.max(self.rules.min_updates).min(algorithms::fold::UPLOADS_MAX);
+                cohort::sample(self.rules.seed, self.round, 0, &eligible, size)
+            }
+        };
         let cohort = chosen.into_iter().map(|worker| (worker.to_owned(), Member::Training)).collect();
         let members: Vec<String> = eligible.into_iter().map(str::to_owned).collect();
+        self.use_secret();
         self.members.extend(members);
         self.said_waiting = None;
         self.cohort = cohort;
@@ -127,6 +134,10 @@ impl Machine {
         self.rejected = 0;
         out.push(Action::Persist);
         self.begin_training(out);
+        if self.cohort.is_empty() {
+            // Nobody was drawn: the round is noise alone.
+            self.try_close(out);
+        }
     }
 
     /// Enters `Training` with the present cohort.
@@ -169,6 +180,9 @@ impl Machine {
 
     /// Workers outside the cohort that could stand in for missing ones.
     pub(super) fn substitutes(&self, wanted: usize) -> Vec<String> {
+        if self.rules.rate.is_some() {
+            return Vec::new();
+        }
         let idle: Vec<&str> =
             self.eligible().into_iter().filter(|worker| !self.cohort.contains_key(*worker)).collect();
         cohort::sample(self.rules.seed, self.round, u64::from(self.attempt), &idle, wanted)

@@ -14,6 +14,7 @@
 //! the event that it waits for in a published `Waiting`.
 
 mod membership;
+mod private;
 mod round;
 mod states;
 mod stragglers;
@@ -24,6 +25,7 @@ mod types;
 pub use states::{Decision, End, Member, Phase};
 pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
 
+use crate::private::Secret;
 use membership::Presence;
 use proto::{event::RunEvent, v1::AbandonReason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +62,13 @@ pub struct Machine {
     federated: BTreeMap<String, Federated>,
     awaiting: BTreeSet<String>,
     paused: bool,
+    /// Of the open round, in a run with noise.
+    secret: Option<Secret>,
+    /// For the next one.
+    fresh: Option<Secret>,
+    participations: BTreeMap<String, u64>,
+    /// Why no further round may open.
+    spent: Option<String>,
     /// The last published `Waiting`, so that it is said once.
     said_waiting: Option<(usize, usize)>,
 }
@@ -77,6 +86,10 @@ impl Machine {
             population_before: restored.population_before,
             members: restored.members,
             presence: BTreeMap::new(),
+            secret: restored.opening.as_ref().and_then(|opening| opening.secret.clone()),
+            fresh: None,
+            participations: restored.participations,
+            spent: None,
             cohort: restored
                 .opening
                 .map(|opening| opening.cohort.into_iter().map(|worker| (worker, Member::Training)).collect())
@@ -123,6 +136,7 @@ impl Machine {
             Event::Timer(token) => self.timer(token, &mut out),
             Event::Committed { round, digest } => self.confirm(round, digest, &mut out),
             Event::Failed { reason } => self.end(End::Failed(reason), &mut out),
+            Event::Spent { round, reason } => self.spend(round, reason, &mut out),
             Event::Command(command) => self.command(command, &mut out),
             Event::Quarantine { worker, on } => self.set_quarantine(&worker, on, &mut out),
         }
@@ -272,9 +286,12 @@ impl Machine {
     }
 
     fn end(&mut self, end: End, out: &mut Vec<Action>) {
-        if matches!(end, End::Failed(_)) {
-            self.abandon_round(AbandonReason::Failed, out);
+        match end {
+            End::Failed(_) => self.abandon_round(AbandonReason::Failed, out),
+            End::Exhausted(_) => self.abandon_round(AbandonReason::Finished, out),
+            End::Finished | End::Cancelled => {}
         }
+        self.secret = None;
         self.phase = Phase::Ended(end.clone());
         out.push(Action::End(end));
     }

@@ -120,7 +120,7 @@ impl Machine {
         if self.cohort.values().any(|member| *member == Member::Training) {
             return;
         }
-        if self.counted() >= self.rules.min_updates {
+        if self.counted() >= self.needed() {
             self.commit(out);
             return;
         }
@@ -169,7 +169,7 @@ impl Machine {
             let (round, workers, stuck) = (self.round, late.clone(), self.stuck_among(&late));
             out.push(Action::Publish(RunEvent::Late { round, workers, stuck }));
         }
-        if self.counted() >= self.rules.min_updates {
+        if self.counted() >= self.needed() {
             for worker in late {
                 if self.is_connected(&worker) {
                     let reason = AbandonReason::Deadline;
@@ -254,6 +254,7 @@ impl Machine {
             let included = matches!(member, Member::Counted(_));
             if included {
                 self.committed.insert(worker.clone(), round);
+                *self.participations.entry(worker.clone()).or_default() += 1;
             }
             if self.is_connected(&worker) {
                 out.push(Action::Closed { worker, round, included });
@@ -261,6 +262,7 @@ impl Machine {
         }
         self.population_before = self.members.len();
         self.round += 1;
+        self.secret = None;
         let every = self.rules.federated_every;
         let due = every > 0 && (self.round.is_multiple_of(every) || self.round == self.rules.rounds);
         if due { self.evaluate(out) } else { self.advance(out) }
@@ -310,6 +312,8 @@ impl Machine {
     pub(super) fn advance(&mut self, out: &mut Vec<Action>) {
         if self.round >= self.rules.rounds {
             self.end(End::Finished, out);
+        } else if let Some(reason) = self.spent.clone() {
+            self.end(End::Exhausted(reason), out);
         } else if self.paused {
             self.phase = Phase::Paused;
             out.push(Action::Persist);

@@ -12,6 +12,8 @@ pub enum End {
     Cancelled,
     /// It cannot go on, and why.
     Failed(String),
+    /// Its privacy budget is spent, and what the gate said. The last committed model stands.
+    Exhausted(String),
 }
 
 /// What is said about an update.
@@ -81,6 +83,7 @@ impl Phase {
             Self::Ended(End::Finished) => "finished",
             Self::Ended(End::Cancelled) => "cancelled",
             Self::Ended(End::Failed(_)) => "failed",
+            Self::Ended(End::Exhausted(_)) => "exhausted",
         }
     }
 }

@@ -19,6 +19,9 @@ fn rules() -> Rules {
         quarantine_after: 2,
         federated_every: 0,
         evaluation_ms: 1_000,
+        noised: false,
+        rate: None,
+        cap: None,
     }
 }
 
@@ -29,16 +32,22 @@ fn facts() -> Facts {
 struct Story {
     machine: Machine,
     log: Vec<Action>,
+    secrets: u8,
 }
 
 impl Story {
     fn new(rules: Rules) -> Self {
-        let mut story = Self { machine: Machine::new(rules, Restored::default()), log: Vec::new() };
+        let mut story =
+            Self { machine: Machine::new(rules, Restored::default()), log: Vec::new(), secrets: 0 };
         story.at(0, Event::Start);
         story
     }
 
     fn at(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        if self.machine.needs_secret() {
+            self.secrets += 1;
+            self.machine.lend(Secret::new([self.secrets; 32]));
+        }
         let actions = self.machine.handle(event, now);
         self.log.extend(actions.clone());
         actions
@@ -215,13 +224,13 @@ fn a_blink_at_the_opening_does_not_change_the_cohort() {
 fn restart_goes_on_in_the_same_round() {
     let restored = Restored {
         round: 1,
-        opening: Some(Opening { round: 1, cohort: vec!["a".into(), "b".into()] }),
+        opening: Some(Opening { round: 1, cohort: vec!["a".into(), "b".into()], secret: None }),
         members: ["a", "b", "c"].map(String::from).into(),
         population_before: 3,
         committed: BTreeMap::from([("a".into(), 0)]),
         paused: false,
     };
-    let mut story = Story { machine: Machine::new(rules(), restored), log: Vec::new() };
+    let mut story = Story { machine: Machine::new(rules(), restored), log: Vec::new(), secrets: 0 };
     let start = story.at(100, Event::Start);
     assert!(start.contains(&Action::Publish(RunEvent::Resumed { round: 1 })));
     let back = story.join(101, &["a", "b", "c"]);
@@ -481,4 +490,119 @@ fn equal_events_give_equal_actions() {
         story.log
     };
     assert_eq!(run(), run());
+}
+
+fn drawn(rate: f64) -> Rules {
+    Rules { noised: true, rate: Some(rate), min_updates: 1, ..rules() }
+}
+
+const FLEET: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+#[test]
+fn a_secret_draw_has_no_substitutes_and_closes_with_whatever_comes() {
+    let mut story = Story::new(Rules { min_workers: 8, ..drawn(0.5) });
+    story.join(0, &FLEET);
+    let cohort: Vec<String> = story.machine.cohort().keys().cloned().collect();
+    assert!(!cohort.is_empty() && cohort.len() < FLEET.len(), "{cohort:?}");
+    let opening = story.machine.opening().unwrap();
+    assert_eq!((opening.round, &opening.cohort), (0, &cohort));
+    assert!(opening.secret.is_some());
+    // One answers, the others never do, nobody stands in for them.
+    let last = cohort.last().unwrap();
+    assert_eq!(story.update(5, last, 0), Decision::Accept);
+    let actions = story.at(10_000, Event::Timer(Token::Deadline { round: 0, attempt: 0 }));
+    assert!(assigned(&actions).is_empty());
+    assert_eq!(story.commits(), [(0, vec![last.clone()])]);
+    // The seed of training has no part in it: the coins of the next round are others.
+    story.at(10_001, Event::Committed { round: 0, digest: DIGEST });
+    assert_ne!(story.machine.opening().unwrap().secret, opening.secret);
+}
+
+#[test]
+fn a_round_in_which_nobody_is_drawn_is_committed() {
+    let mut story = Story::new(Rules { min_workers: 8, ..drawn(1e-12) });
+    story.join(0, &FLEET);
+    assert_eq!(story.commits(), [(0, vec![])]);
+    story.at(1, Event::Committed { round: 0, digest: DIGEST });
+    story.at(2, Event::Committed { round: 1, digest: DIGEST });
+    assert!(matches!(story.log.last(), Some(Action::End(End::Finished))), "{:?}", story.log);
+}
+
+#[test]
+fn a_secret_draw_is_not_repeated_by_a_pause_or_a_restart() {
+    let mut story = Story::new(Rules { min_workers: 8, ..drawn(0.5) });
+    story.join(0, &FLEET);
+    let first = story.machine.opening().unwrap();
+    story.at(1, Event::Command(Command::Pause));
+    let held = story.machine.opening().unwrap();
+    assert_eq!((held.cohort.len(), &held.secret), (0, &first.secret));
+    story.at(2, Event::Command(Command::Resume));
+    assert_eq!(story.machine.opening(), Some(first.clone()));
+    let members = story.machine.members().clone();
+    let restored = Restored { opening: Some(first.clone()), members, ..Restored::default() };
+    let mut again = Story { machine: Machine::new(drawn(0.5), restored), log: Vec::new(), secrets: 100 };
+    again.at(0, Event::Start);
+    assert_eq!(again.machine.opening(), Some(first));
+}
+
+#[test]
+fn nobody_takes_part_more_often_than_was_paid_for() {
+    let capped =
+        Rules { rounds: 9, noised: true, cap: Some((2, 2)), min_updates: 1, min_workers: 2, ..rules() };
+    let mut story = Story::new(capped);
+    story.join(0, &["a", "b"]);
+    for round in 0..9 {
+        let members: Vec<String> = story.machine.cohort().keys().cloned().collect();
+        if members.is_empty() {
+            break;
+        }
+        // "b" declines the first round.
+        for member in members {
+            if round == 0 && member == "b" {
+                let (worker, detail) = (member, String::new());
+                story.at(1, Event::Declined { worker, round, reason: DeclineReason::Data, detail });
+            } else {
+                assert_eq!(story.update(1, &member, round), Decision::Accept);
+            }
+        }
+        story.at(2, Event::Committed { round, digest: DIGEST });
+    }
+    let taken: Vec<(u64, Vec<String>)> = story.commits();
+    let rounds = |worker: &str| -> Vec<u64> {
+        taken
+            .iter()
+            .filter(|(_, who)| who.iter().any(|name| name == worker))
+            .map(|(round, _)| *round)
+            .collect()
+    };
+    assert_eq!(rounds("a"), [0, 2]);
+    assert_eq!(rounds("b"), [1, 3]);
+    assert_eq!(story.machine.phase(), &Phase::Waiting);
+}
+
+#[test]
+fn a_spent_budget_ends_the_run_with_its_model() {
+    let mut story = Story::new(drawn(1.0));
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    // The disk has the round, and there is no room for the next.
+    story.at(2, Event::Spent { round: 1, reason: "ε".into() });
+    story.at(2, Event::Committed { round: 0, digest: DIGEST });
+    assert!(
+        matches!(story.log.last(), Some(Action::End(End::Exhausted(why))) if why == "ε"),
+        "{:?}",
+        story.log
+    );
+    // Refused at the commit itself: nothing of the round is released.
+    let mut story = Story::new(drawn(1.0));
+    story.join(0, &["a", "b", "c"]);
+    for worker in ["a", "b", "c"] {
+        story.update(1, worker, 0);
+    }
+    let actions = story.at(2, Event::Spent { round: 0, reason: "ε".into() });
+    assert!(
+        actions.contains(&Action::DropUploads) && actions.contains(&Action::End(End::Exhausted("ε".into())))
+    );
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::states::{Decision, End};
+use crate::private::Secret;
 
 /// Milliseconds on the driver's clock.
 pub type Millis = u64;
@@ -45,6 +46,12 @@ pub struct Rules {
     pub federated_every: u64,
     /// How long federated evaluation waits.
     pub evaluation_ms: Millis,
+    /// Rounds get noise, for which each opening has a secret.
+    pub noised: bool,
+    /// Each worker is in a cohort with this probability, drawn in secret.
+    pub rate: Option<f64>,
+    /// Most rounds that count one worker, and the smallest distance of two of them.
+    pub cap: Option<(u64, u64)>,
 }
 
 impl From<&RunSpec> for Rules {
@@ -62,6 +69,13 @@ impl From<&RunSpec> for Rules {
             quarantine_after: spec.vetting.quarantine_after,
             federated_every: if spec.evaluation.federated { spec.evaluation.every } else { 0 },
             evaluation_ms: spec.evaluation.deadline_s * 1_000,
+            noised: spec.has_central_noise(),
+            rate: spec.secret_rate(),
+            cap: spec
+                .privacy
+                .as_ref()
+                .and_then(privacy::PrivacySpec::participation)
+                .map(|cap| (cap.most.get(), cap.separation.get())),
         }
     }
 }
@@ -79,6 +93,8 @@ pub struct Restored {
     pub population_before: usize,
     /// The last committed round that counted each worker.
     pub committed: BTreeMap<String, u64>,
+    /// Rounds that counted each worker, in a run with a cap on them.
+    pub participations: BTreeMap<String, u64>,
     /// Whether an operator paused the run.
     pub paused: bool,
 }
@@ -90,6 +106,9 @@ pub struct Opening {
     pub round: u64,
     /// Who takes part.
     pub cohort: Vec<String>,
+    /// Where its noise and a secret draw come from: forgotten when the round is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
 }
 
 /// The scalars of a vetted update.
@@ -190,6 +209,13 @@ pub enum Event {
     /// The run cannot go on.
     Failed {
         /// Why.
+        reason: String,
+    },
+    /// The privacy budget has no room for a round: the run ends before it.
+    Spent {
+        /// The first round that does not fit.
+        round: u64,
+        /// What the gate said.
         reason: String,
     },
     /// An operator's command.

@@ -4,7 +4,13 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{Command, Delivery, RunHandle, Shared, aggregate::fold, buffers::Buffers, metrics::Pending};
+use super::{
+    Command, Delivery, RunHandle, Shared,
+    aggregate::{Refusal, fold},
+    buffers::Buffers,
+    metrics::Pending,
+    private::Private,
+};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -14,7 +20,10 @@ use crate::{
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
-use algorithms::{Algorithm, fold::Accumulator};
+use algorithms::{
+    Algorithm,
+    fold::{Accumulator, UploadFacts},
+};
 use proto::{
     digest::Digest,
     v1::{self, CoordinatorMessage, coordinator_message::Body},
@@ -68,6 +77,8 @@ pub(crate) struct Actor {
     pub(super) committing: bool,
     /// A `Persist` that waits for the commit job.
     pub(super) persist_due: bool,
+    /// In a run that promises privacy.
+    pub(super) private: Option<Private>,
 }
 
 impl Actor {
@@ -75,6 +86,7 @@ impl Actor {
     pub(crate) fn new(parts: Parts, record: RunRecord) -> Result<(Self, RunHandle), String> {
         let algorithm: Arc<dyn Algorithm> =
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
+        let private = Private::new(&record, algorithm.as_ref())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = algorithm.upload(record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
@@ -127,6 +139,7 @@ impl Actor {
             stale: false,
             committing: false,
             persist_due: false,
+            private,
         };
         Ok((actor, handle))
     }
@@ -175,7 +188,7 @@ impl Actor {
             }
             Command::Deliver { upload, reply } => self.deliver(*upload, reply).await,
             Command::Refuse { event, reply } => {
-                let actions = self.machine.handle(event, self.parts.clock.now());
+                let actions = self.decide(event);
                 let decision = decision_in(&actions);
                 self.act(actions).await;
                 let _ = reply.send(decision);
@@ -191,7 +204,11 @@ impl Actor {
                 });
                 let summary = self.summary.borrow().clone();
                 let seen = (&self.progress, &self.rejections);
-                let _ = reply.send(view::detail(summary, &self.record, &self.machine, &metrics, seen));
+                let mut detail = view::detail(summary, &self.record, &self.machine, &metrics, seen);
+                if self.hides_cohort() {
+                    detail.cohort.clear();
+                }
+                let _ = reply.send(detail);
             }
             Command::Progress { worker, progress } => {
                 self.progress.insert(worker, view::progress(&progress));
@@ -206,46 +223,56 @@ impl Actor {
                 self.finish_if_due().await;
                 self.flush();
             }
-            Command::Committed(done) => self.committed(*done).await,
+            Command::Committed(done) => {
+                let (round, done) = *done;
+                self.committed(round, done).await;
+            }
         }
     }
 
     pub(super) async fn handle(&mut self, event: Event) {
-        let actions = self.machine.handle(event, self.parts.clock.now());
+        let actions = self.decide(event);
         self.act(actions).await;
     }
 
-    async fn deliver(&mut self, upload: Delivery, reply: oneshot::Sender<Decision>) {
+    async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
         // Asked before folding: the verdict below is final, so the fold comes first.
-        let mut decision = self.machine.offer(&worker, round);
-        if decision == Decision::Accept {
-            let mut accumulators = std::mem::take(&mut self.accumulators);
-            let (shared, algorithm) = (Arc::clone(&self.shared), Arc::clone(&self.algorithm));
-            let length = self.record.length as usize;
-            let folded = tokio::task::spawn_blocking(move || {
-                if accumulators.is_empty() {
-                    accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
-                }
-                fold(&mut accumulators, &shared.upload, &values, &fold_facts);
-                shared.buffers.give(values);
-                accumulators
-            })
-            .await;
+        let mut event = Event::Update { worker: worker.clone(), round, facts };
+        if self.machine.offer(&worker, round) == Decision::Accept {
+            let folded = if self.private.is_some() {
+                self.sum_up(values).await
+            } else {
+                self.fold(values, fold_facts).await
+            };
             match folded {
-                Ok(accumulators) => self.accumulators = accumulators,
-                Err(error) => {
-                    let reason = format!("folding failed: {error}");
-                    return self.handle(Event::Failed { reason }).await;
-                }
+                Ok(None) => {}
+                Ok(Some((reason, detail))) => event = Event::Rejected { worker, round, reason, detail },
+                Err(reason) => return self.handle(Event::Failed { reason }).await,
             }
         } else {
             self.shared.buffers.give(values);
         }
-        let actions = self.machine.handle(Event::Update { worker, round, facts }, self.parts.clock.now());
-        decision = decision_in(&actions);
-        let _ = reply.send(decision);
+        let actions = self.decide(event);
+        let _ = reply.send(decision_in(&actions));
         self.act(actions).await;
+    }
+
+    async fn fold(&mut self, values: Vec<f32>, facts: UploadFacts) -> Result<Option<Refusal>, String> {
+        let mut accumulators = std::mem::take(&mut self.accumulators);
+        let (shared, algorithm) = (Arc::clone(&self.shared), Arc::clone(&self.algorithm));
+        let length = self.record.length as usize;
+        let folded = tokio::task::spawn_blocking(move || {
+            if accumulators.is_empty() {
+                accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
+            }
+            fold(&mut accumulators, &shared.upload, &values, &facts);
+            shared.buffers.give(values);
+            accumulators
+        });
+        self.accumulators = folded.await.map_err(|error| format!("folding failed: {error}"))?;
+        Ok(None)
     }
 
     async fn act(&mut self, actions: Vec<Action>) {
@@ -294,6 +321,7 @@ impl Actor {
     /// Drops what was uploaded, and gives its memory back to the system.
     pub(super) fn release(&mut self) {
         self.accumulators = Vec::new();
+        self.drop_sum();
         self.shared.drop_parked();
         self.shared.buffers.clear();
     }
@@ -314,6 +342,7 @@ impl Actor {
             committed,
             vectors: vectors.map(|(name, digest)| self.vector_ref(name, digest)).collect(),
             remaining_ms,
+            clip_norm: self.record.privacy.as_ref().map(|standing| standing.norm.get()),
         };
         self.send(worker, Body::Assignment(assignment));
     }

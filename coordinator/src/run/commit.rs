@@ -1,10 +1,10 @@
 //! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
-use super::{Shared, aggregate::BLOCK};
+use super::{Shared, aggregate::BLOCK, private::Noise};
 use crate::{
     health::{Health, Part},
-    store::{RunRecord, Store, StoreError, StoredEvent},
+    store::{Payment, Release, RunRecord, Store, StoreError, StoredEvent},
 };
 use algorithms::{
     Algorithm, RoundFacts, Vector, Vectors,
@@ -28,6 +28,10 @@ pub(crate) struct Job {
     pub(crate) algorithm: Arc<dyn Algorithm>,
     pub(crate) accumulators: Vec<Accumulator>,
     pub(crate) facts: RoundFacts,
+    /// In a run that promises privacy and adds the noise here: instead of the accumulators.
+    pub(crate) noise: Option<Noise>,
+    /// In a run that promises privacy: what the release costs.
+    pub(crate) payment: Option<Payment>,
     /// The record after the round, but for the new digests.
     pub(crate) record: RunRecord,
     pub(crate) events: Vec<StoredEvent>,
@@ -37,19 +41,37 @@ pub(crate) struct Job {
 /// A committed round.
 #[derive(Debug)]
 pub(crate) struct Done {
-    pub(crate) round: u64,
     pub(crate) record: RunRecord,
     pub(crate) metrics: Metrics,
     pub(crate) model: Vector,
     /// Empty, for the next round.
     pub(crate) accumulators: Vec<Accumulator>,
+    /// Why the privacy budget has no room for another round.
+    pub(crate) last: Option<String>,
+}
+
+/// A round that was not released. Nothing was written of it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Whether the privacy budget has no room for it; its noise cannot be made otherwise.
+    pub(crate) spent: bool,
+    /// What exactly.
+    pub(crate) reason: String,
+    /// The log's lines that were to be written with it.
+    pub(crate) events: Vec<StoredEvent>,
 }
 
 impl Job {
     /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
     /// round is then done again from the last commit).
-    pub(crate) fn run(mut self) -> Option<Done> {
-        let mean = self.means()?;
+    pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
+        let mean = match self.noise.take() {
+            Some(noise) => match noise.means(&mut self.record) {
+                Ok(mean) => mean,
+                Err(reason) => return Some(Err(self.refused(false, reason))),
+            },
+            None => self.means()?,
+        };
         let mut server = self.retry(Self::load)?;
         self.algorithm.apply(&mut server, &mean, &self.facts);
         self.shared.reuse(mean.into_values());
@@ -60,10 +82,33 @@ impl Job {
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
-        self.retry(|job| job.store.save(&job.record, &job.events, Some(&job.metrics)))?;
+        let last = match self.retry(Self::save)? {
+            (Release::Refused(reason), _) => return Some(Err(self.refused(true, reason))),
+            (Release::Done { last, .. }, metrics) => {
+                self.metrics = metrics;
+                last
+            }
+        };
         self.shared.reuse(server.into_values());
         let Self { record, metrics, accumulators, .. } = self;
-        Some(Done { round: metrics.round, record, metrics, model, accumulators })
+        Some(Ok(Done { record, metrics, model, accumulators, last }))
+    }
+
+    fn refused(self, spent: bool, reason: String) -> Refused {
+        Refused { spent, reason, events: self.events }
+    }
+
+    /// The record, and in a private run its payment, in one transaction.
+    fn save(&self) -> Result<(Release, Metrics), StoreError> {
+        let mut metrics = self.metrics.clone();
+        let release = match &self.payment {
+            Some(payment) => self.store.release(&self.record, &self.events, Some(&mut metrics), payment)?,
+            None => {
+                self.store.save(&self.record, &self.events, Some(&metrics))?;
+                Release::Done { epsilon: 0.0, last: None }
+            }
+        };
+        Ok((release, metrics))
     }
 
     fn means(&mut self) -> Option<Vectors> {

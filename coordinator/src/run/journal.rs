@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use crate::{
     health::Part,
-    machine::{End, Opening},
+    machine::End,
     store::{Stored, StoredEvent},
     view,
 };
@@ -25,6 +25,7 @@ impl Actor {
     }
 
     pub(super) fn publish(&mut self, event: RunEvent) {
+        let Some(event) = self.sayable(event) else { return };
         view::log_event(&self.shared.id, &event);
         if let RunEvent::UpdateRejected { reason, .. } = &event {
             *self.rejections.entry(reason.clone()).or_default() += 1;
@@ -46,8 +47,7 @@ impl Actor {
             self.persist_due = true;
             return;
         }
-        let cohort: Vec<String> = self.machine.cohort().keys().cloned().collect();
-        self.record.opening = (!cohort.is_empty()).then(|| Opening { round: self.machine.round(), cohort });
+        self.record.opening = self.machine.opening();
         let events = std::mem::take(&mut self.events);
         let mut pause = Duration::from_millis(500);
         loop {
@@ -98,7 +98,8 @@ impl Actor {
 
     /// Ends the run once every line of its metrics is out.
     pub(super) async fn finish_if_due(&mut self) {
-        let waits = matches!(self.ending, Some(End::Finished)) && !self.pending.is_empty();
+        let waits =
+            matches!(self.ending, Some(End::Finished | End::Exhausted(_))) && !self.pending.is_empty();
         let Some(end) = self.ending.take_if(|_| !waits) else { return };
         let (state, event, told) = match end {
             End::Finished => {
@@ -107,12 +108,18 @@ impl Actor {
                 (Stored::Finished {}, event, v1::AbandonReason::Finished)
             }
             End::Cancelled => (Stored::Cancelled {}, RunEvent::Cancelled {}, v1::AbandonReason::Cancelled),
+            End::Exhausted(reason) => {
+                let (rounds, model_digest) = (self.record.round, self.record.vectors[algorithms::MODEL]);
+                let event = RunEvent::Exhausted { rounds, reason: reason.clone(), model_digest };
+                (Stored::Exhausted { reason }, event, v1::AbandonReason::Finished)
+            }
             End::Failed(reason) => {
                 let event = RunEvent::Failed { reason: reason.clone() };
                 (Stored::Failed { reason }, event, v1::AbandonReason::Failed)
             }
         };
         self.release();
+        self.forget_secrets();
         self.record.state = state;
         self.publish(event);
         self.persist().await;

@@ -6,9 +6,11 @@ mod buffers;
 mod commit;
 mod journal;
 mod metrics;
+mod private;
 mod rounds;
 
 pub(crate) use actor::{Actor, Parts};
+pub(crate) use private::payment;
 
 use crate::machine::{self, Decision, Event, Facts};
 use aggregate::Survey;
@@ -57,7 +59,7 @@ pub(crate) enum Command {
     /// The central evaluation of a round is done.
     Central { round: u64, result: Result<Option<crate::Evaluation>, String> },
     /// The disk has the round.
-    Committed(Box<commit::Done>),
+    Committed(Box<(u64, Result<commit::Done, commit::Refused>)>),
 }
 
 /// A vetted payload and its scalars.

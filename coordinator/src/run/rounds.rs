@@ -4,7 +4,7 @@
 use super::{
     Command,
     actor::Actor,
-    commit::{Done, Job},
+    commit::{Done, Job, Refused},
 };
 use crate::machine::{Action, Counted, Event};
 use algorithms::RoundFacts;
@@ -27,8 +27,14 @@ impl Actor {
         record.members.clone_from(self.machine.members());
         record.population_before = population;
         record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        if self.machine.rules().cap.is_some() {
+            for counted in &counted {
+                *record.participations.entry(counted.worker.clone()).or_default() += 1;
+            }
+        }
+        let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
-        let metrics = Metrics {
+        let mut metrics = Metrics {
             round,
             seconds: self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0,
             participants: counted.len(),
@@ -43,6 +49,7 @@ impl Actor {
             epsilon: None,
             model_digest: self.record.vectors[algorithms::MODEL],
         };
+        self.discreet_metrics(&mut metrics);
         self.committing = true;
         let job = Job {
             shared: Arc::clone(&self.shared),
@@ -51,7 +58,9 @@ impl Actor {
             stop: self.parts.stop.clone(),
             algorithm: Arc::clone(&self.algorithm),
             accumulators: std::mem::take(&mut self.accumulators),
-            facts: RoundFacts { included: counted.len(), population, population_before },
+            facts: self.facts(RoundFacts { included: counted.len(), population, population_before }),
+            noise,
+            payment: self.payment(round),
             record,
             events: std::mem::take(&mut self.events),
             metrics,
@@ -62,13 +71,22 @@ impl Actor {
             let done =
                 tokio::task::spawn_blocking(move || job.run()).await.expect("the commit did not panic");
             if let Some(done) = done {
-                let _ = own.send(Command::Committed(Box::new(done))).await;
+                let _ = own.send(Command::Committed(Box::new((round, done)))).await;
             }
         });
     }
 
-    pub(super) async fn committed(&mut self, done: Done) {
-        let Done { round, record, metrics, model, accumulators } = done;
+    pub(super) async fn committed(&mut self, round: u64, done: Result<Done, Refused>) {
+        let Done { record, metrics, model, accumulators, last } = match done {
+            Ok(done) => done,
+            Err(refused) => {
+                self.committing = false;
+                let Refused { spent, reason, events } = refused;
+                self.events.splice(0..0, events);
+                let event = if spent { Event::Spent { round, reason } } else { Event::Failed { reason } };
+                return self.handle(event).await;
+            }
+        };
         let digest = metrics.model_digest;
         self.committing = false;
         // An operator may have paused or cancelled the run meanwhile.
@@ -87,6 +105,9 @@ impl Actor {
         }
         self.publish_metrics();
         self.parts.fleet.collect_vectors(&self.shared.id, self.record.digests());
+        if let Some(reason) = last {
+            self.handle(Event::Spent { round: round + 1, reason }).await;
+        }
         self.handle(Event::Committed { round, digest }).await;
         if self.machine.cohort().is_empty() {
             // Nothing is on its way: the memory is not needed soon.

@@ -3,6 +3,7 @@
 mod access;
 mod download;
 mod fleet;
+mod ledger;
 mod operator;
 mod routes;
 mod upload;

@@ -4,6 +4,7 @@ use super::{Service, download, draining, peer_of};
 use crate::{
     access::{audit::Action, noted},
     machine,
+    private::Guard,
     run::{Actor, Command, RunHandle},
     store::{RunRecord, Stored},
 };
@@ -107,7 +108,8 @@ impl Operator for Service {
             }
         };
         let state = run.summary.borrow().state();
-        if matches!(state, RunState::Finished | RunState::Cancelled | RunState::Failed) {
+        if matches!(state, RunState::Finished | RunState::Cancelled | RunState::Failed | RunState::Exhausted)
+        {
             let label = state.as_str_name().trim_start_matches("RUN_STATE_").to_lowercase();
             return Err(ErrorCode::State.status(format!("run `{}` is {label}", run.shared.id)));
         }
@@ -155,6 +157,21 @@ impl Operator for Service {
         Ok(Response::new(v1::WorkerList { workers: self.fleet().workers() }))
     }
 
+    async fn read_ledgers(
+        &self,
+        request: Request<v1::ReadLedgersRequest>,
+    ) -> Result<Response<v1::LedgerList>, Status> {
+        self.ledgers(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reset_ledger(
+        &self,
+        request: Request<v1::ResetLedgerRequest>,
+    ) -> Result<Response<v1::Ledger>, Status> {
+        let peer = peer_of(&request)?;
+        self.reset(&peer, request.into_inner()).await.map(Response::new)
+    }
+
     async fn release_worker(
         &self,
         request: Request<v1::ReleaseWorkerRequest>,
@@ -179,6 +196,9 @@ impl Service {
         let store_error = |error: crate::StoreError| ErrorCode::Store.status(error.to_string());
         let algorithm = spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let length = model.initial.len();
+        let guard = Guard::of(&spec, algorithm.as_ref(), length)
+            .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
+        let privacy = guard.as_ref().map(|guard| self.promise(guard, &spec)).transpose()?;
         let blobs = self.parts.store.blobs();
         let server = algorithms::fresh_server(algorithm.as_ref(), Arc::new(model.initial));
         let put = |(name, vector)| Ok((name, blobs.put(&vector)?));
@@ -198,6 +218,8 @@ impl Service {
             population_before: 0,
             committed: BTreeMap::new(),
             recalled: BTreeMap::new(),
+            privacy,
+            participations: BTreeMap::new(),
         })
     }
 
@@ -209,8 +231,7 @@ impl Service {
             let event = proto::event::RunEvent::Submitted { name };
             let time_ms = self.parts.clock.unix_ms();
             let stored = crate::store::StoredEvent { sequence: 0, time_ms, event };
-            let saved = self.parts.store.save(&record, &[stored], None);
-            saved.map_err(|error| ErrorCode::Store.status(error.to_string()))?;
+            self.save_first(&record, &[stored])?;
         }
         let id = record.id.clone();
         let (actor, handle) =

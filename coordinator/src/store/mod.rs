@@ -10,12 +10,18 @@
 mod access;
 mod blobs;
 mod handle;
+mod ledger;
 mod pool;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::{Blobs, Reader};
+pub(crate) use ledger::other_promise;
+pub use ledger::{Payment, Release};
 
-use crate::machine::{Opening, Restored};
+use crate::{
+    machine::{Opening, Restored},
+    private::Standing,
+};
 use algorithms::Algorithm;
 use handle::Handle;
 use proto::{
@@ -103,6 +109,11 @@ pub enum Stored {
     Finished {},
     /// An operator ended it.
     Cancelled {},
+    /// Its privacy budget is spent; the last committed model stands.
+    Exhausted {
+        /// What the gate said.
+        reason: String,
+    },
     /// It ended by itself.
     Failed {
         /// Why.
@@ -141,6 +152,12 @@ pub struct RunRecord {
     /// recalls them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
+    /// What changes from round to round of a private run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Standing>,
+    /// Rounds that counted each worker, in a run with a cap on them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub participations: BTreeMap<String, u64>,
 }
 
 impl RunRecord {
@@ -169,6 +186,7 @@ impl RunRecord {
             members: self.members.clone(),
             population_before: self.population_before,
             committed: self.committed.clone(),
+            participations: self.participations.clone(),
             paused: self.state == Stored::Paused {},
         }
     }
@@ -190,6 +208,7 @@ pub struct StoredEvent {
 pub struct Store {
     database: Handle,
     blobs: Blobs,
+    ledgers: ledger::Ledgers,
 }
 
 impl Store {
@@ -219,6 +238,7 @@ impl Store {
             transaction.open_table(METRICS)?;
             transaction.open_table(QUARANTINE)?;
             access::prepare(&transaction)?;
+            ledger::prepare(&transaction)?;
             let mut meta = transaction.open_table(META)?;
             let format = meta.get("format")?.map(|format| format.value());
             match format {
@@ -231,7 +251,7 @@ impl Store {
         }
         transaction.commit()?;
         let blobs = Blobs::open(dir.join("vectors"))?;
-        let store = Self { database, blobs };
+        let store = Self { database, blobs, ledgers: ledger::Ledgers::default() };
         for run in store.runs()? {
             if let Stored::Active {} | Stored::Paused {} = run.state {
                 run.vectors.values().try_for_each(|digest| store.blobs.verify(*digest))?;
@@ -277,11 +297,23 @@ impl Store {
         events: &[StoredEvent],
         metrics: Option<&Metrics>,
     ) -> Result<(), StoreError> {
+        self.save_with(record, events, metrics, |_| Ok(()))
+    }
+
+    /// As [`Self::save`], with more in the same transaction.
+    fn save_with(
+        &self,
+        record: &RunRecord,
+        events: &[StoredEvent],
+        metrics: Option<&Metrics>,
+        more: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let transaction = self.database.begin_write()?;
         let mark = self.database.mark();
         transaction.open_table(RUNS)?.insert(record.id.as_str(), encode(record).as_slice())?;
         write_events(&transaction, &record.id, events)?;
         write_metrics(&transaction, &record.id, metrics)?;
+        more(&transaction)?;
         transaction.commit()?;
         self.database.settle(mark);
         Ok(())

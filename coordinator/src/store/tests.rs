@@ -17,11 +17,13 @@ fn record(id: &str, number: u64) -> RunRecord {
         vectors: BTreeMap::new(),
         length: 4,
         round: 1,
-        opening: Some(Opening { round: 1, cohort: vec!["a".into()] }),
+        opening: Some(Opening { round: 1, cohort: vec!["a".into()], secret: None }),
         members: BTreeSet::from(["a".to_owned()]),
         population_before: 1,
         committed: BTreeMap::from([("a".to_owned(), 0)]),
         recalled: BTreeMap::new(),
+        privacy: None,
+        participations: BTreeMap::new(),
     }
 }
 
@@ -102,4 +104,63 @@ fn a_damaged_vector_is_refused() {
     fs::write(dir.path().join("x.partial"), b"half").unwrap();
     Blobs::open(dir.path().to_owned()).unwrap();
     assert!(!dir.path().join("x.partial").exists());
+}
+
+fn payment(round: u64, epsilon: f64) -> Payment {
+    let event = r#"{"mechanism":{"kind":"gaussian","noise_multiplier":2.0},"sampling":{"kind":"everyone"},"count":1}"#;
+    let gate = format!(r#"{{"budget":{{"epsilon":{epsilon},"delta":1e-5}},"rule":{{"kind":"schedule"}}}}"#);
+    Payment {
+        dataset: "d".into(),
+        unit: privacy::Unit::Client,
+        adjacency: privacy::Adjacency::ZeroOut,
+        round,
+        event: Some(serde_json::from_str(event).unwrap()),
+        gate: Some(serde_json::from_str(&gate).unwrap()),
+        delta: 1e-5,
+    }
+}
+
+fn released(store: &Store, record: &RunRecord, round: u64) -> Release {
+    store.release(record, &[], None, &payment(round, 5.0)).unwrap()
+}
+
+#[test]
+fn a_release_is_paid_for_once_and_only_if_it_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let record = record("x-1", 1);
+    let Release::Done { epsilon, last: None } = released(&store, &record, 1) else { panic!("refused") };
+    // A retry costs nothing.
+    assert_eq!(released(&store, &record, 1), Release::Done { epsilon, last: None });
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(released(&store, &record, 1), Release::Done { epsilon, last: None });
+    assert_eq!(store.journal("d").unwrap().unwrap().ledger().events().len(), 1);
+    let mut rounds = 1;
+    let last = loop {
+        rounds += 1;
+        match released(&store, &record, rounds) {
+            Release::Done { last: None, .. } => {}
+            Release::Done { last: Some(why), epsilon } => break (why, epsilon),
+            Release::Refused(why) => panic!("round {rounds}: {why}"),
+        }
+    };
+    assert!(last.0.contains("above the budget of 5") && last.1 <= 5.0, "{last:?}");
+    // Nothing of a refused release is written, not the record either.
+    let mut next = record.clone();
+    next.round = 99;
+    assert!(matches!(released(&store, &next, rounds + 1), Release::Refused(_)));
+    assert_eq!(store.runs().unwrap()[0].round, record.round);
+    assert_eq!(store.journal("d").unwrap().unwrap().ledger().events().len() as u64, rounds);
+    // Another promise cannot be added up.
+    let other = Payment { adjacency: privacy::Adjacency::AddRemove, ..payment(rounds + 1, 50.0) };
+    let refused = store.release(&next, &[], None, &other).unwrap();
+    assert!(matches!(refused, Release::Refused(why) if why.contains("state the same")));
+    // Until an operator says so.
+    assert_eq!(store.reset_ledger("d", "the data was replaced").unwrap(), Some(1));
+    assert_eq!(store.reset_ledger("e", "x").unwrap(), None);
+    assert!(matches!(released(&store, &next, rounds + 1), Release::Done { .. }));
+    drop(store);
+    let journals = Store::open(dir.path()).unwrap().journals().unwrap();
+    assert_eq!((journals.len(), journals[0].resets(), journals[0].ledger().events().len()), (1, 1, 1));
 }

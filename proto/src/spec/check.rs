@@ -22,7 +22,7 @@ impl SpecError {
     }
 }
 
-fn require(holds: bool, key: &str, detail: impl FnOnce() -> String) -> Result<(), SpecError> {
+pub(super) fn require(holds: bool, key: &str, detail: impl FnOnce() -> String) -> Result<(), SpecError> {
     if holds { Ok(()) } else { Err(SpecError::new(key, detail())) }
 }
 
@@ -69,9 +69,9 @@ impl RunSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.name.parse::<RunId>().map_err(|error| SpecError::new("name", error.to_string()))?;
         require(self.name.len() <= 48, "name", || "expected at most 48 characters".into())?;
-        require(self.privacy.is_none(), "privacy", || {
-            "differential privacy is not available in this version: the run is refused rather than trained \
-             without the guarantee; remove the section to train without privacy"
+        require(self.privacy.is_none() || self.mode == Mode::Federated, "privacy", || {
+            "private decentralised runs are not available in this version: the run is refused rather than \
+             trained without the guarantee; remove the section to train without privacy"
                 .into()
         })?;
         require(self.topology.is_none() || self.mode == Mode::Decentralised, "topology", || {
@@ -97,6 +97,7 @@ impl RunSpec {
         self.check_data()?;
         self.check_local()?;
         self.check_cohort()?;
+        self.check_privacy(algorithm.as_ref())?;
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })
@@ -242,7 +243,8 @@ mod tests {
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),
             ("alpha = 0.3", "alpha = 0.3, classes = 2", "classes"),
-            ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "differential privacy is not available"),
+            ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "missing field `unit`"),
+            ("[cohort]", "[cohort]\npopulation = 3", "only a private run"),
             ("name = \"mnist-scaffold\"", "name = \"a/b\"", "run id"),
         ] {
             let text = GOOD.replacen(from, to, 1);

@@ -7,6 +7,7 @@ mod checks;
 mod faults;
 mod network;
 mod node;
+mod private;
 mod receiving;
 mod serving;
 mod sessions;
@@ -73,6 +74,8 @@ struct Federation {
     connections: Connections,
     nodes: Vec<Node>,
     server: Server,
+    /// Every sum that got noise, with it: over all lives of the coordinator.
+    noised: Vec<invariants::Noised>,
     report: Report,
 }
 
@@ -116,6 +119,7 @@ impl Federation {
             connections: Connections::default(),
             nodes,
             server,
+            noised: Vec::new(),
             report: Report::new(schedule),
         })
     }

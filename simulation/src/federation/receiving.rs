@@ -93,7 +93,11 @@ impl Federation {
             if self.report.violation.is_some() {
                 return;
             }
-            self.fold(call);
+            match self.add_to_sum(call) {
+                None => self.fold(call),
+                Some(Ok(())) => {}
+                Some(Err(refusal)) => return self.refuse(call, refusal),
+            }
             self.server.observed.arrivals.push(worker.clone());
             self.server.observed.accepted.insert(worker.clone(), call.clone());
         }

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{Millis, Mutation};
 use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
-use coordinator::machine::{Action, End, Event, Machine, Phase, Restored, Rules, Token};
+use coordinator::{
+    machine::{Action, End, Event, Machine, Phase, Restored, Rules, Token},
+    private::{Guard, Sum},
+};
 use proto::{digest::Digest, event::RunEvent, names::RunId, spec::RunSpec};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -50,6 +53,11 @@ pub(super) struct Server {
     pub(super) machine: Option<Machine>,
     pub(super) record: Disk,
     pub(super) accumulators: Vec<Accumulator>,
+    /// In a run that promises privacy, and the sum of its open round.
+    pub(super) guard: Option<Guard>,
+    pub(super) sum: Option<Sum>,
+    /// Secrets that were lent to the machine.
+    pub(super) secrets: u64,
     pub(super) sessions: BTreeMap<usize, Session>,
     pub(super) timers: BTreeSet<(Millis, Token)>,
     pub(super) committing: bool,
@@ -82,7 +90,9 @@ impl Server {
     pub(super) fn new(algorithm: &dyn Algorithm, spec: &RunSpec, dimension: usize) -> Self {
         let server = algorithms::fresh_server(algorithm, Arc::new(vec![0.0; dimension]));
         let named = |(name, vector): (&String, &Vector)| (name.clone(), Digest::of_vector(vector));
-        let disk = Disk { vectors: server.iter().map(named).collect(), ..Disk::default() };
+        let guard = Guard::of(spec, algorithm, dimension).expect("the schedule's promise can be kept");
+        let standing = guard.as_ref().map(|guard| guard.start().expect("no stream is drawn"));
+        let disk = Disk { vectors: server.iter().map(named).collect(), standing, ..Disk::default() };
         Self {
             life: 0,
             fuse: None,
@@ -94,6 +104,9 @@ impl Server {
             journal: Journal::default(),
             machine: None,
             accumulators: Vec::new(),
+            guard,
+            sum: None,
+            secrets: 0,
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
             committing: false,
@@ -120,6 +133,7 @@ impl Server {
         (self.machine, self.fuse, self.committing) = (None, None, false);
         self.observed = Observed::default();
         self.accumulators.clear();
+        self.sum = None;
         self.sessions.clear();
         self.timers.clear();
         self.due.clear();
@@ -152,7 +166,9 @@ impl Federation {
         let Disk { round, opening, members, population_before, committed, paused, .. } =
             self.server.disk.clone();
         let opening = opening.filter(|opening| opening.round == round);
-        let restored = Restored { round, opening, members, population_before, committed, paused };
+        let participations = BTreeMap::new();
+        let restored =
+            Restored { round, opening, members, population_before, committed, participations, paused };
         self.note(&format!("the coordinator starts in round {round}"));
         self.server.record = self.server.disk.clone();
         self.server.machine = Some(Machine::new(self.server.rules.clone(), restored));
@@ -210,6 +226,7 @@ impl Federation {
     /// Asks the machine.
     pub(super) fn decide(&mut self, event: Event) -> Vec<Action> {
         let now = self.now;
+        self.lend_secret();
         self.server.machine.as_mut().map(|machine| machine.handle(event, now)).unwrap_or_default()
     }
 
@@ -294,6 +311,7 @@ impl Federation {
 
     pub(super) fn forget_uploads(&mut self) {
         self.server.accumulators.clear();
+        self.server.sum = None;
         self.server.observed.accepted.clear();
         self.server.observed.arrivals.clear();
     }
@@ -340,6 +358,7 @@ impl Federation {
             lr: self.spec.lr(round),
             committed,
             vectors: now.chain(again).collect(),
+            clip_norm: self.server.record.standing.as_ref().map(|standing| standing.norm),
             remaining: Duration::from_millis(remaining_ms),
         };
         self.tell(worker, Command::Assign(Box::new(assignment)));

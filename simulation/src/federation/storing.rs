@@ -5,7 +5,10 @@
 use super::{Federation, Happening};
 use crate::{Committed, Millis, Mutation, invariants};
 use algorithms::{MODEL, RoundFacts, Vectors, fold::Accumulator};
-use coordinator::machine::{Counted, End, Event, Opening};
+use coordinator::{
+    machine::{Counted, End, Event, Opening},
+    private::Standing,
+};
 use proto::{digest::Digest, event::RunEvent};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +28,10 @@ pub(super) struct Disk {
     /// By round, as far as the algorithm recalls them.
     pub(super) recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
     pub(super) ended: Option<End>,
+    /// What changes from round to round of a private run.
+    pub(super) standing: Option<Standing>,
+    /// Rounds that the ledger has.
+    pub(super) paid: BTreeSet<u64>,
 }
 
 /// The event log: lines that a crash keeps, lines that it may take, lines that are in memory only.
@@ -109,8 +116,7 @@ impl Federation {
         let record = &mut self.server.record;
         record.members.clone_from(machine.members());
         record.paused = machine.is_paused();
-        let cohort: Vec<String> = machine.cohort().keys().cloned().collect();
-        record.opening = (!cohort.is_empty()).then(|| Opening { round: machine.round(), cohort });
+        record.opening = machine.opening();
         if self.schedule.mutation == Mutation::AssignBeforeDisk {
             // Later, when everybody has been asked.
             return;
@@ -137,10 +143,16 @@ impl Federation {
         let newcomers = self.schedule.mutation != Mutation::ForgetNewcomers;
         let population = if newcomers { population } else { population_before };
         let participants: Vec<String> = counted.iter().map(|counted| counted.worker.clone()).collect();
-        let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
-        self.report.require("once", self.now, invariants::once(&participants, &folded));
-        let mean = self.mean();
-        self.check_aggregate(&mean, &participants);
+        let mean = match self.noised_mean(&mut disk, round, &participants) {
+            Some(mean) => mean,
+            None => {
+                let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
+                self.report.require("once", self.now, invariants::once(&participants, &folded));
+                let mean = self.mean();
+                self.check_aggregate(&mean, &participants);
+                mean
+            }
+        };
         self.forget_uploads();
         self.server.committing = true;
         if self.schedule.mutation == Mutation::ConfirmBeforeDisk {
@@ -193,6 +205,9 @@ impl Federation {
         let recalled = |(name, _): &(&str, &str)| Some(((*name).to_owned(), *disk.vectors.get(*name)?));
         let recalled = self.algorithm.recalled().iter().filter_map(recalled).collect();
         disk.recalled.insert(round, recalled);
+        if self.schedule.mutation != Mutation::ReleaseBeforeLedger {
+            disk.paid.insert(round);
+        }
         self.report.require("monotone", self.now, invariants::monotone(&self.report.rounds, round));
         let (digests, model) = (disk.vectors.clone(), Arc::clone(&server[MODEL]));
         self.note(&format!("disk: round {round} with {participants:?}, model {}", digests[MODEL]));
@@ -200,6 +215,7 @@ impl Federation {
         self.server.disk = disk.clone();
         self.server.journal.append();
         self.server.journal.sync();
+        self.check_paid();
         self.check_balance();
         let (life, at) = (self.server.life, self.now + self.dice.between(0, 200));
         self.queue.push(at, Happening::Committed { life, disk: Box::new(disk) });
@@ -209,6 +225,8 @@ impl Federation {
     pub(super) fn committed(&mut self, mut disk: Disk) {
         let (round, digest) = (disk.round - 1, disk.vectors[MODEL]);
         self.server.committing = false;
+        disk.paid.insert(round);
+        self.server.disk.paid.insert(round);
         // An operator may have paused the run meanwhile.
         disk.paused = self.server.record.paused;
         if self.schedule.mutation != Mutation::StaleRecord {

@@ -265,7 +265,10 @@ impl Federation {
             train_loss: 0.0,
             seconds: Duration::from_millis(self.now).as_secs_f64(),
         };
-        let finished = self.algorithm.finish(run, &down, &state);
+        let mut finished = self.algorithm.finish(run, &down, &state);
+        if let Some(norm) = order.clip_norm {
+            worker::trainer::clip_upload(&mut finished.upload, norm).expect("training stays finite");
+        }
         let digest = Digest::of(&bytes(&finished.upload));
         let (round, basis) = (order.round, order.basis());
         let pending = Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next };

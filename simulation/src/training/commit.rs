@@ -3,25 +3,40 @@
 
 use super::{Evaluation, Line, SimulationError, client_index, server::Server};
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
-use algorithms::{MODEL, RoundFacts, Vectors, fold::drain_into};
-use coordinator::machine::{Action, Counted, Millis};
+use algorithms::{
+    MODEL, RoundFacts, Vectors,
+    fold::{UploadFacts, accumulators, drain_into},
+};
+use coordinator::{
+    machine::{Action, Counted, Millis},
+    private::Secret,
+};
 use proto::{event::Metrics, spec::ModelSpec};
 use std::sync::Arc;
 use worker::data::DataInfo;
 
 impl Server<'_> {
     /// Commits a round; `action` is the machine's [`Action::Commit`]. Gives the round's line.
-    pub(super) fn commit(&mut self, action: Action, now: Millis) -> Result<Option<Line>, SimulationError> {
+    pub(super) fn commit(
+        &mut self,
+        action: Action,
+        now: Millis,
+        secret: Option<&Secret>,
+    ) -> Result<Option<Line>, SimulationError> {
         let Action::Commit { round, counted, population, population_before, rejected, opened_at } = action
         else {
             return Ok(None);
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
-        let mean = self.means();
+        let (mean, facts, epsilon) = match self.release(round, secret)? {
+            Some((mean, facts, epsilon)) => (mean, facts, Some(epsilon)),
+            None => (self.means(), facts, None),
+        };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         self.record.round = round + 1;
         self.record.population_before = population;
         self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        self.count_participations(&counted);
         self.record.vectors = self.digests();
         self.record.recall(round, self.algorithm);
         if self.algorithm.has_client_state() {
@@ -40,13 +55,24 @@ impl Server<'_> {
             federated_accuracy: None,
             bytes_down,
             bytes_up,
-            epsilon: None,
+            epsilon,
             model_digest: self.record.vectors[MODEL],
         });
         if self.spec.evaluation.central && self.is_due(round) {
             self.judge(&mut line)?;
         }
         Ok(Some(line))
+    }
+
+    /// Adds an update to the means of the round.
+    pub(super) fn fold(&mut self, upload: &Vectors, facts: &UploadFacts) {
+        if self.accumulators.is_empty() {
+            self.accumulators = accumulators(self.algorithm, self.record.length as usize);
+        }
+        for accumulator in &mut self.accumulators {
+            let from = accumulator.fold().from;
+            accumulator.accumulate(&upload[from], facts);
+        }
     }
 
     fn means(&mut self) -> Vectors {

@@ -8,6 +8,7 @@ use super::{
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, local::LocalPlan};
 use coordinator::store::Blobs;
+use privacy::ClipNorm;
 use proto::{digest::Digest, spec::RunSpec};
 use std::{
     ops::ControlFlow,
@@ -27,6 +28,8 @@ pub(super) struct Order {
     pub(super) name: String,
     pub(super) round: u64,
     pub(super) lr: f32,
+    /// To which an upload is shortened, in a run that promises privacy.
+    pub(super) clip_norm: Option<ClipNorm>,
     /// What every member receives.
     pub(super) down: Vectors,
     /// What this one receives again.
@@ -81,7 +84,7 @@ impl Ground<'_> {
     }
 
     fn work(&self, order: Order, go: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Report {
-        let Order { client, name, round, lr, mut down, recalled } = order;
+        let Order { client, name, round, lr, clip_norm, mut down, recalled } = order;
         let found = self.states.lock().unwrap_or_else(PoisonError::into_inner).find(client);
         let state = match load(found) {
             Ok(state) => state,
@@ -102,7 +105,7 @@ impl Ground<'_> {
             // The plan's vectors go before the next state comes.
             drop(job);
             let steps = run.steps;
-            let finished = finish(self.algorithm, run, (&down, &state), round, &mut |_| ())?;
+            let finished = finish(self.algorithm, run, (&down, &state), (round, clip_norm), &mut |_| ())?;
             Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
         };
         match trained() {

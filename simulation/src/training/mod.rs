@@ -21,6 +21,7 @@ mod error;
 mod files;
 mod lane;
 mod line;
+mod private;
 mod round;
 mod server;
 mod shares;

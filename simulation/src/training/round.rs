@@ -7,7 +7,7 @@ use super::{
     server::{Opened, Server, clear},
 };
 use crate::parallel::in_order;
-use algorithms::{MODEL, fold};
+use algorithms::MODEL;
 use coordinator::{
     machine::{Action, Decision, End, Event, Facts, Federated, Machine, Millis, Rules, Token},
     vet_local,
@@ -165,8 +165,18 @@ impl<'a, 'w> Drive<'a, 'w> {
         events.into_iter().try_for_each(|event| self.handle(event))
     }
 
+    fn decide(&mut self, event: Event) -> Vec<Action> {
+        if self.machine.needs_secret() {
+            // For the next round that opens.
+            let round = self.machine.round() + u64::from(self.machine.secret().is_some());
+            self.machine.lend(super::private::secret(self.server.spec.seed, round));
+        }
+        self.machine.handle(event, self.now)
+    }
+
     fn handle(&mut self, event: Event) -> Step {
-        self.due.extend(self.machine.handle(event, self.now));
+        let actions = self.decide(event);
+        self.due.extend(actions);
         loop {
             while let Some(action) = self.due.pop_front() {
                 self.perform(action)?;
@@ -192,6 +202,7 @@ impl<'a, 'w> Drive<'a, 'w> {
             Action::FederatedDone { sums, .. } => self.federated(&sums)?,
             Action::DropUploads => {
                 self.server.accumulators.clear();
+                self.server.drop_sum();
                 self.server.states().give_up();
             }
             Action::Commit { .. } => return self.commit(action),
@@ -225,8 +236,9 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         let key = (self.now + steps * STEP_MS, self.orders);
         self.orders += 1;
+        let clip_norm = self.server.record.privacy.as_ref().map(|standing| standing.norm);
         let lr = spec.lr(round);
-        self.desk.order(key, Order { client, name: worker.clone(), round, lr, down, recalled });
+        self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
         self.awaited.insert(key, Awaited { worker, round, since: self.now });
     }
@@ -285,12 +297,12 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         // Asked before folding: the machine's verdict is final, so the fold comes first.
         if self.machine.offer(&worker, round) == Decision::Accept {
-            if self.server.accumulators.is_empty() {
-                self.server.accumulators = fold::accumulators(algorithm, length);
-            }
-            for accumulator in &mut self.server.accumulators {
-                let from = accumulator.fold().from;
-                accumulator.accumulate(&upload[from], &fold_facts);
+            match self.server.add_to_sum(&upload) {
+                Some(Err((reason, detail))) => {
+                    return self.handle(Event::Rejected { worker, round, reason, detail });
+                }
+                Some(Ok(())) => {}
+                None => self.server.fold(&upload, &fold_facts),
             }
             if algorithm.has_client_state()
                 && let Some(client) = client_index(&worker)
@@ -303,7 +315,7 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn commit(&mut self, action: Action) -> Step {
-        self.line = self.server.commit(action, self.now)?;
+        self.line = self.server.commit(action, self.now, self.machine.secret())?;
         let Some(line) = &self.line else { return Ok(()) };
         let (round, digest) = (line.metrics.round, line.metrics.model_digest);
         // What was armed for the round is out of date, and what arrives later than its end does not count.
@@ -312,7 +324,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         for key in std::mem::take(&mut self.awaited).into_keys() {
             self.desk.cancel(key);
         }
-        let actions = self.machine.handle(Event::Committed { round, digest }, self.now);
+        let actions = self.decide(Event::Committed { round, digest });
         self.due.extend(actions);
         Ok(())
     }
@@ -334,7 +346,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         let reports = in_order(*threads, asked.len(), judge);
         for ((worker, round), Scores { predictions, correct, loss_sum }) in asked.into_iter().zip(reports) {
             let report = Federated { predictions, correct, loss_sum };
-            let actions = self.machine.handle(Event::Evaluated { worker, round, report }, self.now);
+            let actions = self.decide(Event::Evaluated { worker, round, report });
             self.due.extend(actions);
         }
     }

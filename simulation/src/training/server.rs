@@ -2,10 +2,17 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Setup, SimulationError, client_index, client_name, files::Metrics, shares::Shares, states::States,
+    Setup, SimulationError, client_index, client_name,
+    files::Metrics,
+    private::{self, Private},
+    shares::Shares,
+    states::States,
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
-use coordinator::store::{RunRecord, Store, Stored};
+use coordinator::{
+    private::Guard,
+    store::{RunRecord, Store, Stored},
+};
 use proto::{digest::Digest, spec::RunSpec};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +41,7 @@ pub(super) struct Server<'a> {
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
+    pub(super) private: Option<Private<'a>>,
     pub(super) metrics: Metrics,
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
@@ -50,6 +58,7 @@ pub(super) struct Opened {
     pub(super) shares: Shares,
     pub(super) store: Store,
     pub(super) states: Mutex<States>,
+    guard: Option<Guard>,
     record: RunRecord,
     vectors: Vectors,
 }
@@ -68,6 +77,7 @@ impl Opened {
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
         let shares = Shares::divide(train, division, *clients, spec.seed)?;
+        let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -81,12 +91,16 @@ impl Opened {
                 let vectors = record.vectors.iter().map(read).collect::<Result<_, SimulationError>>()?;
                 (record, vectors)
             }
-            None => fresh(spec, &model, *clients, algorithm.as_ref()),
+            None => {
+                let (mut record, vectors) = fresh(spec, &model, *clients, algorithm.as_ref());
+                record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
+                (record, vectors)
+            }
         };
         let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
-        Ok(Self { algorithm, model, shares, store, states, record, vectors })
+        Ok(Self { algorithm, model, shares, store, states, guard, record, vectors })
     }
 
     /// The server over it.
@@ -103,6 +117,11 @@ impl Opened {
             states: &self.states,
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
+            private: self
+                .guard
+                .as_ref()
+                .map(|guard| Private::open(guard, &setup.folder, &record))
+                .transpose()?,
             metrics: Metrics::open(&setup.folder, record.round)?,
             record,
             bytes: (0, 0),
@@ -137,6 +156,8 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         population_before: clients,
         committed: BTreeMap::new(),
         recalled: BTreeMap::new(),
+        privacy: None,
+        participations: BTreeMap::new(),
     };
     (record, vectors)
 }

@@ -137,6 +137,7 @@ fn assignment(round: u64, w: &v1::VectorRef) -> v1::Assignment {
         committed: None,
         vectors: vec![w.clone()],
         remaining_ms: 60_000,
+        clip_norm: None,
     }
 }
 

@@ -270,6 +270,7 @@ fn assignment(name: &str, round: u64) -> Assignment {
         committed: None,
         vectors: vec![w],
         remaining: Duration::from_mins(1),
+        clip_norm: None,
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod examples;
 mod local;
+mod private;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
+pub use private::clip_upload;
 pub use update::finish;
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};

@@ -1,14 +1,16 @@
 //! From a finished local run to what leaves the worker and what it keeps. The one place that daemons
 //! and simulation share: whatever is done to an update before it is sent is done here.
 
-use super::TrainError;
+use super::{TrainError, clip_upload};
 use algorithms::{Algorithm, Finished, LocalRun, Vectors};
+use privacy::ClipNorm;
 
 /// Elements that stay in the cache from one look at them to the next.
 const BLOCK: usize = 32 * 1024;
 
 /// Upload and next client state of a local run of that round. `seen` gets the upload, vector after vector,
-/// block after block, while it is in the cache.
+/// block after block, while it is in the cache. In a run that promises privacy the upload is shortened to
+/// `clip_norm`, all of its vectors together.
 ///
 /// # Errors
 /// If a vector is not finite.
@@ -16,14 +18,17 @@ pub fn finish(
     algorithm: &dyn Algorithm,
     run: LocalRun,
     (down, state): (&Vectors, &Vectors),
-    round: u64,
+    (round, clip_norm): (u64, Option<ClipNorm>),
     seen: &mut dyn FnMut(&[f32]),
 ) -> Result<Finished, TrainError> {
     let lr = run.lr;
     let not_finite = |name: &String| {
         TrainError::Training(format!("vector `{name}` of round {round} is not finite (learning rate {lr})"))
     };
-    let finished = algorithm.finish(run, down, state);
+    let mut finished = algorithm.finish(run, down, state);
+    if let Some(norm) = clip_norm {
+        clip_upload(&mut finished.upload, norm)?;
+    }
     for (name, vector) in &finished.upload {
         for block in vector.chunks(BLOCK) {
             if !is_finite(block) {

@@ -188,20 +188,25 @@ fn local_run(
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
-    let Assignment { round, lr, spec, .. } = order;
+    let Assignment { round, lr, spec, clip_norm, .. } = order;
     let began = Instant::now();
+    let public_steps = spec.local.steps.unwrap_or(1);
     let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
     let LocalResult { run, examples, loss } = engine.train(&job, report)?;
     // The plan's vectors go before the next state comes.
     drop(job);
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
-    let facts = Facts { examples, steps, lr, train_loss: loss, seconds };
+    let facts = match clip_norm {
+        // Nothing that was not paid for leaves the worker.
+        Some(_) => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
+        None => Facts { examples, steps, lr, train_loss: loss, seconds },
+    };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
     let mut seen = |block: &[f32]| {
         hasher.update(bytemuck::cast_slice(block));
     };
-    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), round, &mut seen)?;
+    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, clip_norm), &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
 }

@@ -1,0 +1,174 @@
+//! Private runs over real sockets: every release is in the ledger and costs what is shown, the budget
+//! stops what does not fit it, and an update that does not keep to the bound is not counted.
+
+use privacy::{Journal, accountants::report};
+use proto::{
+    event::RunEvent,
+    v1::{RejectReason, RunCommand, RunState},
+};
+use starling_tests::{
+    federation::{Federation, Trainer},
+    peer::{Judged, Peer},
+    toy::Toy,
+};
+use std::time::Duration;
+
+const DRAWN: &str = "sampling={kind='poisson',rate=0.5}\n";
+
+/// A run of a bare vector on the data set `digits`.
+fn private(name: &str, rounds: u64, promise: &str) -> String {
+    format!(
+        "name='{name}'\nrounds={rounds}\n[model]\nkind='flat'\nparameters=1000\n[data]\nname='digits'\n\
+         [cohort]\npopulation=4\nmin_workers=3\ndeadline_s=20\n\
+         [privacy]\nunit='client'\nadjacency='zero_out'\nmechanism='central_gaussian'\nclip_norm=0.5\ndelta=1e-5\n\
+         {promise}"
+    )
+}
+
+async fn toys(pause_ms: u64) -> Federation {
+    let mut federation = Federation::start().await;
+    add_toys(&mut federation, pause_ms);
+    federation
+}
+
+fn add_toys(federation: &mut Federation, pause_ms: u64) {
+    for index in 0..4 {
+        let toy = Toy { pause: Duration::from_millis(pause_ms), ..Toy::default() };
+        federation.add(&format!("w{index}"), Trainer::Toy(toy));
+    }
+}
+
+async fn journal(federation: &mut Federation) -> Journal {
+    Journal::parse(&federation.operator.ledger("digits").await.unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_shown_is_what_the_ledger_says_and_nothing_tells_who_took_part() {
+    let mut federation = toys(0).await;
+    let spec = private("shown", 8, &format!("epsilon=4.0\n{DRAWN}"));
+    let run = federation.operator.submit(&spec).await;
+    let events = federation.operator.finished(&run).await;
+    for event in &events {
+        let silent = match event {
+            RunEvent::RoundOpened { cohort, .. } => cohort.is_empty(),
+            RunEvent::RoundCommitted { participants, .. } => *participants == 0,
+            RunEvent::UpdateApplied { .. } | RunEvent::UpdateRejected { .. } => false,
+            _ => true,
+        };
+        assert!(silent, "{event:?}");
+    }
+    let lines = federation.operator.metrics(&run).await;
+    assert!(lines.iter().all(|line| line.train_loss.is_none() && line.bytes_up == 0), "{lines:?}");
+    let shown: Vec<f64> = lines.iter().map(|line| line.epsilon.unwrap()).collect();
+    assert!(shown.len() == 8 && shown.windows(2).all(|pair| pair[0] < pair[1]), "{shown:?}");
+    assert!(shown[7] <= 4.0 && shown[7] > 3.9, "{shown:?}");
+    let journal = journal(&mut federation).await;
+    assert_eq!(journal.ledger().events().len(), 8);
+    assert!((1..=8).all(|round| journal.paid(&run, round)));
+    assert_eq!(report::epsilon(journal.ledger(), 1e-5, 1).epsilon, shown[7]);
+
+    // The data set has one ledger: nothing of that size is left in it.
+    let refused = federation.operator.refused(&spec).await;
+    assert!(refused.contains("not even one round fits") && refused.contains("`digits`"), "{refused}");
+    let other = spec.replace("zero_out", "add_remove");
+    assert!(federation.operator.refused(&other).await.contains("state the same"));
+
+    // Only an operator's word ends it, and the lines before stay.
+    assert!(federation.operator.reset("digits", " ").await.unwrap_err().message().contains("reason"));
+    assert!(
+        federation
+            .operator
+            .reset("mnist", "x")
+            .await
+            .unwrap_err()
+            .message()
+            .contains("known ledgers: digits")
+    );
+    let lines = federation.operator.reset("digits", "new clients only").await.unwrap();
+    assert!(lines.lines().count() == 10 && lines.contains("new clients only"), "{lines}");
+    let again = federation.operator.submit(&spec).await;
+    let active = federation.operator.reset("digits", "x").await;
+    assert!(active.is_err() || federation.operator.state(&again).await == RunState::Finished);
+    federation.operator.finished(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_reaches_its_bound_stops_with_its_model() {
+    // Both are accepted before there is anybody to train: each fits alone, together they reach the bound
+    // that both have promised.
+    let mut federation = Federation::start().await;
+    let spec = |name: &str| private(name, 10, &format!("epsilon=4.0\n{DRAWN}"));
+    let runs =
+        [federation.operator.submit(&spec("one")).await, federation.operator.submit(&spec("two")).await];
+    add_toys(&mut federation, 5);
+    let mut exhausted = 0;
+    for run in &runs {
+        let events = federation.operator.watch(run, RunEvent::is_last).await;
+        if let Some(RunEvent::Exhausted { rounds, reason, .. }) = events.last() {
+            exhausted += 1;
+            assert!(reason.contains("above the budget of 4"), "{reason}");
+            assert_eq!(federation.operator.state(run).await, RunState::Exhausted);
+            assert_eq!(federation.operator.metrics(run).await.len() as u64, *rounds);
+            federation.operator.export(run).await.unwrap();
+        }
+    }
+    assert!(exhausted > 0);
+    let journal = journal(&mut federation).await;
+    assert_eq!(journal.ledger().events().len(), 10);
+    assert!(report::epsilon(journal.ledger(), 1e-5, 1).epsilon <= 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_goes_on_with_the_same_ledger() {
+    let mut federation = toys(20).await;
+    let run = federation.operator.submit(&private("restart", 6, &format!("epsilon=4.0\n{DRAWN}"))).await;
+    federation.operator.committed(&run, 1).await;
+    federation.operator.control(&run, RunCommand::Pause).await;
+    federation.operator.control(&run, RunCommand::Resume).await;
+    let mut federation = federation.restart_coordinator().await;
+    federation.operator.finished(&run).await;
+    let journal = journal(&mut federation).await;
+    assert_eq!(journal.ledger().events().len(), 6);
+    let shown = federation.operator.metrics(&run).await;
+    assert_eq!(shown.last().unwrap().epsilon, Some(report::epsilon(journal.ledger(), 1e-5, 1).epsilon));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_coordinator_does_not_trust_a_workers_clipping() {
+    let mut federation = Federation::start().await;
+    let spec = private("bad", 1, "noise_multiplier=1.0\nsampling={kind='everyone'}\n")
+        .replace("min_workers=3", "min_workers=2\nmin_updates=2")
+        .replace("[privacy]", "[vetting]\nquarantine_after=0\n[privacy]");
+    let run = federation.operator.submit(&spec).await;
+    let mut long = Peer::join(federation.coordinator.address, "long").await;
+    let mut off = Peer::join(federation.coordinator.address, "off").await;
+    let assignment = long.assignment().await;
+    assert_eq!(assignment.clip_norm, Some(0.5));
+    let upload = long.update(&assignment, &[0.25; 1000]);
+    assert_eq!(long.send(upload).await.0, Judged::Rejected(RejectReason::Norm));
+    let assignment = off.assignment().await;
+    let upload = off.update(&assignment, &[1e-4 / 3.0; 1000]);
+    assert_eq!(off.send(upload).await.0, Judged::Rejected(RejectReason::Range));
+    assert!(federation.operator.metrics(&run).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dp_ftrl_pays_for_the_whole_run_before_the_first_round() {
+    let mut federation = toys(0).await;
+    let spec = private(
+        "ftrl",
+        4,
+        "epsilon=4.0\nparticipation={most=4}\nstrategy={kind='toeplitz',factor={kind='square_root'}}\n",
+    )
+    .replace("central_gaussian", "dp_ftrl");
+    let run = federation.operator.submit(&spec).await;
+    federation.operator.finished(&run).await;
+    let journal = journal(&mut federation).await;
+    assert_eq!(journal.ledger().events().len(), 1);
+    assert!(journal.paid(&run, 0));
+    let shown = federation.operator.metrics(&run).await;
+    let whole = report::epsilon(journal.ledger(), 1e-5, 1).epsilon;
+    assert!(whole <= 4.0 && shown.iter().all(|line| line.epsilon == Some(whole)), "{whole} {shown:?}");
+    let refused = federation.operator.refused(&spec).await;
+    assert!(refused.contains("pays for all its rounds before the first"), "{refused}");
+}
