@@ -223,6 +223,7 @@ fn a_blink_at_the_opening_does_not_change_the_cohort() {
 #[test]
 fn restart_goes_on_in_the_same_round() {
     let restored = Restored {
+        participations: BTreeMap::new(),
         round: 1,
         opening: Some(Opening { round: 1, cohort: vec!["a".into(), "b".into()], secret: None }),
         members: ["a", "b", "c"].map(String::from).into(),

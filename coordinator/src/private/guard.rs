@@ -20,7 +20,7 @@ use proto::{
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -244,14 +244,14 @@ impl Guard {
                     MechanismKind::CentralDiscreteGaussian => Kind::Discrete,
                     _ => Kind::Rounded,
                 };
-                let sampler = Sampler::new(kind, variance).map_err(|error| error.to_string())?;
+                let sampler = sampler(kind, variance)?;
                 let shards = sum.quanta.par_chunks_mut(SHARD).enumerate();
                 shards.for_each(|(shard, sum)| key.add_noise(&sampler, (0, shard as u32), sum, 1));
             }
         }
         if let Some(adaptive) = &mut standing.adaptive {
             let variance = adaptive.count_variance().map_err(text)?;
-            let sampler = Sampler::new(Kind::Rounded, variance).map_err(|error| error.to_string())?;
+            let sampler = sampler(Kind::Rounded, variance)?;
             standing.norm = adaptive.close(sum.within + sampler.sample(&mut key.stream(COUNT, 0)));
         }
         Ok(())
@@ -308,6 +308,20 @@ impl Guard {
     fn states(&self) -> MutexGuard<'_, BTreeMap<u32, [State; 2]>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A sampler's table takes longer to make than many a round takes; the last few are kept.
+fn sampler(kind: Kind, variance: NonZeroU64) -> Result<Arc<Sampler>, String> {
+    static KNOWN: Mutex<VecDeque<Arc<Sampler>>> = Mutex::new(VecDeque::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let wanted = |sampler: &&Arc<Sampler>| sampler.kind() == kind && sampler.variance() == variance.get();
+    if let Some(sampler) = known.iter().find(wanted) {
+        return Ok(Arc::clone(sampler));
+    }
+    let made = Arc::new(Sampler::new(kind, variance).map_err(|error| error.to_string())?);
+    known.push_front(Arc::clone(&made));
+    known.truncate(8);
+    Ok(made)
 }
 
 #[cfg(test)]

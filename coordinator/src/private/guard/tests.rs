@@ -1,3 +1,5 @@
+//! What a guard lets through, adds and refuses.
+
 use super::*;
 
 const LENGTH: usize = 4;
@@ -39,7 +41,7 @@ fn a_retry_has_the_same_noise_and_another_sum_has_its_own() {
     let secret = Secret::new([3; 32]);
     let mut sum = guard.sum(&standing).unwrap();
     sum.add(&[0.5, 0.0, -0.25, 0.0]).unwrap();
-    let mut release = |sum: &Sum, secret: &Secret| {
+    let release = |sum: &Sum, secret: &Secret| {
         let means = guard.release(&mut standing.clone(), sum.clone(), (2, 0.1), secret).unwrap();
         means["delta"].as_ref().clone()
     };
