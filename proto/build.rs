@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=starling");
-    let files = ["starling/v1/access.proto", "starling/v1/fleet.proto", "starling/v1/operator.proto"];
+    let files = ["access", "fleet", "operator", "peers"].map(|name| format!("starling/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("starling.bin");
     fs::write(out, prost::Message::encode_to_vec(&descriptors))?;

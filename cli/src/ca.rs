@@ -28,6 +28,28 @@ enum What {
     /// Writes authority.pem (for the coordinator alone), ca.pem (public) and operator.pem (the first
     /// operator's identity); JSON: an object with authority, certificate, operator, fingerprint, until
     Init(Init),
+    /// Writes the key and certificate of a peer of decentralised runs, who needs no coordinator to enrol at;
+    /// JSON: an object with name, identity, until
+    Peer(PeerArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct PeerArgs {
+    /// The folder with authority.pem
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The peer's name, unique in its runs
+    #[arg(long)]
+    name: WorkerName,
+    /// The file to write; the peer's `identity`
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Life of the certificate in days
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    days: u32,
+    /// Prints JSON instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,7 +89,10 @@ pub(crate) struct Made {
 
 /// Does what was asked.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
-    let What::Init(init) = &args.what;
+    let init = match &args.what {
+        What::Init(init) => init,
+        What::Peer(args) => return peer_main(args),
+    };
     let lives = (u64::from(init.days) * DAY_S, u64::from(init.operator_days) * DAY_S);
     let made = make(&init.dir, &init.name, init.operator.as_str(), lives)?;
     if init.json {
@@ -84,6 +109,29 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         ("fingerprint", made.fingerprint),
         ("valid until", table::instant(made.until)),
     ]))
+}
+
+fn peer_main(args: &PeerArgs) -> Result<(), Failure> {
+    let until =
+        peer(&args.dir.join("authority.pem"), (args.name.as_str(), u64::from(args.days) * DAY_S), &args.to)?;
+    if args.json {
+        return output::line(json!({ "name": args.name, "identity": args.to, "until": until }));
+    }
+    output::line(table::pairs(&[
+        ("identity", format!("{}  (secret; for peer `{}`)", args.to.display(), args.name)),
+        ("valid until", table::instant(until)),
+    ]))
+}
+
+/// Writes a peer's key and certificate, and says until when it is valid.
+pub(crate) fn peer(authority: &Path, (name, life_s): (&str, u64), to: &Path) -> Result<u64, Failure> {
+    output::refuse_existing(to, false)?;
+    let authority = Authority::load(authority).map_err(|error| Failure::new(Code::NotFound, error))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let validity = Validity::lasting(now, life_s);
+    let bundle = Bundle::issue(&authority, Role::Peer, name, (&[], validity)).map_err(Failure::internal)?;
+    bundle.save(to).map_err(|error| Failure::new(Code::Create, error))?;
+    Ok(bundle.identity().not_after)
 }
 
 /// Writes authority, public certificate and first operator into a folder.
@@ -134,5 +182,9 @@ mod tests {
         assert_eq!(again.code, Code::Create);
         assert!(again.message.contains("authority.pem"), "{again}");
         assert_eq!(Authority::load(&made.authority).unwrap().fingerprint(), authority.fingerprint());
+        let to = folder.path().join("p.pem");
+        peer(&made.authority, ("peer-1", 100), &to).unwrap();
+        assert_eq!(Bundle::load(&to).unwrap().unwrap().identity().to_string(), "peer `peer-1`");
+        assert_eq!(peer(&made.authority, ("peer-1", 100), &to).unwrap_err().code, Code::Create);
     }
 }

@@ -122,12 +122,13 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         given => given,
     };
     let host = Arc::new(Host::new(settings.data, settings.shapes, threads));
+    let open_files = life::raise_file_limit();
     life::runtime()?.block_on(async {
         let cannot =
             |error| Failure::new(Code::Unavailable, format!("cannot listen on {}: {error}", settings.listen));
         let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        tracing::info!(%address, data_dir = %config.data_dir.display(), "listening");
+        tracing::info!(%address, data_dir = %config.data_dir.display(), open_files, "listening");
         if let Some(file) = &args.address_file {
             output::write_file(file, true, &[address.to_string().as_bytes()])?;
         }

@@ -22,6 +22,7 @@ mod identity;
 mod life;
 mod log;
 mod output;
+mod peer;
 mod plot;
 mod privacy;
 mod process;
@@ -32,6 +33,7 @@ mod samples;
 mod simulate;
 mod table;
 mod token;
+mod topology;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -52,12 +54,14 @@ enum Command {
     Demo(Box<demo::Args>),
     Coordinator(coordinator::Args),
     Worker(worker::Args),
+    Peer(peer::Args),
     Run(run::Args),
     Ca(ca::Args),
     Token(token::Args),
     Identity(identity::Args),
     Audit(audit::Args),
-    Privacy(privacy::Args),
+    Topology(topology::Args),
+    Privacy(Box<privacy::Args>),
     Doctor(doctor::Args),
     Simulate(simulate::Args),
     Compare(compare::Args),
@@ -80,12 +84,14 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Coordinator(args) => coordinator::main(&args),
         Command::Worker(args) => worker::main(args),
+        Command::Peer(args) => peer::main(args),
         Command::Run(args) => run::main(args),
         Command::Ca(args) => ca::main(&args),
         Command::Token(args) => token::main(args),
         Command::Identity(args) => identity::main(args),
         Command::Audit(args) => audit::main(&args),
-        Command::Privacy(args) => privacy::main(args),
+        Command::Topology(args) => topology::main(&args),
+        Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Simulate(args) => simulate::main(&args),
         Command::Compare(args) => compare::main(&args),
@@ -113,8 +119,19 @@ mod tests {
             "demo --partition iid --model mlp --lr 0.1 --epochs 2",
             "coordinator --config c.toml --listen 127.0.0.1:0 --address-file a --log-format json",
             "worker --config w.toml --name a --coordinator http://127.0.0.1:7077",
+            "demo --mode decentralised --workers 8 --algorithm dfedavgm --topology ring",
             "worker list --json",
+            "peer --config p.toml --listen 127.0.0.1:0",
+            "peer status --peer 127.0.0.1:7079 --identity o.pem --json",
+            "peer export --identity o.pem --to m.safetensors",
+            "peer consensus --identity o.pem --to m.safetensors --force --json",
+            "peer leave --identity o.pem",
+            "ca peer --dir d --name peer-1 --to p.pem",
             "worker release a",
+            "worker devices --json",
+            "bench train --models mlp,cnn-32 --batch 10,50 --threads 1,2 --device cpu --json",
+            "bench train --against-torch --python python3.11 --seconds 1.5",
+            "bench kernels --threads 2 --parameters 1M --json",
             "run submit run.toml --watch",
             "run list --coordinator http://10.0.0.1:7077",
             "run watch a-1 --json",
@@ -133,6 +150,17 @@ mod tests {
             "privacy ledger reset mnist --reason replaced",
             "doctor --coordinator-config c.toml --worker-config w.toml --json",
             "doctor --coordinator https://a:1 --identity o.pem",
+            "topology list --json",
+            "topology report --kind one-peer-exponential --n 16 --svg g.svg --json",
+            "topology report --edges e.txt --set weights=given --mode push --loss 0.1 --no-ledger",
+            "bench gossip --peers 4 --parameters 1M --topology ring --algorithm dfedavg --json",
+            "privacy epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --rounds 1000 --delta 1e-6 --unit client --accountant all",
+            "privacy noise --epsilon 2 --delta 1e-5 --rounds 100 --adjacency replace_one --sample-size 10 --population 100",
+            "privacy rounds --epsilon 2 --delta 1e-5 --noise-multiplier 1.1 --mechanism laplace --json",
+            "privacy curve --noise-multiplier 1.1 --rounds 100 --delta 1e-5 --to x.svg --force",
+            "privacy long-run --clip 1 --clients 100 --steps 10 --learning-rate 0.1 --smoothness 1 --noise 1 --rounds 2 --delta 1e-5 --published",
+            "privacy verify ledger.jsonl --delta 1e-6 --claimed 2",
+            "privacy audit --noise-multiplier 1 --rounds 2 --trials 100 --mutation no-clip",
             "simulate r.toml --set algorithm.kind=fedavg,scaffold --seeds 0..3 --clients 1000 --out o --json",
             "simulate r.toml --workers 10 --data mnist=d --data d --threads 2 --checkpoint 0",
             "compare a b --target 0.8 --last 5 --plot p.svg --json",
@@ -153,10 +181,21 @@ mod tests {
             ("demo --examples 10 --data x", "cannot be used with"),
             ("demo --partition dirichlet", "dirichlet:0.3"),
             ("worker", "--config"),
+            ("peer", "--config"),
             ("worker list extra", "extra"),
             ("run export a-1", "--to"),
             ("bench round --parameters 10X", "10X"),
+            ("bench train --python python3", "--against-torch"),
+            ("bench train --seconds 0", "seconds above 0"),
             ("doctor --json", "--worker-config"),
+            ("topology report", "--kind"),
+            ("privacy epsilon --noise-multiplier 0 --rounds 1 --delta 0.1", "a number from 1e-3 to 1e9"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 1", "a number from 0 to below 1"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 0 --delta 0.1", "--rounds"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --adjacency add", "`add_remove`"),
+            ("privacy epsilon --noise-multiplier 1 --rounds 1 --delta 0.1 --accountant prv", "`contour`"),
+            ("privacy noise --epsilon 1 --delta 0.1 --rounds 1 --sample-size 3", "--population"),
+            ("privacy audit --noise-multiplier 1 --confidence 1", "below 1"),
             ("simulate", "<FILE>"),
             ("simulate r.toml --seeds x", "0..3"),
             ("simulate r.toml --set lr", "KEY=VALUE"),

@@ -1,6 +1,7 @@
 //! The end of a long-lived process: a signal, a drain with a grace period, and whether it was clean.
 
 use crate::exit::{Code, Failure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{future::Future, pin::pin, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,16 @@ fn stdin_closed() -> tokio::sync::oneshot::Receiver<()> {
         let _ = closed.send(());
     });
     receiver
+}
+
+/// Raises the limit on open files as far as this process may: each connection is one, and the usual soft
+/// limit of 1,024 is from a time of fewer. Gives the limit.
+pub(crate) fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_err() {
+        return limit.current.unwrap_or(u64::MAX);
+    }
+    limit.maximum.unwrap_or(u64::MAX)
 }
 
 /// A runtime for one command.

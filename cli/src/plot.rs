@@ -5,9 +5,9 @@ use plotters::{coord::Shift, prelude::*};
 use proto::event::Metrics;
 
 const SIZE: (u32, u32) = (900, 640);
-const INK: RGBColor = RGBColor(60, 64, 72);
-const GRID: RGBColor = RGBColor(226, 228, 232);
-const BLUE: RGBColor = RGBColor(31, 100, 180);
+pub(crate) const INK: RGBColor = RGBColor(60, 64, 72);
+pub(crate) const GRID: RGBColor = RGBColor(226, 228, 232);
+pub(crate) const BLUE: RGBColor = RGBColor(31, 100, 180);
 const ORANGE: RGBColor = RGBColor(214, 108, 20);
 const GREEN: RGBColor = RGBColor(30, 132, 84);
 

@@ -65,6 +65,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Waits for a death that nobody asked for.
     pub(crate) async fn died(&mut self) -> Failure {
         let how = match self.child.wait().await {
@@ -125,6 +135,22 @@ pub(crate) fn peak_memory(id: u32) -> Option<u64> {
     kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmHWM:")
 }
 
+/// Resident memory of a process, in bytes; `None` where the kernel does not say.
+pub(crate) fn resident_memory(id: u32) -> Option<u64> {
+    kilobytes(&std::fs::read_to_string(format!("/proc/{id}/status")).ok()?, "VmRSS:")
+}
+
+/// Lets this process' [`peak_memory`] start again at its present size, where the kernel can.
+pub(crate) fn forget_peak() {
+    // Without it the peak is that of the whole life: too large, never too small.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Open files of a process; `None` where the kernel does not say.
+pub(crate) fn open_files(id: u32) -> Option<usize> {
+    Some(std::fs::read_dir(format!("/proc/{id}/fd")).ok()?.count())
+}
+
 /// Processor seconds of a process so far, user and system, all threads; `None` where the kernel does
 /// not say.
 pub(crate) fn cpu_seconds(id: u32) -> Option<f64> {
@@ -172,5 +198,10 @@ mod tests {
         while busy.elapsed().as_millis() < 300 {}
         assert!(cpu_seconds(std::process::id()).unwrap() > before);
         assert!(available_memory().unwrap() > 0);
+        let me = std::process::id();
+        assert!((100_000..=peak_memory(me).unwrap()).contains(&resident_memory(me).unwrap()));
+        let held = std::fs::File::open("/proc/self/stat").unwrap();
+        assert!(open_files(me).unwrap() > 3);
+        drop(held);
     }
 }

@@ -13,6 +13,7 @@ fn check(file: &Path) -> Result<(), Failure> {
     match name.split(['.', '-']).next() {
         Some("coordinator") => coordinator::configure(&Layers::read(file)?).map(drop),
         Some("worker") => worker::configure(&Layers::read(file)?).map(drop),
+        Some("peer") => crate::peer::configure(&Layers::read(file)?).map(drop),
         Some("run") => run::read_spec(file).map(drop),
         _ => Err(Failure::usage("nothing reads a file of this name")),
     }
@@ -63,6 +64,11 @@ fn annotated_samples_have_every_key() {
     config.share = Some(::worker::Share { index: 0, of: 1 });
     config.health = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 7081)));
     assert_explains("samples/worker.toml", &serde_json::to_value(config).unwrap(), &[]);
+    let peer: ::worker::peer::Config = Layers::read(&deploy("samples/peer.toml")).unwrap().extract().unwrap();
+    assert_explains("samples/peer.toml", &serde_json::to_value(peer).unwrap(), &[]);
+    let (_, spec) = run::read_spec(&deploy("samples/run-decentralised.toml")).unwrap();
+    let topology = serde_json::to_value(spec.topology.unwrap()).unwrap();
+    assert_explains("samples/run-decentralised.toml", &topology, &[]);
     let (_, spec) = run::read_spec(&deploy("samples/run.toml")).unwrap();
     assert_explains("samples/run.toml", &serde_json::to_value(spec).unwrap(), &[]);
 }

@@ -56,7 +56,7 @@ pub(crate) fn wire(role: Role) -> Result<v1::Role, Failure> {
         Role::Worker => Ok(v1::Role::Worker),
         Role::Operator => Ok(v1::Role::Operator),
         Role::Observer => Ok(v1::Role::Observer),
-        Role::Coordinator => Err(Failure::usage(
+        Role::Coordinator | Role::Peer => Err(Failure::usage(
             "a coordinator needs no token: it has the authority's file; expected worker, operator or observer",
         )),
     }

@@ -63,7 +63,10 @@ fn exit_codes_tell_what_was_wrong() {
         (&["run", "submit", run.to_str().unwrap()], 64, &["run.toml", "rounds"]),
         (&["run", "list", "--coordinator", &nobody], 69, &["starling coordinator", &nobody]),
         (&["worker", "list", "--coordinator", &nobody], 69, &["starling coordinator"]),
-        (&["demo", "--mode", "decentralised"], 64, &["not available in this version"]),
+        (&["demo", "--mode", "decentralised", "--algorithm", "choco-sgd"], 64, &["peers cannot run", "sgp"]),
+        (&["demo", "--topology", "ring"], 64, &["--mode decentralised"]),
+        (&["topology", "report", "--kind", "rng", "--n", "8"], 64, &["did you mean `ring`"]),
+        (&["topology", "report", "--kind", "reset-chain", "--n", "8", "--mode", "symmetric"], 1, &["E3"]),
         (&["demo", "--out", out], 73, &["not empty"]),
     ] {
         assert_fails(&starling(args, &[]), code, wants);

@@ -81,3 +81,28 @@ fn a_refused_run_leaves_no_process() {
     assert!(text.contains("char"), "{text}");
     assert_eq!(processes_of(&out), 0, "a process was left behind");
 }
+
+#[test]
+fn peers_need_no_coordinator() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
+    command.args(["demo", "--json", "--mode", "decentralised", "--model", "linear", "--rounds", "4"]);
+    command.args(["--workers", "3", "--examples", "300", "--out"]).arg(&out);
+    let output = command.output().expect("the binary was built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let report: Value = serde_json::from_str(&text).expect("one JSON object");
+    assert_eq!((report["peers"].as_u64(), report["rounds"].as_u64()), (Some(3), Some(4)));
+    assert_eq!((report["algorithm"].as_str(), report["mass"].as_f64()), (Some("sgp"), Some(3.0)));
+    assert!(report["consensus_distance"].as_f64().unwrap() > 0.0, "{report}");
+    let model = read(&out.join("model.safetensors"));
+    assert!(safetensors::SafeTensors::deserialize(&model).is_ok());
+    let metrics = String::from_utf8(read(&out.join("metrics.jsonl"))).unwrap();
+    assert_eq!(metrics.lines().count(), 4);
+    for name in ["worker-1", "worker-2", "worker-3"] {
+        let log = String::from_utf8(read(&out.join(format!("logs/{name}.log")))).unwrap();
+        assert!(log.contains("topology of the run") && log.contains("stopped cleanly"), "{name}: {log}");
+    }
+    assert_eq!(processes_of(&out), 0, "a process was left behind");
+}

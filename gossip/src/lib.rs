@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`topology`] (the trait), one file of [`topologies`], [`mixing`] (the weights),
 //! [`analysis`] and [`report`] (what a graph promises), [`machine`] (a peer, with the ledger that
-//! keeps the mass), [`kernel`] (mixing whole vectors). `README.md` has the design and what was found.
+//! keeps the mass), [`rule`] and one file of [`rules`] (an algorithm), [`kernel`] (mixing whole vectors). `README.md` has the design and what was found.
 
 pub mod analysis;
 pub mod kernel;
@@ -15,13 +15,20 @@ pub mod mass;
 pub mod mixing;
 pub mod predict;
 pub mod report;
+pub mod rule;
 pub mod schedule;
 pub mod seed;
+pub mod sketch;
 pub mod topology;
 
 /// One file per topology; `build.rs` lists them.
 pub mod topologies {
     include!(concat!(env!("OUT_DIR"), "/topologies.rs"));
+}
+
+/// One file per decentralised algorithm; `build.rs` lists them.
+pub mod rules {
+    include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 }
 
 pub use mass::Mass;

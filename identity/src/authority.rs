@@ -14,6 +14,10 @@ use rustls::pki_types::CertificateDer;
 use std::{net::IpAddr, path::Path};
 use time::OffsetDateTime;
 
+/// The host name in every peer's certificate. Peers move, and find each other by addresses that no
+/// certificate could list; what counts is the authority, the role and the name.
+pub const PEER_HOST: &str = "peer.starling";
+
 /// Clocks of a fleet differ: a certificate is valid from so long before it was issued.
 pub(crate) const SKEW_S: u64 = 300;
 
@@ -175,15 +179,19 @@ impl Authority {
         let mut params = params(name, Validity { until, ..validity });
         let uri = Identity::uri(role, name).try_into().map_err(make)?;
         params.subject_alt_names.push(SanType::URI(uri));
+        if role == Role::Peer {
+            params.subject_alt_names.push(host_name(PEER_HOST)?);
+        }
         for host in hosts {
             params.subject_alt_names.push(host_name(host)?);
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let usage = match role {
-            Role::Coordinator => ExtendedKeyUsagePurpose::ServerAuth,
-            Role::Worker | Role::Operator | Role::Observer => ExtendedKeyUsagePurpose::ClientAuth,
+        let (serves, calls) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+        params.extended_key_usages = match role {
+            Role::Coordinator => vec![serves],
+            Role::Worker | Role::Operator | Role::Observer => vec![calls],
+            Role::Peer => vec![serves, calls],
         };
-        params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
         Ok(params.signed_by(key, &self.issuer).map_err(make)?.der().clone())
     }

@@ -47,12 +47,20 @@ impl Dial for Tcp {
 pub struct Connector {
     dial: Arc<dyn Dial>,
     tls: Option<Arc<ClientConfig>>,
+    /// What the server's certificate must name; absent: the host that is dialled.
+    host: Option<&'static str>,
 }
 
 impl Connector {
     /// With TLS or, knowingly, without.
     pub fn new(dial: Arc<dyn Dial>, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { dial, tls }
+        Self { dial, tls, host: None }
+    }
+
+    /// To servers whose certificate names `host`, wherever they are.
+    #[must_use]
+    pub fn named(self, host: &'static str) -> Self {
+        Self { host: Some(host), ..self }
     }
 }
 
@@ -66,7 +74,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { dial, tls } = self.clone();
+        let Self { dial, tls, host: named } = self.clone();
         Box::pin(async move {
             let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{uri}: {why}"));
             // An address of version 6 stands in brackets.
@@ -74,6 +82,7 @@ impl Service<Uri> for Connector {
             let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
             let socket = dial.dial(host.clone(), port).await?;
             let Some(tls) = tls else { return Ok(TokioIo::new(socket)) };
+            let host = named.map_or(host, str::to_owned);
             let name = ServerName::try_from(host).map_err(|error| wrong(&error.to_string()))?;
             let stream = TlsConnector::from(tls).connect(name, socket).await?;
             Ok(TokioIo::new(Box::new(stream) as Box<dyn Socket>))

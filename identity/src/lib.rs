@@ -13,7 +13,7 @@ mod name;
 mod tls;
 mod token;
 
-pub use authority::{Authority, AuthorityError, Validity, request_key};
+pub use authority::{Authority, AuthorityError, PEER_HOST, Validity, request_key};
 pub use bundle::{Bundle, BundleError, SigningRequest};
 pub use dial::{Connector, Dial, Socket, Tcp};
 pub use name::{Identity, Role, Serial};

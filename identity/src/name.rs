@@ -19,11 +19,13 @@ pub enum Role {
     Observer,
     /// Serves.
     Coordinator,
+    /// Trains with other peers, without a coordinator: serves and calls.
+    Peer,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Worker, Self::Operator, Self::Observer, Self::Coordinator];
+    pub const ALL: [Self; 5] = [Self::Worker, Self::Operator, Self::Observer, Self::Coordinator, Self::Peer];
 
     /// The name, as people type it.
     pub fn label(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Role {
             Self::Operator => "operator",
             Self::Observer => "observer",
             Self::Coordinator => "coordinator",
+            Self::Peer => "peer",
         }
     }
 }

@@ -3,10 +3,13 @@
 //! `E_Q[e^L] = 1`, so that `E_Q[e^{tL}] − 1 = E_Q[e^{tL} − 1 − t(e^L − 1)]`. Summed in that form
 //! nothing cancels, and a loss of 1e-9 per round keeps its digits over a million rounds.
 
+mod vertical;
+
+pub(crate) use vertical::Vertical;
+
 use crate::{
     Ledger,
     loss::{Loss, Points},
-    numeric::complex::Complex,
 };
 
 /// Which of two neighbouring data sets the loss is taken under.
@@ -113,18 +116,6 @@ impl Points {
         [self.ln_moment(t), first, second - first * first]
     }
 
-    /// `ln E_Q[e^{tL}]` at a complex `t`.
-    pub(crate) fn ln_moment_complex(&self, t: Complex) -> Complex {
-        let top = self.top(t.re);
-        if top > 300.0 {
-            let term = |(ln_q, loss)| Complex::new(ln_q + t.re * loss - top, t.im * loss).exp();
-            let sum = self.iter().map(term).fold(Complex::ZERO, |a, b| a + b);
-            return Complex::real(top) + sum.ln();
-        }
-        let term = |(ln_q, loss)| excess_complex(ln_q, loss, t);
-        self.iter().map(term).fold(Complex::ZERO, |a, b| a + b).ln_1p()
-    }
-
     /// `E_Q[(e^L − 1)^n]` for an even `n`, in logarithms.
     pub(crate) fn ln_central(&self, n: i32) -> f64 {
         let terms = self.iter().map(|(ln_q, loss)| {
@@ -162,22 +153,4 @@ fn excess(ln_q: f64, loss: f64, t: f64) -> f64 {
         return ln_q.exp() * ((t * loss).exp_m1() - t * u);
     }
     (ln_q + t * loss).exp() - ln_q.exp() * (1.0 + t * u)
-}
-
-fn excess_complex(ln_q: f64, loss: f64, t: Complex) -> Complex {
-    let u = loss.exp_m1();
-    let size = t.re.abs() + t.im.abs();
-    if size * u.abs() < 0.05 && u.abs() < 0.05 {
-        let mut tail = Complex::real(1.0);
-        for k in (3..=12).rev() {
-            let k = f64::from(k);
-            tail = Complex::real(1.0) + (t - Complex::real(k - 1.0)).scale(u / k) * tail;
-        }
-        return t * (t - Complex::real(1.0)) * tail.scale(ln_q.exp() * 0.5 * u * u);
-    }
-    let power = Complex::new(ln_q + t.re * loss, t.im * loss).exp();
-    if loss > 300.0 {
-        return power - t.scale((ln_q + loss).exp());
-    }
-    power - (Complex::real(1.0) + t.scale(u)).scale(ln_q.exp())
 }

@@ -114,3 +114,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn nothing_released_costs_nothing_by_every_accountant() {
+    let empty = ledger(Adjacency::ZeroOut, &[]);
+    assert_eq!(report::epsilon(&empty, 1e-5, 1).epsilon, 0.0);
+    for accountant in Accountant::ALL {
+        // One that makes no statement says so.
+        assert!(accountant.epsilon(&empty, 1e-5, 1).unwrap_or(0.0) == 0.0, "{accountant:?}");
+        assert!(accountant.delta(&empty, 0.5, 1).unwrap_or(0.0) == 0.0, "{accountant:?}");
+    }
+}

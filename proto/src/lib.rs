@@ -11,6 +11,7 @@ pub mod limits;
 pub mod messages;
 pub mod names;
 pub mod nearest;
+pub mod peers;
 pub mod reason;
 pub mod spec;
 

@@ -20,6 +20,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const SILENCE: Duration = Duration::from_secs(4);
 /// A transfer without a byte for so long has failed. Progress, not total time, is what is bounded.
 pub const STALL: Duration = Duration::from_secs(20);
+/// An upload moves at least so many bytes in [`STALL`] (13 kB/s): whoever sends a byte now
+/// and then would keep one of the few places for payloads from all others.
+pub const PACE_BYTES: u64 = CHUNK_BYTES as u64;
 /// A unary call is answered within this time or fails.
 pub const CALL: Duration = Duration::from_secs(20);
 /// Messages that wait for one slow session before it is given up.

@@ -21,12 +21,21 @@ impl RejectReason {
             Self::Facts => "impossible facts",
             Self::Quarantined => "quarantined",
             Self::Length => "wrong length",
+            Self::TooSlow => "too slow",
         }
     }
 
-    /// Whether the worker is at fault, so that repetition leads to quarantine: being late is not.
+    /// Whether the round goes on without the worker: nothing better can come from it.
+    pub fn settles(self) -> bool {
+        self.is_fault() || self == Self::TooSlow
+    }
+
+    /// Whether the worker is at fault, so that repetition leads to quarantine: being late or slow is not.
     pub fn is_fault(self) -> bool {
-        !matches!(self, Self::UnknownRun | Self::StaleRound | Self::NotAssigned | Self::Quarantined)
+        !matches!(
+            self,
+            Self::UnknownRun | Self::StaleRound | Self::NotAssigned | Self::Quarantined | Self::TooSlow
+        )
     }
 }
 

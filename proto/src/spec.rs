@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod private;
+mod topology;
 
 pub use check::SpecError;
+pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,7 +34,7 @@ pub struct RunSpec {
     pub model: ModelSpec,
     /// The data set, by the name that workers know it by.
     pub data: DataSpec,
-    /// The federated algorithm and its hyper-parameters.
+    /// The algorithm and its hyper-parameters.
     #[serde(default)]
     pub algorithm: AlgorithmSpec,
     /// Local training on a worker.
@@ -51,9 +53,9 @@ pub struct RunSpec {
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<privacy::PrivacySpec>,
-    /// Reserved: this version refuses a run with this section instead of ignoring it.
+    /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub topology: Option<serde_json::Value>,
+    pub topology: Option<TopologySpec>,
 }
 
 /// Where the aggregation happens.
@@ -63,7 +65,7 @@ pub enum Mode {
     /// A coordinator aggregates.
     #[default]
     Federated,
-    /// Peers mix over a directed graph. Not available in this version: refused at submission.
+    /// Peers mix over a graph, without a coordinator: `starling peer`.
     Decentralised,
 }
 

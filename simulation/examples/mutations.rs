@@ -1,18 +1,19 @@
 //! Plants every deliberate defect and says which invariant finds it at which seed; ends with code 1 if
-//! one survives, or is found by another invariant than it should be.
+//! one survives, or is found by another invariant than it should be. Over the rules in which every defect
+//! can show: those whose server mirrors what workers keep.
 //!
 //! ```text
 //! cargo run -p simulation --example mutations
 //! ```
 
-use simulation::{TRAPS, spring, stateful};
+use simulation::{TRAPS, mirroring, spring};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut survived = 0;
     println!("{:<18} {:<44} {:<10} {:>4}  caught by", "mutation", "what it is", "algorithm", "seed");
     for trap in TRAPS {
-        for algorithm in stateful() {
+        for algorithm in mirroring() {
             let (name, about) = (format!("{:?}", trap.mutation), trap.about);
             match spring(trap, algorithm) {
                 Some((seed, invariant)) if trap.caught_by.contains(&invariant) => {

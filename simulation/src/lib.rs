@@ -47,9 +47,19 @@ pub type Millis = u64;
 /// Every rule of the registry whose workers keep state between rounds and that can do without some of
 /// them, by name.
 pub fn stateful() -> Vec<&'static str> {
-    let keeps = |rule: &&algorithms::Rule| {
+    those(|algorithm| algorithm.has_client_state())
+}
+
+/// Those of [`stateful`] whose server holds the mean of what workers keep: there a state that is lost,
+/// doubled or out of date shows as such, in the balance of both.
+pub fn mirroring() -> Vec<&'static str> {
+    those(|algorithm| algorithm.has_client_state() && !algorithm.mirrored().is_empty())
+}
+
+fn those(wanted: impl Fn(&dyn algorithms::Algorithm) -> bool) -> Vec<&'static str> {
+    let meets = |rule: &&algorithms::Rule| {
         let made = (rule.make)(&(rule.defaults)());
-        made.is_ok_and(|algorithm| algorithm.has_client_state() && !algorithm.needs_everyone())
+        made.is_ok_and(|algorithm| wanted(algorithm.as_ref()) && !algorithm.needs_everyone())
     };
-    algorithms::rules::RULES.iter().filter(keeps).map(|rule| rule.name).collect()
+    algorithms::rules::RULES.iter().filter(meets).map(|rule| rule.name).collect()
 }

@@ -27,7 +27,12 @@ pub fn channel(address: SocketAddr) -> Channel {
 impl Operator {
     /// For the coordinator at that address.
     pub fn new(address: SocketAddr) -> Self {
-        Self { client: OperatorClient::new(channel(address)) }
+        Self::over(channel(address))
+    }
+
+    /// On a channel that the test made.
+    pub fn over(channel: Channel) -> Self {
+        Self { client: OperatorClient::new(channel) }
     }
 
     /// Whether the coordinator answers.
@@ -73,8 +78,17 @@ impl Operator {
 
     /// One line per committed round, as the store has them.
     pub async fn metrics(&mut self, run: &str) -> Vec<Metrics> {
-        let lines = self.show(run).await.metrics;
-        lines.iter().map(|line| serde_json::from_str(line).expect("a line of metrics")).collect()
+        self.try_metrics(run).await.expect("the run is known")
+    }
+
+    /// As [`Self::metrics`], from a coordinator that may be down.
+    ///
+    /// # Errors
+    /// If the call fails.
+    pub async fn try_metrics(&mut self, run: &str) -> Result<Vec<Metrics>, Status> {
+        let request = v1::RunRequest { run: run.to_owned() };
+        let lines = self.client.show_run(request).await?.into_inner().metrics;
+        Ok(lines.iter().map(|line| serde_json::from_str(line).expect("a line of metrics")).collect())
     }
 
     /// The model's digest after each committed round.
@@ -120,7 +134,11 @@ impl Operator {
         panic!("{run}: what was waited for did not come within {PATIENCE:?}: {seen:#?}");
     }
 
-    async fn follow(
+    /// Adds the run's events to those that were seen, until one is wanted (true) or the stream ends.
+    ///
+    /// # Errors
+    /// If the call fails; whoever calls may go on.
+    pub async fn follow(
         &mut self,
         run: &str,
         seen: &mut Vec<RunEvent>,

@@ -70,7 +70,12 @@ impl Peer {
 
     /// Opens a session as a worker that is welcome, and stays alive.
     pub async fn join(address: SocketAddr, name: &str) -> Self {
-        let mut peer = Self::open(address, name, hello(name)).await;
+        Self::join_over(channel(address), name).await
+    }
+
+    /// As [`Self::join`], on a connection that the test made.
+    pub async fn join_over(channel: Channel, name: &str) -> Self {
+        let mut peer = Self::over(channel, name, hello(name)).await.expect("the session is opened");
         match peer.next().await {
             Ok(Body::Welcome(_)) => {}
             other => panic!("{name} is not welcome: {other:?}"),
@@ -234,7 +239,8 @@ pub async fn offer(
     (out, replies, first)
 }
 
-async fn reply(replies: &mut Streaming<v1::UploadReply>) -> Reply {
+/// The next reply.
+pub async fn reply(replies: &mut Streaming<v1::UploadReply>) -> Reply {
     let message = timeout(ANSWER, replies.message()).await.expect("an upload is answered");
     message.expect("the stream lives").expect("the stream goes on").body.expect("a reply says something")
 }

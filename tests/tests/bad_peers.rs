@@ -1,10 +1,12 @@
 //! Peers that break the protocol, each in one way: each is told which rule it broke, nobody else
 //! notices, and the run goes on with those who keep the rules.
 
+use bytes::{Buf, BufMut};
 use proto::{
     chunk::Assembler,
     digest::Digest,
     event::RunEvent,
+    limits,
     v1::{
         self, ErrorCode, Heartbeat, RejectReason, UploadRequest, coordinator_message::Body,
         upload_reply::Body as Reply, upload_request::Body as Sent, worker_message::Body as Said,
@@ -12,7 +14,7 @@ use proto::{
 };
 use starling_tests::{
     federation::{Federation, Trainer},
-    operator::channel,
+    operator::{PATIENCE, channel},
     peer::{Judged, Peer, Upload, hello, offer, send},
     toy::Toy,
 };
@@ -22,8 +24,11 @@ use std::{
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
-use tokio::time::sleep;
-use tonic::Code;
+use tokio::time::{sleep, timeout};
+use tonic::{
+    Code, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
 
 const LENGTH: usize = 1_000;
 
@@ -317,6 +322,79 @@ async fn noise_on_the_port_disturbs_nobody() {
     federation.add("honest", Trainer::Toy(Toy { pause: Duration::from_millis(10), ..Toy::default() }));
     federation.operator.finished(&run).await;
     assert!(federation.operator.worker("honest").await.unwrap().connected);
+}
+
+/// Sends bytes as they are, in gRPC's envelope.
+#[derive(Debug, Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        from.advance(from.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// What a call answers to one message of any bytes.
+async fn answer(address: SocketAddr, call: &str, bytes: Vec<u8>) -> Status {
+    let mut grpc = tonic::client::Grpc::new(channel(address));
+    grpc.ready().await.expect("the connection is open");
+    let request = tonic::Request::new(tokio_stream::iter([bytes]));
+    let called = timeout(PATIENCE, grpc.streaming(request, call.parse().expect("the path of a call"), Raw));
+    let mut replies = match called.await.expect("every call is answered") {
+        Ok(replies) => replies.into_inner(),
+        Err(status) => return status,
+    };
+    loop {
+        match timeout(PATIENCE, replies.message()).await.expect("every stream ends") {
+            Ok(Some(())) => {}
+            Ok(None) => panic!("{call}: the stream ended without a reason"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_in_every_call_is_refused_with_a_reason() {
+    let mut federation = Federation::start().await;
+    let address = federation.coordinator.address;
+    let run = federation.operator.submit(&flat(5, LENGTH, "")).await;
+    for call in proto::calls() {
+        let status = answer(address, &call, vec![0xff; 100]).await;
+        assert!(status.message().contains("decode"), "{call}: {status:?}");
+        let status = answer(address, &call, vec![0; limits::MESSAGE_BYTES + 1]).await;
+        assert_eq!(status.code(), Code::OutOfRange, "{call}: {status:?}");
+    }
+    federation.add("honest", Trainer::Toy(Toy::default()));
+    federation.operator.finished(&run).await;
 }
 
 /// Sends the header and two chunks, then is gone, as a process that is killed.

@@ -24,7 +24,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tempfile::TempDir;
-use tokio::{net::TcpStream, task::JoinHandle, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -376,6 +381,36 @@ async fn health_tells_when_the_authority_has_ended() {
     assert_eq!(states.message().await.unwrap().unwrap().status, 1, "serving");
     let next = tokio::time::timeout(PATIENCE, states.message()).await.expect("it changes in time");
     assert_eq!(next.unwrap().unwrap().status, 2, "not serving");
+}
+
+#[tokio::test]
+async fn health_tells_of_a_drain_before_the_connection_ends() {
+    let mut site = Site::start(DAY, |_| {}).await;
+    let mut health = HealthClient::new(site.anonymous().await);
+    let request = HealthCheckRequest { service: String::new() };
+    let mut states = health.watch(request).await.unwrap().into_inner();
+    assert_eq!(states.message().await.unwrap().unwrap().status, 1, "serving");
+    site.stop.cancel();
+    let next = tokio::time::timeout(PATIENCE, states.message()).await.expect("it changes in time");
+    assert_eq!(next.unwrap().unwrap().status, 2, "not serving");
+    drop((states, health));
+    let stopped = tokio::time::timeout(PATIENCE, &mut site.task).await.expect("it stops in time");
+    stopped.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn noise_is_answered_with_an_alert_and_hung_up_on() {
+    let site = Site::start(DAY, |_| {}).await;
+    for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 600], b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"] {
+        let mut stream = TcpStream::connect(site.address).await.unwrap();
+        stream.write_all(noise).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        read.expect("it hangs up").unwrap();
+        // A TLS record of type alert (RFC 8446, 6), fatal, with its reason.
+        assert!(matches!(answer[..], [21, 3, _, 0, 2, 2, _]), "{answer:?}");
+    }
+    assert_eq!(site.admin().await.runs().await.unwrap().len(), 0);
 }
 
 #[tokio::test]

@@ -254,8 +254,15 @@ const PURE: &[&str] = &["algorithms", "gossip", "privacy"];
 
 /// What each crate may depend on among ours.
 fn allowed(krate: &str) -> Option<Vec<&'static str>> {
-    let layers: &[&[&str]] =
-        &[PURE, &["identity", "proto"], &["coordinator", "worker"], &["simulation"], &["cli"], &["tests"]];
+    let layers: &[&[&str]] = &[
+        PURE,
+        &["identity", "proto"],
+        &["coordinator", "worker"],
+        &["simulation"],
+        &["cli"],
+        &["tests"],
+        &["fuzz"],
+    ];
     let layer = layers.iter().position(|layer| layer.contains(&krate))?;
     Some(layers[..layer].concat())
 }
@@ -329,7 +336,9 @@ fn lints_are_inherited(files: &[File]) -> Vec<String> {
         manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool)
             == Some(true)
     };
-    let without = manifests(files).filter(|(_, manifest)| !inherits(manifest));
+    // A workspace of its own (fuzz/) has nothing to inherit from.
+    let own = |manifest: &toml::Table| manifest.contains_key("workspace");
+    let without = manifests(files).filter(|(_, manifest)| !inherits(manifest) && !own(manifest));
     without.map(|(krate, _)| format!("{krate}/Cargo.toml: lacks [lints] workspace = true")).collect()
 }
 
@@ -425,7 +434,7 @@ fn nothing_is_left_for_later(files: &[File]) -> Vec<String> {
 
 fn methods_cite_their_paper(files: &[File]) -> Vec<String> {
     let method = |file: &&File| {
-        let folders = ["algorithms/src/rules/", "gossip/src/topologies/"];
+        let folders = ["algorithms/src/rules/", "gossip/src/rules/", "gossip/src/topologies/"];
         is_rust(&file.path) && folders.iter().any(|folder| file.path.starts_with(folder))
     };
     let cites = |file: &&File| {

@@ -35,6 +35,12 @@ pub enum WorkerError {
         /// Its words.
         detail: String,
     },
+    /// The run file of a peer.
+    #[error("run file: {0}")]
+    Run(String),
+    /// A peer cannot train, or its training failed.
+    #[error("{0}")]
+    Training(String),
     /// A task of the worker panicked: a bug.
     #[error("internal error, please report it: {0}")]
     Internal(String),

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`session`] (pure: what to do when), [`client_state`] (what survives a round),
 //! [`trainer`] (one local run), [`transfer`] (vectors over the wire), [`driver`] (sockets, clocks and
-//! threads around them).
+//! threads around them), [`peer`] (the same trainer without a coordinator).
 
 pub mod access;
 pub mod client_state;
@@ -12,6 +12,7 @@ pub mod driver;
 pub mod engine;
 mod error;
 pub mod message;
+pub mod peer;
 pub mod session;
 #[cfg(test)]
 mod testing;

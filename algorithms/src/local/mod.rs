@@ -120,6 +120,12 @@ pub enum Update<S = f32> {
         /// `g_a`, the mean direction of the last round.
         global: Vector<S>,
     },
+    /// Heavy ball from rest: `w⁺ = w − η (G + wd·w) + θ (w − w⁻)`, with `w⁻ = w₀` before the first step
+    /// (Polyak 1964; DFedAvgM).
+    HeavyBall {
+        /// `θ`.
+        momentum: S,
+    },
 }
 
 /// Step size and regularisation of one round; constant inside the round.

@@ -156,3 +156,35 @@ fn a_failed_gradient_is_no_step() {
     assert_eq!(walk.step(|_, _| Err::<(), _>("no data")), Err("no data"));
     assert_eq!((walk.weights(), walk.steps()), ([1.0].as_slice(), 0));
 }
+
+#[test]
+fn a_heavy_ball_starts_from_rest_and_remembers_every_part_of_a_step() {
+    let plan =
+        LocalPlan::<f64> { prox: 0.5, update: Update::HeavyBall { momentum: 0.9 }, ..LocalPlan::default() };
+    let size = StepSize { lr: 0.1, weight_decay: 0.01, clip: None, compat: false };
+    for probe in [Probe::Here, Probe::ascent(0.05)] {
+        let plan = LocalPlan { probe: probe.clone(), ..plan.clone() };
+        let mut walk = Walk::new(&Arc::new(vec![1.0, -2.0]), &plan, size);
+        let slope = |w: &[f64]| [2.0 * (w[0] - 3.0), w[1] + 1.0];
+        let (mut w, mut before) = ([1.0, -2.0], [1.0, -2.0]);
+        for _ in 0..4 {
+            let mut g = slope(&w);
+            if let Probe::Ascent { rho } = probe {
+                let reach = rho / ((g[0] * g[0] + g[1] * g[1]).sqrt() + 1e-7);
+                g = slope(&[w[0] + reach * g[0], w[1] + reach * g[1]]);
+            }
+            let start = [1.0, -2.0];
+            let next = |k: usize| {
+                w[k] - 0.1 * (g[k] + 0.5 * (w[k] - start[k]) + 0.01 * w[k]) + 0.9 * (w[k] - before[k])
+            };
+            (w, before) = ([next(0), next(1)], w);
+            walk.step(|at, grad| {
+                grad.copy_from_slice(&slope(at));
+                Ok::<_, Infallible>(())
+            })
+            .unwrap();
+        }
+        let LocalRun { end, .. } = walk.finish();
+        assert!(end.iter().zip(w).all(|(got, want)| (got - want).abs() < 1e-12), "{end:?} {w:?}");
+    }
+}

@@ -6,7 +6,7 @@ use crate::{LocalRun, Vector, Vectors, axpy, scalar::Scalar, scale};
 use std::sync::Arc;
 
 /// A local run under way. Memory: `2d`, and `d` for each of: an offset, a probe that is not
-/// [`Probe::Here`], a merge, `μ`; `3d` for [`Update::Amsgrad`].
+/// [`Probe::Here`], a merge, `μ`; `3d` for [`Update::Amsgrad`], up to `2d` for a heavy ball.
 #[derive(Debug)]
 pub struct Walk<S = f32> {
     start: Vector<S>,
@@ -17,6 +17,8 @@ pub struct Walk<S = f32> {
     /// `g₁` of a merge, `μ` of FedSMOO.
     kept: Vec<S>,
     moments: Option<Moments<S>>,
+    /// `w − w⁻` of a heavy ball.
+    velocity: Vec<S>,
     plan: LocalPlan<S>,
     size: StepSize<S>,
     steps: u32,
@@ -50,8 +52,9 @@ impl<S: Scalar> Walk<S> {
             Probe::Merged { .. } => (d, vec![S::ZERO; d]),
             Probe::Dynamic { dual, .. } => (d, dual.as_ref().clone()),
         };
+        let heavy = matches!(plan.update, Update::HeavyBall { .. });
         let moments = match &plan.update {
-            Update::Sgd => None,
+            Update::Sgd | Update::HeavyBall { .. } => None,
             Update::Amsgrad { second, .. } => {
                 assert_eq!(second.len(), d, "amsgrad: lengths differ");
                 let second = second.as_ref().clone();
@@ -62,9 +65,11 @@ impl<S: Scalar> Walk<S> {
             w: start.as_ref().clone(),
             start,
             grad: vec![S::ZERO; d],
-            probe: vec![S::ZERO; probes],
+            // A heavy ball keeps the last weights there.
+            probe: vec![S::ZERO; if heavy { d } else { probes }],
             kept,
             moments,
+            velocity: vec![S::ZERO; if heavy { d } else { 0 }],
             plan: plan.clone(),
             size,
             steps: 0,
@@ -88,7 +93,9 @@ impl<S: Scalar> Walk<S> {
     /// Those of `gradient`; the step is then not done.
     pub fn step<T, E>(&mut self, mut gradient: impl FnMut(&[S], &mut [S]) -> Result<T, E>) -> Result<T, E> {
         let measured = self.gradient(&mut gradient)?;
-        if self.moments.is_some() {
+        if let Update::HeavyBall { momentum } = self.plan.update {
+            self.heavy_ball(momentum);
+        } else if self.moments.is_some() {
             self.amsgrad();
         } else {
             step(&mut self.w, &mut self.grad, &self.start, &self.plan, &self.size);
@@ -127,6 +134,15 @@ impl<S: Scalar> Walk<S> {
             axpy(grad, S::ONE - *merge, kept);
         }
         Ok(measured)
+    }
+
+    fn heavy_ball(&mut self, momentum: S) {
+        self.probe.copy_from_slice(&self.w);
+        step(&mut self.w, &mut self.grad, &self.start, &self.plan, &self.size);
+        for ((w, before), v) in self.w.iter_mut().zip(&self.probe).zip(&mut self.velocity) {
+            *v = (*w - *before) + momentum * *v;
+            *w = *before + *v;
+        }
     }
 
     fn amsgrad(&mut self) {

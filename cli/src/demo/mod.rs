@@ -3,6 +3,7 @@
 //! The processes are the ones that run in earnest, with their own configuration files, which stay in
 //! the folder as examples.
 
+mod decentralised;
 mod folder;
 mod plan;
 
@@ -26,17 +27,17 @@ const SHOWN: usize = 20;
 
 /// Runs a whole federation of real processes on this machine, from nothing to a trained model.
 ///
-/// Starts one coordinator and N workers, shows their progress, and leaves the model, its metrics, a plot
+/// Starts one coordinator and N workers, or N peers that need no coordinator, shows their progress, and leaves the model, its metrics, a plot
 /// and the logs in a folder. Ctrl-C stops all of them. Without --data the workers share procedural digits, which need no file. JSON: one object at the end,
 /// with run, data, model, algorithm, workers, rounds, accuracy, loss, seconds, bytes_down, bytes_up,
 /// model_digest, and the paths model_file, metrics_file, plot_file, logs.
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "flags are booleans")]
 pub(crate) struct Args {
-    /// Where the aggregation happens
+    /// Who brings the models together
     #[arg(long, value_enum, default_value_t = ModeArg::Federated)]
     pub(crate) mode: ModeArg,
-    /// Worker processes
+    /// Worker processes, or peers
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
     /// Rounds [default: depends on the data]
@@ -52,9 +53,14 @@ pub(crate) struct Args {
     /// linear, mlp, lenet, cnn, resnet18-gn, char-lstm or char-gpt [default: depends on the data]
     #[arg(long, value_name = "KIND")]
     pub(crate) model: Option<String>,
-    /// An algorithm by its name, such as fedavg, fedprox, scaffold or feddyn
-    #[arg(long, value_name = "KIND", default_value = "fedavg")]
-    pub(crate) algorithm: String,
+    /// fedavg, fedprox, scaffold and others; with --mode decentralised sgp, dfedavg, dfedsam and others
+    /// [default: fedavg, or sgp]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) algorithm: Option<String>,
+    /// With --mode decentralised: who talks to whom, see `starling topology list` [default: an exponential
+    /// graph, or base-graph where that must be undirected]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) topology: Option<String>,
     /// Divides the classes among workers by a Dirichlet distribution; small is heterogeneous
     #[arg(long, value_name = "A", conflicts_with = "partition")]
     pub(crate) alpha: Option<f64>,
@@ -87,7 +93,7 @@ pub(crate) struct Args {
 pub(crate) enum ModeArg {
     /// A coordinator aggregates
     Federated,
-    /// Not available in this version
+    /// Peers mix with their neighbours, without a coordinator
     Decentralised,
 }
 
@@ -101,12 +107,14 @@ struct Trained {
 
 /// Runs the demo.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
-    if args.mode == ModeArg::Decentralised {
-        let text = "--mode decentralised is not available in this version; expected `federated`";
-        return Err(Failure::usage(text));
+    if args.mode == ModeArg::Federated && args.topology.is_some() {
+        return Err(Failure::usage("--topology belongs to --mode decentralised"));
     }
     let planned = plan::plan(args)?;
     let folder = folder::Folder::open(&args.out)?;
+    if args.mode == ModeArg::Decentralised {
+        return decentralised::main(args, &planned, &folder);
+    }
     life::runtime()?.block_on(demo(args, &planned, &folder))
 }
 

@@ -1,10 +1,10 @@
 //! What a demo trains: defaults that suit the data, overridden by flags, as a run file.
 
-use super::Args;
+use super::{Args, ModeArg};
 use crate::exit::{Code, Failure};
 use proto::spec::{
     AlgorithmSpec, CohortSpec, DataSpec, EvaluationSpec, LocalSpec, Mode, ModelSpec, PartitionSpec, RunSpec,
-    VettingSpec,
+    TopologySpec, VettingSpec,
 };
 use std::str::FromStr;
 use worker::data::{self, DataInfo, Source, TextKey};
@@ -130,14 +130,17 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         (None, None) => partition,
     };
     let workers = usize::from(args.workers);
+    let peers = args.mode == ModeArg::Decentralised;
+    let kind = args.algorithm.clone().unwrap_or_else(|| if peers { "sgp" } else { "fedavg" }.to_owned());
     let spec = RunSpec {
         name: format!("demo-{}", data.0),
-        mode: Mode::Federated,
+        mode: if peers { Mode::Decentralised } else { Mode::Federated },
         rounds: args.rounds.unwrap_or(rounds),
         seed: args.seed,
         model: args.model.as_deref().map_or(Ok(model), model_of)?,
         data: DataSpec { name: data.0.clone(), partition: Some(partition), augment, sequence: SEQUENCE },
-        algorithm: AlgorithmSpec { kind: args.algorithm.clone(), ..AlgorithmSpec::default() },
+        topology: peers.then(|| topology(args, &kind)),
+        algorithm: AlgorithmSpec { kind, ..AlgorithmSpec::default() },
         local: LocalSpec {
             epochs: args.epochs.unwrap_or(local.epochs),
             steps: local.steps.filter(|_| args.epochs.is_none()),
@@ -154,10 +157,24 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         evaluation: EvaluationSpec::default(),
         vetting: VettingSpec::default(),
         privacy: None,
-        topology: None,
     };
     spec.check().map_err(|error| Failure::usage(format!("this demo cannot work: {error}")))?;
     Ok(spec)
+}
+
+/// Over which graph a demo's peers mix.
+fn topology(args: &Args, algorithm: &str) -> TopologySpec {
+    let symmetric = gossip::rules::RULES
+        .iter()
+        .any(|row| row.name == algorithm && row.mode == gossip::report::Mode::Symmetric);
+    let kind = match &args.topology {
+        Some(given) => given.as_str(),
+        None if algorithm == "adpsgd" => "random-pair",
+        None if symmetric => "base-graph",
+        None if args.workers.is_power_of_two() => "one-peer-exponential",
+        None => "static-exponential",
+    };
+    TopologySpec::new(kind, usize::from(args.workers))
 }
 
 /// A model by its kind, with the defaults of its own keys.
@@ -272,6 +289,9 @@ mod tests {
             ("--model lenett", "did you mean `lenet`"),
             ("--algorithm scafold", "did you mean `scaffold`"),
             ("--alpha 0", "data.partition.alpha"),
+            ("--mode decentralised --algorithm scaffold", "unknown decentralised algorithm"),
+            ("--mode decentralised --topology rng", "did you mean `ring`"),
+            ("--mode decentralised --algorithm dfedavg --topology directed-ring", "not symmetric"),
             ("--data no/such/folder", "no/such/folder"),
         ] {
             let error = plan(&args(line)).unwrap_err().message;

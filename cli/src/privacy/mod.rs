@@ -1,11 +1,21 @@
-//! `starling privacy …`: what was released, and what it cost.
+//! `starling privacy …`: what a run costs, before and after it, one file each. Nothing here but
+//! `ledger` talks to a coordinator: the answers follow from numbers, or from a file.
 
+mod audit;
+mod curve;
+mod epsilon;
 mod ledger;
+mod long_run;
+mod noise;
+mod picture;
+mod rounds;
+mod setting;
+mod verify;
 
 use crate::exit::Failure;
 use clap::Subcommand;
 
-/// Privacy: the ledgers of a coordinator.
+/// Privacy accounting: ε, noise, rounds, curves, bounds, and checks of ledgers and mechanisms.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -14,12 +24,26 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    Epsilon(epsilon::Args),
+    Noise(noise::Args),
+    Rounds(rounds::Args),
+    Curve(curve::Args),
+    LongRun(long_run::Args),
+    Verify(verify::Args),
+    Audit(audit::Args),
     Ledger(ledger::Args),
 }
 
-/// Does what was asked.
+/// Computes and prints.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
+        What::Epsilon(args) => epsilon::main(&args),
+        What::Noise(args) => noise::main(&args),
+        What::Rounds(args) => rounds::main(&args),
+        What::Curve(args) => curve::main(&args),
+        What::LongRun(args) => long_run::main(&args),
+        What::Verify(args) => verify::main(&args),
+        What::Audit(args) => audit::main(&args),
         What::Ledger(args) => ledger::main(args),
     }
 }

@@ -67,7 +67,7 @@ pub(crate) async fn export(
     Ok(exported)
 }
 
-fn damaged(text: impl std::fmt::Display) -> Failure {
+pub(crate) fn damaged(text: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Data, format!("the model arrived damaged: {text}"))
 }
 
@@ -133,7 +133,7 @@ async fn receive(operator: &mut Operator, run: &str, arriving: &mut Arriving) ->
 }
 
 /// Checks that the announced tensors fill the announced vector.
-fn open(header: ExportHeader) -> Result<(ExportHeader, Assembler), Failure> {
+pub(crate) fn open(header: ExportHeader) -> Result<(ExportHeader, Assembler), Failure> {
     let model = header.model.as_ref().ok_or_else(|| damaged("the header names no model"))?;
     let digest = Digest::from_bytes(&model.digest).map_err(damaged)?;
     let scalars = header.tensors.iter().try_fold(0_u64, |sum, tensor| {
@@ -149,7 +149,7 @@ fn open(header: ExportHeader) -> Result<(ExportHeader, Assembler), Failure> {
 }
 
 /// What is exported, and the head of its file (the length of the JSON, then the JSON).
-fn describe(header: &ExportHeader, parameters: usize) -> Result<(Exported, Vec<u8>), Failure> {
+pub(crate) fn describe(header: &ExportHeader, parameters: usize) -> Result<(Exported, Vec<u8>), Failure> {
     let bytes = header.model.as_ref().map(|model| model.digest.as_slice()).unwrap_or_default();
     let digest = Digest::from_bytes(bytes).map_err(damaged)?;
     let mut metadata = BTreeMap::from([

@@ -1,6 +1,6 @@
 //! `starling run …`: submitting, watching and controlling runs, and taking their results away.
 
-mod export;
+pub(crate) mod export;
 mod follow;
 mod watch;
 

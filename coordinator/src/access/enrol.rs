@@ -50,7 +50,7 @@ pub(crate) fn role_of(role: Role) -> v1::Role {
         Role::Worker => v1::Role::Worker,
         Role::Operator => v1::Role::Operator,
         Role::Observer => v1::Role::Observer,
-        Role::Coordinator => v1::Role::Unspecified,
+        Role::Coordinator | Role::Peer => v1::Role::Unspecified,
     }
 }
 

@@ -50,9 +50,20 @@ impl Machine {
             worker: worker.to_owned(),
             decision: Decision::Reject { reason, detail },
         });
-        if !reason.is_fault() {
+        if reason.is_fault() {
+            self.strike(worker, out);
+        }
+        if !reason.settles() {
             return;
         }
+        let open = round == self.round && self.phase == Phase::Training;
+        if open && matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
+            self.cohort.insert(worker.to_owned(), Member::Rejected(reason));
+            self.try_close(out);
+        }
+    }
+
+    fn strike(&mut self, worker: &str, out: &mut Vec<Action>) {
         let strikes = self.strikes.entry(worker.to_owned()).or_default();
         *strikes += 1;
         let rejections = *strikes;
@@ -60,11 +71,6 @@ impl Machine {
             self.quarantined.insert(worker.to_owned());
             out.push(Action::Publish(RunEvent::Quarantined { worker: worker.to_owned(), rejections }));
             out.push(Action::Quarantine { worker: worker.to_owned() });
-        }
-        let open = round == self.round && self.phase == Phase::Training;
-        if open && matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
-            self.cohort.insert(worker.to_owned(), Member::Rejected(reason));
-            self.try_close(out);
         }
     }
 

@@ -100,6 +100,7 @@ impl Actor {
             bytes_down: 0.into(),
             buffers: Buffers::new(slots),
             slots: Arc::new(Semaphore::new(slots)),
+            waiting: 0.into(),
             parked: Mutex::default(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());

@@ -22,6 +22,7 @@ use buffers::Buffers;
 use proto::{
     chunk::Assembler,
     digest::Digest,
+    limits,
     spec::RunSpec,
     v1::{Progress, RunDetail, RunSummary},
 };
@@ -29,8 +30,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -98,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) bytes_down: AtomicU64,
     pub(crate) buffers: Buffers,
     slots: Arc<Semaphore>,
+    /// Uploads that wait for a slot.
+    waiting: AtomicUsize,
     parked: Mutex<BTreeMap<String, Parked>>,
 }
 
@@ -126,10 +130,25 @@ impl Shared {
             let evicted = self.parked().pop_first();
             drop(evicted);
         }
-        let permit = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = {
+            // A caller that gives up is no longer waiting.
+            let _waits = Waits::new(&self.waiting);
+            Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
+        };
         let buffer = self.buffers.take(self.upload_length());
         let assembler = Assembler::filling(buffer, digest);
         Incoming { assembler, survey: Survey::new(self.upload.iter().map(|(_, length)| *length)), permit }
+    }
+
+    /// Bytes that a transfer must move in so much time. While others wait for its place, so many that it
+    /// could be done within a round.
+    pub(crate) fn pace(&self, elapsed: Duration) -> u64 {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return limits::PACE_BYTES;
+        }
+        let round = Duration::from_secs(self.spec.cohort.deadline_s).as_secs_f64();
+        let share = self.upload_length() as f64 * 4.0 * elapsed.as_secs_f64() / round;
+        limits::PACE_BYTES.max(share as u64)
     }
 
     /// Keeps the received part of a broken transfer.
@@ -158,6 +177,22 @@ impl Shared {
     /// Bytes moved since the last call, down and up.
     pub(crate) fn take_bytes(&self) -> (u64, u64) {
         (self.bytes_down.swap(0, Ordering::Relaxed), self.bytes_up.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Counted among those who wait, until dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

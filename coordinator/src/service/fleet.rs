@@ -77,7 +77,11 @@ impl Service {
                 let _ = outbox.send(Err(status)).await;
                 return;
             }
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(status)) => return drop(outbox.send(Err(status)).await),
+            Err(_) => {
+                let text = format!("no Hello within {} s", limits::SILENCE.as_secs());
+                return drop(outbox.send(Err(ErrorCode::Malformed.status(text))).await);
+            }
         };
         let (worker, session) = match self.greet(&hello, &peer, &outbox) {
             Ok(greeted) => greeted,
@@ -153,7 +157,12 @@ impl Service {
             };
             let said = match message {
                 Err(_) => return "no sign of life",
-                Ok(Err(_)) => return "the connection broke",
+                Ok(Err(status)) => {
+                    tracing::debug!(worker, %status, "nothing more can be read");
+                    // Whoever sent what cannot be decoded is told; a broken connection tells nobody.
+                    let _ = session.outbox.try_send(Err(status));
+                    return "the connection broke, or what it carried cannot be decoded";
+                }
                 Ok(Ok(None)) => return "the worker closed the session",
                 Ok(Ok(Some(message))) => message.body,
             };

@@ -44,6 +44,7 @@ impl Operator for Service {
         }
         let peer = peer_of(&request)?;
         let spec = RunSpec::from_toml(&request.into_inner().spec)
+            .and_then(RunSpec::for_coordinator)
             .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let _one_at_a_time = self.submission.lock().await;
         let active = self.fleet().runs().iter().filter(|run| !run.log.borrow().1).count();

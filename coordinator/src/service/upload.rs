@@ -23,7 +23,10 @@ use proto::{
     },
 };
 use std::{sync::atomic::Ordering, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tonic::Status;
 
 /// How long a call that was given up takes to look closed from this side.
@@ -35,6 +38,8 @@ type Replies = mpsc::Sender<Result<UploadReply, Status>>;
 enum Received {
     Whole(Vec<f32>, Survey, OwnedSemaphorePermit),
     Refused(Refusal),
+    /// The round went on without it.
+    Decided(Decision),
     /// The stream broke; what was received is parked.
     Broken,
 }
@@ -53,7 +58,12 @@ pub(super) async fn serve(
             let _ = replies.send(Err(status)).await;
             return;
         }
-        Ok(Err(_)) | Err(_) => return,
+        // Said to whoever still listens; what cannot be decoded has its own words.
+        Ok(Err(status)) => return drop(replies.send(Err(status)).await),
+        Err(_) => {
+            let text = format!("no header within {} s", limits::STALL.as_secs());
+            return drop(replies.send(Err(ErrorCode::Malformed.status(text))).await);
+        }
     };
     if let Err(why) = speaks_for(peer, &header.worker) {
         let _ = replies.send(Err(ErrorCode::Forbidden.status(why))).await;
@@ -112,6 +122,7 @@ async fn take(
     match receive(run, header, (inbound, replies), incoming).await {
         Received::Broken => None,
         Received::Refused(refusal) => refuse(run, header, refusal).await,
+        Received::Decided(decision) => Some(decision),
         Received::Whole(values, survey, permit) => match vet_values(&values, &survey, &form, &facts) {
             Ok(()) => deliver(run, header, facts, (values, permit)).await,
             Err(refusal) => refuse(run, header, refusal).await,
@@ -125,6 +136,7 @@ async fn receive(
     (inbound, replies): (&mut Messages<UploadRequest>, &Replies),
     mut incoming: Incoming,
 ) -> Received {
+    let mut pace = Pace { since: Instant::now(), from: incoming.assembler.received() };
     while !incoming.assembler.is_complete() {
         let message = tokio::time::timeout(limits::STALL, inbound.message()).await;
         let chunk = match message {
@@ -144,11 +156,48 @@ async fn receive(
             return Received::Refused((reason_of(&error), error.to_string()));
         }
         incoming.survey.extend(incoming.assembler.arrived());
+        if let Some(ended) = pace.look(run, header, &incoming).await {
+            return ended;
+        }
     }
     let Incoming { assembler, survey, permit } = incoming;
     match assembler.finish() {
         Ok(values) => Received::Whole(values, survey, permit),
         Err(error) => Received::Refused((reason_of(&error), error.to_string())),
+    }
+}
+
+/// What a transfer has moved in the present window of [`limits::STALL`].
+struct Pace {
+    since: Instant,
+    from: u64,
+}
+
+impl Pace {
+    /// At the end of a window: ends a transfer that moves too little, or whose round is over.
+    async fn look(
+        &mut self,
+        run: &RunHandle,
+        header: &UploadHeader,
+        incoming: &Incoming,
+    ) -> Option<Received> {
+        let elapsed = self.since.elapsed();
+        if elapsed < limits::STALL || incoming.assembler.is_complete() {
+            return None;
+        }
+        let received = incoming.assembler.received();
+        let (moved, due) = (received - self.from, run.shared.pace(elapsed));
+        if moved < due {
+            let detail = format!("{moved} bytes in {} s, expected at least {due}", elapsed.as_secs());
+            return Some(Received::Refused((RejectReason::TooSlow, detail)));
+        }
+        *self = Self { since: Instant::now(), from: received };
+        let (worker, round) = (header.worker.clone(), header.round);
+        match run.ask(|reply| Command::Offer { worker, round, reply }).await {
+            Some(Decision::Accept) => None,
+            Some(decision) => Some(Received::Decided(decision)),
+            None => Some(Received::Broken),
+        }
     }
 }
 

@@ -12,27 +12,20 @@ mod blobs;
 mod handle;
 mod ledger;
 mod pool;
+mod record;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::{Blobs, Reader};
 pub(crate) use ledger::other_promise;
 pub use ledger::{Payment, Release};
+pub use record::{RunRecord, Stored, StoredEvent};
 
-use crate::{
-    machine::{Opening, Restored},
-    private::Standing,
-};
-use algorithms::Algorithm;
 use handle::Handle;
-use proto::{
-    digest::Digest,
-    event::{Metrics, RunEvent},
-    spec::RunSpec,
-};
+use proto::{digest::Digest, event::Metrics};
 use redb::{Durability, ReadableTable, TableDefinition, WriteTransaction};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
@@ -96,112 +89,6 @@ macro_rules! from_redb {
     )*};
 }
 from_redb!(TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
-
-/// Whether a stored run still has work to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum Stored {
-    /// It goes on at the next start.
-    Active {},
-    /// An operator paused it.
-    Paused {},
-    /// All rounds are committed.
-    Finished {},
-    /// An operator ended it.
-    Cancelled {},
-    /// Its privacy budget is spent; the last committed model stands.
-    Exhausted {
-        /// What the gate said.
-        reason: String,
-    },
-    /// It ended by itself.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Everything durable about a run but its log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// The run's id.
-    pub id: String,
-    /// Order of submission.
-    pub number: u64,
-    /// The run file.
-    pub spec: RunSpec,
-    /// Where it stands.
-    pub state: Stored,
-    /// Names and shapes of the model's tensors.
-    pub tensors: Vec<(String, Vec<usize>)>,
-    /// The server's vectors after the last committed round.
-    pub vectors: BTreeMap<String, Digest>,
-    /// Scalars in each vector.
-    pub length: u64,
-    /// Rounds committed.
-    pub round: u64,
-    /// The open round.
-    pub opening: Option<Opening>,
-    /// Workers ever in a draw.
-    pub members: BTreeSet<String>,
-    /// How many there were when the last round was committed.
-    pub population_before: usize,
-    /// The last committed round that counted each worker.
-    pub committed: BTreeMap<String, u64>,
-    /// Server vectors as they were after each round that is some worker's last, as far as the algorithm
-    /// recalls them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub recalled: BTreeMap<u64, BTreeMap<String, Digest>>,
-    /// What changes from round to round of a private run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub privacy: Option<Standing>,
-    /// Rounds that counted each worker, in a run with a cap on them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub participations: BTreeMap<String, u64>,
-}
-
-impl RunRecord {
-    /// Keeps what `algorithm` will recall of the round that was just committed, and forgets rounds that
-    /// are no worker's last any more.
-    pub fn recall(&mut self, round: u64, algorithm: &dyn Algorithm) {
-        let kept = |(name, _): &(&str, &str)| Some(((*name).to_owned(), *self.vectors.get(*name)?));
-        let kept: BTreeMap<String, Digest> = algorithm.recalled().iter().filter_map(kept).collect();
-        if !kept.is_empty() {
-            self.recalled.insert(round, kept);
-        }
-        let last: BTreeSet<u64> = self.committed.values().copied().collect();
-        self.recalled.retain(|round, _| last.contains(round));
-    }
-
-    /// Every vector that the run needs.
-    pub fn digests(&self) -> BTreeSet<Digest> {
-        self.vectors.values().chain(self.recalled.values().flat_map(BTreeMap::values)).copied().collect()
-    }
-
-    /// Where a machine goes on from.
-    pub fn restored(&self) -> Restored {
-        Restored {
-            round: self.round,
-            opening: self.opening.clone().filter(|opening| opening.round == self.round),
-            members: self.members.clone(),
-            population_before: self.population_before,
-            committed: self.committed.clone(),
-            participations: self.participations.clone(),
-            paused: self.state == Stored::Paused {},
-        }
-    }
-}
-
-/// One line of a run's log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StoredEvent {
-    /// From 0, without gaps.
-    pub sequence: u64,
-    /// Milliseconds since 1970.
-    pub time_ms: u64,
-    /// What happened.
-    pub event: RunEvent,
-}
 
 /// The database and the vectors.
 #[derive(Debug)]

@@ -124,6 +124,11 @@ impl<T: Scalar> Link<T> {
         self.heard = self.heard.max(Some(round));
     }
 
+    /// Number of the last transfer that was settled here.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Whether the transfer under way at `other`'s end was settled here.
     pub(super) fn has_settled(&self, seq: u64) -> bool {
         seq <= self.last

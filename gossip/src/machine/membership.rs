@@ -66,6 +66,13 @@ impl Membership {
         *known = standing.max(*known);
     }
 
+    /// Everybody of whom something is known, by ascending id, and whether that incarnation is over.
+    pub fn all(&self) -> impl Iterator<Item = (Member, bool)> {
+        self.0
+            .iter()
+            .map(|(id, standing)| (Member { id: *id, incarnation: standing.incarnation }, standing.gone))
+    }
+
     /// Live members, by ascending id: their order gives the positions in the topology.
     pub fn live(&self) -> Vec<Member> {
         let live = self.0.iter().filter(|(_, standing)| !standing.gone);

@@ -273,6 +273,11 @@ impl<T: Scalar> Machine<T> {
         link.under_way.as_ref().map(|under_way| &under_way.transfer)
     }
 
+    /// For each link the number of the last transfer that was settled here, by its sender.
+    pub fn settled(&self) -> impl Iterator<Item = (Member, u64)> {
+        self.state.links.values().map(|link| (link.peer, link.last()))
+    }
+
     /// Whether the transfer of that number from `peer` was settled here.
     pub fn has_settled(&self, peer: Member, seq: u64) -> bool {
         let link = self.state.links.get(&peer.id).filter(|link| link.peer == peer);

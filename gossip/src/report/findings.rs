@@ -88,6 +88,9 @@ fn not_symmetric(report: &Report) -> Option<String> {
 /// Mixing steps a round that bring `λ^Q` to a tenth.
 fn enough_repeats(report: &Report) -> String {
     let lambda = report.analysis.lambda;
+    if let Some(rounds) = report.analysis.exact_after {
+        return format!("repeats = {rounds}, which is exact");
+    }
     let repeats = libm::ceil(libm::log(0.1) / libm::log(lambda));
     if lambda < 1.0 { format!("repeats = {repeats}") } else { "another topology".to_owned() }
 }

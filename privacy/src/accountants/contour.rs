@@ -8,7 +8,7 @@
 use super::{report::Refusal, saddle::Saddle};
 use crate::{
     Ledger,
-    moments::{Composition, Direction},
+    moments::{Composition, Direction, Vertical},
     numeric::complex::Complex,
 };
 
@@ -30,17 +30,23 @@ struct Attempt {
     step: f64,
 }
 
-const ATTEMPTS: [Attempt; 6] = [
+const ATTEMPTS: [Attempt; 7] = [
     Attempt { lost: 1e-10, spread: true, step: 0.1 },
-    Attempt { lost: 1e-10, spread: false, step: 0.25 },
+    Attempt { lost: 1e-10, spread: false, step: 0.2 },
+    Attempt { lost: 1e-10, spread: false, step: 0.1 },
     Attempt { lost: 0.0, spread: true, step: 0.1 },
     Attempt { lost: 1e-22, spread: true, step: 0.05 },
     Attempt { lost: 0.0, spread: true, step: 0.05 },
     Attempt { lost: 0.0, spread: true, step: 0.025 },
 ];
 
-/// Number of exponentials after which an attempt is given up.
-const MOST_WORK: usize = 800_000;
+/// Number of sines after which an attempt is given up.
+const MOST_WORK: usize = 1_500_000;
+/// So many widths of the peak away the integrand must be below this share of the peak (a logarithm):
+/// one that is not decays like `1/s²` only, and never far enough.
+const EARLY: (f64, f64) = (40.0, -9.0);
+/// Widths of the peak after which an attempt is given up in any case.
+const FARTHEST: f64 = 500.0;
 
 /// The least ε ≥ 0 with `δ(ε) ≤ delta`, for groups of `group` units.
 ///
@@ -53,12 +59,13 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     first(|attempt| {
         let composition = composition(ledger, group, attempt.lost * delta)?;
         let rest = delta - composition.lost;
-        let mut worst = 0.0_f64;
+        let (mut worst, mut guess) = (0.0_f64, 1.0);
         for direction in composition.directions() {
-            if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+            if worst > 0.0 && Saddle::rules_out(&composition, *direction, (worst, rest), guess) {
                 continue;
             }
             let saddle = Saddle::for_delta(&composition, *direction, delta);
+            guess = saddle.s;
             let line = Line::through(&composition, *direction, saddle, attempt)?;
             worst = worst.max(line.epsilon(rest, saddle.epsilon)?);
         }
@@ -102,6 +109,11 @@ fn composition(ledger: &Ledger, group: u32, lost: f64) -> Result<Composition, Re
     Ok(composition)
 }
 
+/// The lines of all parts through a real `t`, fine enough for this oscillation.
+fn verticals(composition: &Composition, t: f64, oscillation: f64) -> Vec<Vertical> {
+    composition.points(t, oscillation).iter().map(|points| points.vertical(t)).collect()
+}
+
 /// The integrand without `e^{-sε}` along a vertical line.
 struct Line {
     nodes: Vec<(Complex, Complex)>,
@@ -126,19 +138,19 @@ impl Line {
             let (y, stretch) = if spread { (u.sinh(), u.cosh()) } else { (u, 1.0) };
             if index == 0 || y > resolved {
                 resolved = 2.0 * y.max(4.0);
-                points = composition.points(direction.exponent(saddle.s), resolved * scale);
+                points = verticals(composition, direction.exponent(saddle.s), resolved * scale);
             }
             let s = Complex::new(saddle.s, y * scale);
-            let t = if direction == Direction::Remove { s + Complex::real(1.0) } else { s.scale(-1.0) };
+            let im = if direction == Direction::Remove { s.im } else { -s.im };
             let mut value = Complex::ZERO - s.ln() - (s + Complex::real(1.0)).ln();
             // The size of a transform that does not decay may dip and come back: it counts with the bound
             // that it has on the real axis.
             let mut size = value.re + stretch.ln();
             for (points, (loss, count)) in points.iter().zip(&composition.parts) {
-                let part = points.ln_moment_complex(t).scale(*count);
-                size += if loss.has_atoms() { count * points.ln_moment(t.re) } else { part.re };
+                let part = points.ln_moment(im).scale(*count);
+                size += if loss.has_atoms() { count * points.ln_moment(0.0).re } else { part.re };
                 value = value + part;
-                work += points.loss.len();
+                work += points.len();
             }
             line.nodes.push((s, value));
             line.weights
@@ -148,7 +160,8 @@ impl Line {
                 let (value, error) = line.sum(saddle.epsilon);
                 return if error <= 1e-7 * value { Ok(line) } else { Err(Refusal::NotConverged) };
             }
-            if work > MOST_WORK {
+            let slow = y > EARLY.0 && size > peak + EARLY.1;
+            if slow || work > MOST_WORK || y > FARTHEST {
                 break;
             }
         }

@@ -34,14 +34,18 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     if delta <= 0.0 {
         return Err(Refusal::DeltaZero);
     }
+    if ledger.events().is_empty() {
+        return Ok(0.0);
+    }
     let composition = Composition::of(ledger, group, TAILS * delta).ok_or(Refusal::NoDominatingPair)?;
     let rest = delta - composition.lost;
-    let mut worst = 0.0_f64;
+    let (mut worst, mut guess) = (0.0_f64, 1.0);
     for direction in composition.directions() {
-        if worst > 0.0 && Saddle::rules_out(&composition, *direction, worst, rest) {
+        if worst > 0.0 && Saddle::rules_out(&composition, *direction, (worst, rest), guess) {
             continue;
         }
         let saddle = Saddle::for_delta(&composition, *direction, delta);
+        guess = saddle.s;
         worst = worst.max({
             let allowed = FINE * saddle.s * saddle.epsilon.max(1e-3);
             Grid::of(&composition, *direction, saddle, allowed).epsilon(rest)
@@ -55,6 +59,9 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
 /// # Errors
 /// If an event has no dominating pair.
 pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> {
+    if ledger.events().is_empty() {
+        return Ok(0.0);
+    }
     let bound = super::rdp::delta(ledger, epsilon, group)?;
     let composition =
         Composition::of(ledger, group, 1e-6 * TAILS * bound).ok_or(Refusal::NoDominatingPair)?;

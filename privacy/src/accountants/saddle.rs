@@ -38,15 +38,20 @@ impl Saddle {
     }
 
     /// Whether `δ(epsilon) ≤ delta` follows from one moment alone: `(1 − e^{ε−l})₊` is at most
-    /// `s^s/(s+1)^{s+1}·e^{s(l−ε)}`. Cheap, and enough to rule out one of the two directions.
+    /// `s^s/(s+1)^{s+1}·e^{s(l−ε)}` for every s. Cheap, and enough to rule out one of the two directions;
+    /// `guess` is the saddle of the other one, which is nearly always good enough.
     pub(crate) fn rules_out(
         composition: &Composition,
         direction: Direction,
-        epsilon: f64,
-        delta: f64,
+        (epsilon, delta): (f64, f64),
+        guess: f64,
     ) -> bool {
-        let Self { s, value, .. } = Self::for_epsilon(composition, direction, epsilon);
-        value - s * epsilon + s * s.ln() - (s + 1.0) * s.ln_1p() <= delta.ln()
+        let small = |Self { s, value, .. }: Self| {
+            value - s * epsilon + s * s.ln() - (s + 1.0) * s.ln_1p() <= delta.ln()
+        };
+        composition.range(direction).1 <= epsilon
+            || small(Self::at(composition, direction, guess))
+            || small(Self::for_epsilon(composition, direction, epsilon))
     }
 
     /// For the ε at which δ is about `delta`, or for 0 if that is negative.

@@ -1,3 +1,5 @@
+//! Correlated noise: its inverse, its sensitivity and its streams.
+
 use super::*;
 use crate::ClipNorm;
 

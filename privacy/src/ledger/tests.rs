@@ -1,3 +1,5 @@
+//! What a ledger takes and what it refuses.
+
 use super::*;
 
 fn gaussian(sampling: Sampling) -> Event {

@@ -5,3 +5,4 @@ pub(crate) mod complex;
 pub(crate) mod fft;
 pub(crate) mod search;
 pub(crate) mod special;
+pub(crate) mod trigonometry;

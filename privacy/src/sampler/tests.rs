@@ -1,3 +1,5 @@
+//! The samplers against their exact laws, the slow path too.
+
 use std::collections::BTreeMap;
 
 use rand_chacha::rand_core::Rng;

@@ -65,6 +65,11 @@ pub enum PlanError {
     /// No noise suffices.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
+    /// Its noise is accounted for, but nothing here can draw it.
+    #[error(
+        "`skellam` noise can be accounted for, but not drawn exactly on a run's grid; use `distributed_discrete_gaussian`"
+    )]
+    NotDrawn,
     /// No filter can watch it.
     #[error("no filter can watch this run: {0}")]
     Refusal(#[from] Refusal),
@@ -80,8 +85,11 @@ impl PrivacySpec {
     /// The plan for a run with these facts.
     ///
     /// # Errors
-    /// If the combination is not covered, or no noise keeps to the ε.
+    /// If the combination is not covered, its noise cannot be drawn, or no noise keeps to the ε.
     pub fn plan(&self, facts: RunFacts) -> Result<Plan, PlanError> {
+        if self.mechanism == MechanismKind::Skellam {
+            return Err(PlanError::NotDrawn);
+        }
         let grid = Grid::new(self.clip_norm, facts.parameters)?;
         let noise_multiplier = match self.noise {
             Noise::Multiplier(multiplier) => multiplier,

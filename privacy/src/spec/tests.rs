@@ -1,3 +1,5 @@
+//! Sections of run files: plans that keep to their ε, and complaints about those that make no sense.
+
 use std::num::NonZeroU64;
 
 use super::*;
@@ -33,7 +35,7 @@ fn changed(pairs: &[(&str, &str)]) -> String {
 fn all() -> Vec<String> {
     let poisson = "sampling = { kind = \"poisson\", rate = 0.05 }";
     let cap = "participation = { most = 4, separation = 20 }";
-    let shares = "mechanism = \"skellam\"\nleast_shares = 40";
+    let shares = "mechanism = \"distributed_discrete_gaussian\"\nleast_shares = 40";
     vec![
         BASE.to_owned(),
         changed(&[(poisson, cap)]),
@@ -50,10 +52,6 @@ fn all() -> Vec<String> {
         changed(&[("central_gaussian", "dp_ftrl"), (poisson, cap)])
             + "strategy = { kind = \"toeplitz\", factor = { kind = \"buffered\", weights = [0.3], decays = [0.9] } }\n",
         changed(&[("mechanism = \"central_gaussian\"", shares)]),
-        changed(&[
-            ("mechanism = \"central_gaussian\"", shares),
-            ("skellam", "distributed_discrete_gaussian"),
-        ]),
         changed(&[("epsilon = 2.0", "noise_multiplier = 1.1")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\naccountant = \"rdp\"")]),
@@ -129,6 +127,10 @@ fn a_section_that_makes_no_sense_says_what_would() {
     let fixed = changed(&[(poisson, "sampling = { kind = \"fixed_size\", population = 100, sample = 5 }")]);
     let error = parse(&fixed).unwrap().plan(facts()).unwrap_err().to_string();
     assert!(error.contains("fixed_size"), "{error}");
+    let skellam = "mechanism = \"skellam\"\nleast_shares = 40";
+    let skellam = parse(&changed(&[("mechanism = \"central_gaussian\"", skellam)])).unwrap();
+    let error = skellam.plan(facts()).unwrap_err().to_string();
+    assert!(error.contains("not drawn exactly") && error.contains("distributed_discrete"), "{error}");
     let silent = BASE.to_owned() + "accountant = \"pure\"\n";
     assert!(parse(&silent).unwrap().plan(facts()).is_err());
 }

@@ -46,6 +46,15 @@ impl RunSpec {
         Ok(spec)
     }
 
+    /// Refuses a run that has no use for a coordinator.
+    pub fn for_coordinator(self) -> Result<Self, SpecError> {
+        require(self.mode == Mode::Federated, "mode", || {
+            "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine"
+                .into()
+        })?;
+        Ok(self)
+    }
+
     /// The wire form.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a run file has string keys and finite numbers only")
@@ -60,15 +69,23 @@ impl RunSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.name.parse::<RunId>().map_err(|error| SpecError::new("name", error.to_string()))?;
         require(self.name.len() <= 48, "name", || "expected at most 48 characters".into())?;
-        require(self.mode == Mode::Federated, "mode", || {
-            "`decentralised` is not available in this version; expected `federated`".into()
+        require(self.privacy.is_none() || self.mode == Mode::Federated, "privacy", || {
+            "private decentralised runs are not available in this version: the run is refused rather than \
+             trained without the guarantee; remove the section to train without privacy"
+                .into()
         })?;
-        require(self.topology.is_none(), "topology", || {
-            "topologies belong to decentralised runs, which are not available in this version".into()
+        require(self.topology.is_none() || self.mode == Mode::Decentralised, "topology", || {
+            "topologies belong to runs of mode `decentralised`".into()
         })?;
         require((1..=10_000_000).contains(&self.rounds), "rounds", || {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
+        if self.mode == Mode::Decentralised {
+            self.mixing()?;
+            self.check_model()?;
+            self.check_data()?;
+            return self.check_local();
+        }
         let algorithm = self.algorithm.make()?;
         let partial =
             self.cohort.fraction.is_some_and(|fraction| fraction < 1.0) || self.cohort.size.is_some();
@@ -216,7 +233,7 @@ mod tests {
         for (from, to, want) in [
             ("rounds = 20", "rouns = 20", "did you mean `rounds`"),
             ("rounds = 20", "rounds = 0", "rounds"),
-            ("rounds = 20", "rounds = 20\nmode = \"decentralised\"", "not available"),
+            ("rounds = 20", "rounds = 20\nmode = \"decentralised\"", "[topology]"),
             ("kind = \"lenet\"", "kind = \"lennet\"", "did you mean `lenet`"),
             ("kind = \"scaffold\"", "kind = \"scafold\"", "did you mean `scaffold`"),
             ("kind = \"scaffold\"", "kind = \"scaffold\"\nserver_rl = 1.0", "expected `server_lr`"),

@@ -47,7 +47,10 @@ pub enum EngineError {
     /// A safetensors file that is damaged, or not one of this model.
     #[error("weights file: {0}")]
     File(String),
-    /// A fault inside the tensor library or one of the kernels.
+    /// A clipping norm that is none.
+    #[error("clipping norm {0}; it must be above 0 and finite")]
+    Clip(f64),
+    /// Operands that do not fit each other: a mistake in a network.
     #[error("engine: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Kernel(String),
 }

@@ -3,7 +3,7 @@
 use super::layout::{Init, Layout, Params, Slot};
 use super::ops::patches::Window;
 use super::ops::{conv, linear, norm};
-use candle_core::{Result, Tensor};
+use super::tensor::{Result, Tensor};
 
 /// `nn.Linear`.
 #[derive(Debug)]

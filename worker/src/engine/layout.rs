@@ -1,9 +1,8 @@
 //! Which scalar of the flat vector belongs to which tensor, and how each tensor begins.
 
-use super::EngineError;
-use super::ops::{self, pool::transpose};
+use super::buffer::Buffer;
 use super::tape::Gradients;
-use candle_core::{Device, Tensor, Var};
+use super::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -43,20 +42,16 @@ impl Entry {
         self.spec.shape.iter().product()
     }
 
-    /// Filters `[f, c, side, side]` are computed with as `[f, side, side, c]`; both counts differ from 1.
-    fn filter(&self) -> Option<(usize, usize)> {
-        match self.spec.shape[..] {
-            [_, channels, rows, columns] if channels > 1 && rows * columns > 1 => {
-                Some((channels, rows * columns))
-            }
-            _ => None,
-        }
+    /// The orders of a convolution's filters.
+    fn filters(&self) -> Option<Filters> {
+        let [count, channels, rows, columns] = self.spec.shape[..] else { return None };
+        Some(Filters { count, channels, taps: rows * columns })
     }
 
     /// The shape in which the kernels want the tensor.
     fn kernel_shape(&self) -> Vec<usize> {
         match self.spec.shape[..] {
-            [f, c, h, w] => vec![f, h, w, c],
+            [f, c, h, w] => vec![h, w, c, f],
             _ => self.spec.shape.clone(),
         }
     }
@@ -142,65 +137,92 @@ pub(super) struct Params(Vec<Tensor>);
 
 impl Params {
     /// Leaves of a graph that will be run backwards.
-    pub(super) fn tracked(layout: &Layout, w: &[f32]) -> Result<Self, EngineError> {
-        Self::load(layout, w, |values, shape| Ok(Var::from_vec(values, shape, &Device::Cpu)?.into_inner()))
+    pub(super) fn tracked(layout: &Layout, w: &[f32]) -> Self {
+        Self::load(layout, w, Tensor::leaf)
     }
 
     /// Constants for a forward pass.
-    pub(super) fn constant(layout: &Layout, w: &[f32]) -> Result<Self, EngineError> {
-        Self::load(layout, w, |values, shape| Tensor::from_vec(values, shape, &Device::Cpu))
+    pub(super) fn constant(layout: &Layout, w: &[f32]) -> Self {
+        Self::load(layout, w, Tensor::new)
     }
 
-    fn load(
-        layout: &Layout,
-        w: &[f32],
-        make: impl Fn(Vec<f32>, Vec<usize>) -> candle_core::Result<Tensor>,
-    ) -> Result<Self, EngineError> {
+    fn load(layout: &Layout, w: &[f32], make: impl Fn(Buffer, &[usize]) -> Tensor) -> Self {
         let tensor = |entry: &Entry| {
             let flat = &w[entry.offset..entry.offset + entry.len()];
-            let values = match entry.filter() {
-                Some((channels, places)) => reordered(flat, channels * places, places),
-                None => flat.to_vec(),
-            };
-            Ok(make(values, entry.kernel_shape())?)
+            let values = entry.filters().map_or_else(|| Buffer::copy(flat), |filters| filters.load(flat));
+            make(values, &entry.kernel_shape())
         };
-        Ok(Self(layout.entries.iter().map(tensor).collect::<Result<_, EngineError>>()?))
+        Self(layout.entries.iter().map(tensor).collect())
     }
 
     pub(super) fn get(&self, slot: Slot) -> &Tensor {
         &self.0[slot.0]
     }
 
-    /// Adds one shard's gradients to the flat gradient.
-    pub(super) fn accumulate(
-        &self,
-        layout: &Layout,
-        grads: &Gradients,
-        flat: &mut [f32],
-    ) -> Result<(), EngineError> {
+    /// Writes gradients to their places in the flat gradient, zeros where there are none.
+    pub(super) fn store(&self, layout: &Layout, grads: &Gradients, flat: &mut [f32]) {
         for (tensor, entry) in self.0.iter().zip(&layout.entries) {
-            let Some(grad) = grads.get(tensor) else { continue };
             let flat = &mut flat[entry.offset..entry.offset + entry.len()];
-            ops::with_values(grad, |grad| match entry.filter() {
-                Some((channels, places)) => add(flat, &reordered(grad, channels * places, channels)),
-                None => add(flat, grad),
-            })?;
+            match (grads.get(tensor), entry.filters()) {
+                (None, _) => flat.fill(0.0),
+                (Some(grad), Some(filters)) => filters.store(grad.values(), flat),
+                (Some(grad), None) => flat.copy_from_slice(grad.values()),
+            }
         }
-        Ok(())
     }
 }
 
-fn add(sum: &mut [f32], values: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(values) {
-        *sum += value;
-    }
+/// The two orders of a convolution's filters: `[count, channels, taps]` in the flat vector,
+/// `[taps, channels, count]` in the kernels.
+#[derive(Debug, Clone, Copy)]
+struct Filters {
+    count: usize,
+    channels: usize,
+    taps: usize,
 }
 
-/// Transposes each filter (of `size` scalars in rows of `width`).
-fn reordered(filters: &[f32], size: usize, width: usize) -> Vec<f32> {
-    let mut out = vec![0.0; filters.len()];
-    for (from, to) in filters.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-        transpose(from, to, width);
+/// Side of the squares in which filters are transposed, for the caches.
+const SQUARE: usize = 16;
+
+impl Filters {
+    /// Calls `f` with (place in the flat vector, place in the kernels) of each element of a square.
+    fn squares(self, mut f: impl FnMut(std::ops::Range<usize>, std::ops::Range<usize>)) {
+        let size = self.channels * self.taps;
+        for first in (0..self.count).step_by(SQUARE) {
+            for left in (0..size).step_by(SQUARE) {
+                f(first..(first + SQUARE).min(self.count), left..(left + SQUARE).min(size));
+            }
+        }
     }
-    out
+
+    /// Row of the kernels' order that holds element `at` of every filter.
+    fn row(self, at: usize) -> usize {
+        (at % self.taps) * self.channels + at / self.taps
+    }
+
+    fn load(self, flat: &[f32]) -> Buffer {
+        let size = self.channels * self.taps;
+        let mut out = Buffer::any(flat.len());
+        self.squares(|filters, elements| {
+            for at in elements {
+                let row = &mut out[self.row(at) * self.count..][filters.clone()];
+                for (v, filter) in row.iter_mut().zip(filters.clone()) {
+                    *v = flat[filter * size + at];
+                }
+            }
+        });
+        out
+    }
+
+    fn store(self, kernels: &[f32], flat: &mut [f32]) {
+        let size = self.channels * self.taps;
+        self.squares(|filters, elements| {
+            for at in elements {
+                let row = &kernels[self.row(at) * self.count..][filters.clone()];
+                for (v, filter) in row.iter().zip(filters.clone()) {
+                    flat[filter * size + at] = *v;
+                }
+            }
+        });
+    }
 }

@@ -1,10 +1,13 @@
 //! The training engine: what does one mini-batch say about a vector of weights?
 //!
-//! The only place that knows candle. Everything outside sees flat `f32` vectors in which the model's
+//! Own tensors, tape and kernels: see `tape.rs` and `ops`. Everything outside sees flat `f32` vectors in which the model's
 //! tensors lie in the order of their sorted names, with PyTorch's names and layouts. Equal inputs give
 //! equal bytes on any number of threads: a batch is always cut into the same shards, a shard is
 //! computed by one thread, and shards are summed in order.
 
+mod buffer;
+mod clipped;
+pub mod cuda;
 mod error;
 mod export;
 mod layers;
@@ -13,20 +16,26 @@ mod models;
 mod ops;
 mod shards;
 mod tape;
+mod tensor;
 #[cfg(test)]
 mod tests;
+pub mod vectors;
 
+pub use clipped::Clipped;
 pub use error::EngineError;
 pub use export::{load_safetensors, save_safetensors};
 pub use layout::TensorSpec;
+pub use ops::gemm::instructions;
 
 use crate::data::{Batch, DataInfo};
+use buffer::Buffer;
 use layout::{Layout, Params};
 use models::Fitted;
 use ops::loss::{Tally, cross_entropy};
 use proto::spec::ModelSpec;
 use shards::{Runner, Shard};
-use tape::Tape;
+use tape::{Gradients, Tape};
+use tensor::Tensor;
 
 /// What a mini-batch measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,8 +71,9 @@ impl Model {
 
     /// The number of threads that a call may use, at least 1; results do not depend on it.
     #[must_use]
-    pub fn with_threads(self, threads: usize) -> Self {
-        Self { runner: Runner::new(threads), ..self }
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.runner = Runner::new(threads);
+        self
     }
 
     /// Names and shapes, in the order in which the tensors lie in the flat vector.
@@ -89,25 +99,28 @@ impl Model {
     pub fn gradient(&self, w: &[f32], batch: &Batch, grad: &mut [f32]) -> Result<Outcome, EngineError> {
         self.check_length("weights", w.len())?;
         self.check_length("gradient", grad.len())?;
-        grad.fill(0.0);
-        let Some((network, task)) = &self.network else { return Ok(NOTHING) };
+        let Some((network, task)) = &self.network else {
+            grad.fill(0.0);
+            return Ok(NOTHING);
+        };
         let predictions = task.check(batch)?;
-        let params = Params::tracked(&self.layout, w)?;
+        let params = Params::tracked(&self.layout, w);
         let scale = (1.0 / predictions as f64) as f32;
-        let mut total = Tally::default();
+        let (mut total, mut sum) = (Tally::default(), Gradients::default());
         let step = |shard: Shard<'_>| {
             let (logits, tape) = Tape::record(|| network.forward(&params, &shard));
             let logits = logits?;
-            let mut slope = vec![0.0; logits.elem_count()];
-            let tally = ops::with_values(&logits, |logits| {
-                cross_entropy(logits, shard.labels, Some((&mut slope, scale)))
-            })?;
-            Ok((tally, tape.gradients(&logits, ops::shaped(slope, &logits)?)?))
+            let mut slope = Buffer::any(logits.len());
+            let tally = cross_entropy(logits.values(), shard.labels, Some((&mut slope, scale)));
+            let slope = Tensor::new(slope, logits.shape());
+            Ok((tally, tape.gradients(&logits, slope)?))
         };
         self.runner.run(task.shards(batch), step, |(tally, grads)| {
             add(&mut total, tally);
-            params.accumulate(&self.layout, &grads, grad)
+            sum.absorb(grads);
+            Ok(())
         })?;
+        params.store(&self.layout, &sum, grad);
         Ok(outcome(total, predictions))
     }
 
@@ -119,11 +132,11 @@ impl Model {
         self.check_length("weights", w.len())?;
         let Some((network, task)) = &self.network else { return Ok(NOTHING) };
         let predictions = task.check(batch)?;
-        let params = Params::constant(&self.layout, w)?;
+        let params = Params::constant(&self.layout, w);
         let mut total = Tally::default();
         let step = |shard: Shard<'_>| {
             let logits = network.forward(&params, &shard)?;
-            Ok(ops::with_values(&logits, |logits| cross_entropy(logits, shard.labels, None))?)
+            Ok(cross_entropy(logits.values(), shard.labels, None))
         };
         self.runner.run(task.shards(batch), step, |tally| {
             add(&mut total, tally);
@@ -140,9 +153,9 @@ impl Model {
         self.check_length("weights", w.len())?;
         let Some((network, task)) = &self.network else { return Ok(Vec::new()) };
         task.check(batch)?;
-        let params = Params::constant(&self.layout, w)?;
+        let params = Params::constant(&self.layout, w);
         let mut all = Vec::new();
-        let step = |shard: Shard<'_>| Ok(ops::to_vec(&network.forward(&params, &shard)?)?);
+        let step = |shard: Shard<'_>| Ok(network.forward(&params, &shard)?.values().to_vec());
         self.runner.run(task.shards(batch), step, |logits| {
             all.extend(logits);
             Ok(())
@@ -153,6 +166,12 @@ impl Model {
     fn check_length(&self, what: &'static str, got: usize) -> Result<(), EngineError> {
         let expected = self.parameters();
         if got == expected { Ok(()) } else { Err(EngineError::Length { what, got, expected }) }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        Buffer::forget_all();
     }
 }
 

@@ -23,6 +23,19 @@ pub(super) struct Shard<'a> {
     pub(super) labels: &'a [u32],
 }
 
+impl<'a> Shard<'a> {
+    /// Its examples, one by one.
+    pub(super) fn examples(self) -> impl Iterator<Item = Shard<'a>> {
+        let part = move |length: usize, i: usize| length / self.size * i..length / self.size * (i + 1);
+        (0..self.size).map(move |i| Self {
+            size: 1,
+            dense: &self.dense[part(self.dense.len(), i)],
+            tokens: &self.tokens[part(self.tokens.len(), i)],
+            labels: &self.labels[part(self.labels.len(), i)],
+        })
+    }
+}
+
 /// Sizes of the shards of `batch` examples: as many shards as it takes for none to exceed `largest`,
 /// and as equal as can be.
 pub(super) fn sizes(batch: usize, largest: usize) -> impl Iterator<Item = usize> {

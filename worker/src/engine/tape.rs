@@ -1,28 +1,48 @@
-//! The backward pass over candle's custom operations.
+//! Records what a forward pass did and runs it backwards.
 //!
-//! candle's own driver starts every gradient as a tensor of zeros and adds to it with its parallel
-//! element-wise kernel: two more passes over memory per gradient, and every one a meeting of all
-//! threads of the process behind one lock, which undoes running shards side by side. A tape keeps the
-//! same operations and their candle gradients, moves a first gradient instead of adding it, and stays
-//! on its thread. Operations are recorded through a thread-local, so that networks read like formulas.
+//! Operations are recorded through a thread-local, so that networks read like formulas and a tape
+//! stays on its thread. A gradient is moved where it can be, never added to zeros.
 
-use super::ops::{shaped, values};
-use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, TensorId};
+use super::ops;
+use super::tensor::{Result, Tensor};
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::fmt::Debug;
 
 thread_local! {
     static RECORDING: RefCell<Option<Vec<Step>>> = const { RefCell::new(None) };
 }
 
-enum Operation {
-    One(Arc<Box<dyn CustomOp1 + Send + Sync>>, Tensor),
-    Two(Arc<Box<dyn CustomOp2 + Send + Sync>>, [Tensor; 2]),
-    Three(Arc<Box<dyn CustomOp3 + Send + Sync>>, [Tensor; 3]),
+/// What happens to tensors: a value and its derivative.
+pub(super) trait Operation: Debug {
+    /// The result; keeps in `self` what only the way back needs.
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor>;
+
+    /// Gradients of the inputs (nothing for those that are not tracked), given that of the result.
+    fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>>;
+
+    /// As `backward`, where the first dimension of data is `examples`, but with the parameters' gradients
+    /// told apart by example. `None`: the operation cannot.
+    fn split(&self, _: &[Tensor], _: &Tensor, _: &Tensor, _examples: usize) -> Result<Option<Split>> {
+        Ok(None)
+    }
 }
 
+/// The backward pass of one operation before it is known how much each example counts.
+pub(super) struct Split {
+    /// Gradient of the first input, if it is tracked; the others are parameters.
+    pub(super) input: Option<Tensor>,
+    /// For each example the squared norm of its gradient of the parameters.
+    pub(super) squares: Vec<f64>,
+    /// Gradients of the parameters (the inputs after the first), each example times its factor.
+    pub(super) weighted: Weighted,
+}
+
+/// From the examples' factors to gradients.
+pub(super) type Weighted = Box<dyn FnOnce(&[f32]) -> Vec<Tensor>>;
+
 struct Step {
-    operation: Operation,
+    operation: Box<dyn Operation>,
+    inputs: Vec<Tensor>,
     result: Tensor,
 }
 
@@ -31,45 +51,21 @@ pub(super) struct Tape(Vec<Step>);
 
 /// Gradients of the leaves.
 #[derive(Debug, Default)]
-pub(super) struct Gradients(Vec<(TensorId, Tensor)>);
+pub(super) struct Gradients(Vec<(Tensor, Tensor)>);
 
-/// Applies `op` to `x`.
-pub(super) fn apply1(x: &Tensor, op: impl CustomOp1 + Send + Sync + 'static) -> Result<Tensor> {
-    let op: Arc<Box<dyn CustomOp1 + Send + Sync>> = Arc::new(Box::new(op));
-    let result = x.apply_op1_arc(op.clone())?;
-    record(&result, || Operation::One(op, x.clone()));
-    Ok(result)
-}
-
-/// Applies `op` to `x` and `y`.
-pub(super) fn apply2(x: &Tensor, y: &Tensor, op: impl CustomOp2 + Send + Sync + 'static) -> Result<Tensor> {
-    let op: Arc<Box<dyn CustomOp2 + Send + Sync>> = Arc::new(Box::new(op));
-    let result = x.apply_op2_arc(y, op.clone())?;
-    record(&result, || Operation::Two(op, [x.clone(), y.clone()]));
-    Ok(result)
-}
-
-/// Applies `op` to `x`, `y` and `z`.
-pub(super) fn apply3(
-    x: &Tensor,
-    y: &Tensor,
-    z: &Tensor,
-    op: impl CustomOp3 + Send + Sync + 'static,
-) -> Result<Tensor> {
-    let op: Arc<Box<dyn CustomOp3 + Send + Sync>> = Arc::new(Box::new(op));
-    let result = x.apply_op3_arc(y, z, op.clone())?;
-    record(&result, || Operation::Three(op, [x.clone(), y.clone(), z.clone()]));
-    Ok(result)
-}
-
-fn record(result: &Tensor, operation: impl FnOnce() -> Operation) {
-    if result.track_op() {
+/// Applies `operation` to `inputs`.
+pub(super) fn apply(mut operation: impl Operation + 'static, inputs: &[&Tensor]) -> Result<Tensor> {
+    let tracked = inputs.iter().any(|input| input.tracked());
+    let result = operation.forward(inputs)?.tracked_if(tracked);
+    if tracked {
         RECORDING.with_borrow_mut(|steps| {
             if let Some(steps) = steps {
-                steps.push(Step { operation: operation(), result: result.clone() });
+                let inputs = inputs.iter().map(|&input| input.clone()).collect();
+                steps.push(Step { operation: Box::new(operation), inputs, result: result.clone() });
             }
         });
     }
+    Ok(result)
 }
 
 impl Tape {
@@ -82,50 +78,111 @@ impl Tape {
 
     /// Gradients of the leaves, given the gradient `seed` of the recorded `result`.
     pub(super) fn gradients(self, result: &Tensor, seed: Tensor) -> Result<Gradients> {
-        let mut found = Gradients(vec![(result.id(), seed)]);
-        for Step { operation, result } in self.0.into_iter().rev() {
-            let Some(gradient) = found.take(result.id()) else { continue };
-            match operation {
-                Operation::One(op, x) => found.add(&x, op.bwd(&x, &result, &gradient)?)?,
-                Operation::Two(op, [x, y]) => {
-                    let (dx, dy) = op.bwd(&x, &y, &result, &gradient)?;
-                    found.add(&x, dx)?;
-                    found.add(&y, dy)?;
-                }
-                Operation::Three(op, [x, y, z]) => {
-                    let (dx, dy, dz) = op.bwd(&x, &y, &z, &result, &gradient)?;
-                    found.add(&x, dx)?;
-                    found.add(&y, dy)?;
-                    found.add(&z, dz)?;
-                }
+        let mut found = Gradients(vec![(result.clone(), seed)]);
+        for Step { operation, inputs, result } in self.0.into_iter().rev() {
+            let Some(gradient) = found.take(&result) else { continue };
+            let gradients = operation.backward(&inputs, &result, gradient)?;
+            for (input, gradient) in inputs.iter().zip(gradients) {
+                found.add(input, gradient);
             }
         }
         Ok(found)
     }
 }
 
+impl Tape {
+    /// Sum of the examples' gradients, each scaled down to norm `clip` if it is longer, and their norms
+    /// before that; `None` if an operation cannot tell examples apart. One pass: the gradients of
+    /// parameters are formed last, when norms are known (Bu et al. 2023, "book-keeping").
+    pub(super) fn clipped(
+        self,
+        (result, seed): (&Tensor, Tensor),
+        examples: usize,
+        clip: f64,
+    ) -> Result<Option<(Gradients, Vec<f64>)>> {
+        let mut found = Gradients(vec![(result.clone(), seed)]);
+        let mut squares = vec![0.0; examples];
+        let mut late = Vec::new();
+        for Step { operation, inputs, result } in self.0.into_iter().rev() {
+            let Some(gradient) = found.take(&result) else { continue };
+            if !inputs.iter().any(Tensor::is_leaf) {
+                let gradients = operation.backward(&inputs, &result, gradient)?;
+                inputs.iter().zip(gradients).for_each(|(input, gradient)| found.add(input, gradient));
+                continue;
+            }
+            let Some(split) = operation.split(&inputs, &result, &gradient, examples)? else {
+                return Ok(None);
+            };
+            squares.iter_mut().zip(split.squares).for_each(|(sum, square)| *sum += square);
+            found.add(&inputs[0], split.input);
+            late.push((inputs, split.weighted));
+        }
+        let norms: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();
+        let factors: Vec<f32> = norms.iter().map(|norm| factor(*norm, clip)).collect();
+        for (inputs, weighted) in late {
+            for (parameter, gradient) in inputs[1..].iter().zip(weighted(&factors)) {
+                if found.get(parameter).is_some() {
+                    // A parameter that is used twice has a norm that is not the sum of both.
+                    return Ok(None);
+                }
+                found.add(parameter, Some(gradient));
+            }
+        }
+        Ok(Some((found, norms)))
+    }
+}
+
+/// `min(1, clip / norm)`
+pub(super) fn factor(norm: f64, clip: f64) -> f32 {
+    if norm > clip { (clip / norm) as f32 } else { 1.0 }
+}
+
 impl Gradients {
-    /// The gradient of a leaf, `None` if the result does not depend on it.
-    pub(super) fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
-        self.0.iter().find(|(id, _)| *id == tensor.id()).map(|(_, gradient)| gradient)
+    /// Sum of the squares of all elements.
+    pub(super) fn square(&self) -> f64 {
+        self.0.iter().map(|(_, gradient)| ops::square(gradient.values())).sum()
     }
 
-    fn take(&mut self, id: TensorId) -> Option<Tensor> {
-        let place = self.0.iter().position(|(other, _)| *other == id)?;
+    /// Adds another one's gradients; they are moved while there are none.
+    pub(super) fn absorb(&mut self, other: Self) {
+        if self.0.is_empty() {
+            *self = other;
+            return;
+        }
+        for (leaf, gradient) in other.0 {
+            self.add(&leaf, Some(gradient));
+        }
+    }
+
+    /// Adds `factor` times another one's gradients of the same leaves.
+    pub(super) fn add_scaled(&mut self, other: Self, factor: f32) {
+        for (leaf, gradient) in other.0 {
+            let mut scaled = gradient.into_buffer();
+            scaled.iter_mut().for_each(|v| *v *= factor);
+            self.add(&leaf, Some(Tensor::new(scaled, leaf.shape())));
+        }
+    }
+
+    /// The gradient of a leaf, `None` if the result does not depend on it.
+    pub(super) fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.0.iter().find(|(of, _)| of.is(tensor)).map(|(_, gradient)| gradient)
+    }
+
+    fn take(&mut self, tensor: &Tensor) -> Option<Tensor> {
+        let place = self.0.iter().position(|(of, _)| of.is(tensor))?;
         Some(self.0.swap_remove(place).1)
     }
 
-    fn add(&mut self, tensor: &Tensor, gradient: Option<Tensor>) -> Result<()> {
-        let Some(gradient) = gradient.filter(|_| tensor.track_op()) else { return Ok(()) };
-        let sum = match self.take(tensor.id()) {
+    fn add(&mut self, tensor: &Tensor, gradient: Option<Tensor>) {
+        let Some(gradient) = gradient.filter(|_| tensor.tracked()) else { return };
+        let sum = match self.take(tensor) {
             None => gradient,
             Some(before) => {
-                let sum =
-                    values(&before)?.iter().zip(values(&gradient)?.iter()).map(|(a, b)| a + b).collect();
-                shaped(sum, tensor)?
+                let mut sum = before.into_buffer();
+                ops::add(&mut sum, gradient.values());
+                Tensor::new(sum, tensor.shape())
             }
         };
-        self.0.push((tensor.id(), sum));
-        Ok(())
+        self.0.push((tensor.clone(), sum));
     }
 }

@@ -4,12 +4,13 @@
 //! worker that restarts in the middle of a round uploads the bytes that it would have uploaded.
 
 use super::{
-    EvaluateJob, LocalResult, Progress, Report, Scores, Train, TrainError, TrainJob, examples::Examples,
+    EvaluateJob, LocalResult, Opened, Progress, Report, Scores, Train, TrainError, TrainJob,
+    examples::Examples,
 };
 use crate::{
     Config,
     data::{DataInfo, Dataset, Rng, epoch_order, stream},
-    engine::Model,
+    engine::{Model, TensorSpec},
 };
 use algorithms::{
     LocalRun,
@@ -138,6 +139,20 @@ impl Train for EngineTrainer {
         let worker = self.worker;
         let model = self.model(&job.spec.model, examples.info())?;
         Loop { model, examples: &examples, job, worker }.run(report)
+    }
+
+    fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
+        let info = match spec.model {
+            // A bare vector has no input; any shape will do.
+            ModelSpec::Flat { .. } => DataInfo::Features { dimension: 1, classes: 2 },
+            _ => self.examples.training(spec)?.info().clone(),
+        };
+        let model = self.model(&spec.model, &info)?;
+        let tensor = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().map(|n| *n as u64).collect());
+        Ok(Opened {
+            tensors: model.tensors().iter().map(tensor).collect(),
+            initial: model.initial(spec.seed),
+        })
     }
 
     fn reuse(&mut self, vector: Vec<f32>) {

@@ -51,6 +51,15 @@ pub struct EvaluateJob {
     pub model: Vector,
 }
 
+/// A run's model before anybody trained it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// Names and shapes, in the order in which the tensors lie in the flat vector.
+    pub tensors: Vec<(String, Vec<u64>)>,
+    /// The first weights, a function of the run's seed.
+    pub initial: Vec<f32>,
+}
+
 /// What an evaluation measured: counts and a sum, never data.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Scores {
@@ -117,6 +126,14 @@ pub trait Train: Send {
     /// # Errors
     /// If the loss or the weights become infinite, or `report` cancels.
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError>;
+
+    /// A run's model before anybody trained it: what peers begin with, whom no coordinator tells.
+    ///
+    /// # Errors
+    /// If the data set or the model is not possible here, or this trainer only trains what it is given.
+    fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
+        Err(TrainError::Model(format!("this trainer cannot begin the run `{}` by itself", spec.name)))
+    }
 
     /// Takes a vector that is not needed any more, whose memory the next local run may use.
     fn reuse(&mut self, vector: Vec<f32>) {

@@ -1,3 +1,5 @@
+//! What a guard lets through, adds and refuses.
+
 use super::*;
 
 const LENGTH: usize = 4;

@@ -52,7 +52,7 @@ use crate::engine::ops::activation::{gelu, sum};
 use crate::engine::ops::attention::causal_attention;
 use crate::engine::ops::embedding::embedding;
 use crate::engine::shards::Shard;
-use candle_core::{Result, Tensor};
+use crate::engine::tensor::{Result, Tensor};
 
 /// Deviation of fresh embeddings, GPT-2's.
 const DEVIATION: f32 = 0.02;

@@ -19,7 +19,7 @@ use crate::engine::ops::embedding::embedding;
 use crate::engine::ops::linear::linear;
 use crate::engine::ops::lstm::recurrence;
 use crate::engine::shards::Shard;
-use candle_core::{Result, Tensor};
+use crate::engine::tensor::{Result, Tensor};
 
 #[derive(Debug)]
 struct Layer {

@@ -11,10 +11,11 @@
 
 use super::{Built, Network, flat};
 use crate::data::DataInfo;
+use crate::engine::buffer::Buffer;
 use crate::engine::layers::Linear;
 use crate::engine::layout::{Layout, Params};
 use crate::engine::shards::Shard;
-use candle_core::{Device, Result, Tensor};
+use crate::engine::tensor::{Result, Tensor};
 
 #[derive(Debug)]
 struct Regression {
@@ -29,6 +30,6 @@ pub(super) fn build(info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for Regression {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        self.fc.forward(params, &Tensor::from_slice(shard.dense, (shard.size, self.inputs), &Device::Cpu)?)
+        self.fc.forward(params, &Tensor::new(Buffer::copy(shard.dense), &[shard.size, self.inputs]))
     }
 }

@@ -15,10 +15,11 @@
 
 use super::{Built, Network, flat, positive};
 use crate::data::DataInfo;
+use crate::engine::buffer::Buffer;
 use crate::engine::layers::Linear;
 use crate::engine::layout::{Layout, Params};
 use crate::engine::shards::Shard;
-use candle_core::{Device, Result, Tensor};
+use crate::engine::tensor::{Result, Tensor};
 
 #[derive(Debug)]
 struct Mlp {
@@ -42,7 +43,7 @@ pub(super) fn build(hidden: &[usize], info: &DataInfo, layout: &mut Layout) -> B
 
 impl Network for Mlp {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = Tensor::from_slice(shard.dense, (shard.size, self.inputs), &Device::Cpu)?;
+        let mut x = Tensor::new(Buffer::copy(shard.dense), &[shard.size, self.inputs]);
         for layer in &self.hidden {
             x = layer.forward_relu(params, &x)?;
         }

@@ -9,16 +9,17 @@ mod mlp;
 mod resnet;
 
 use super::EngineError;
+use super::buffer::Buffer;
 use super::layout::{Init, Layout, Params};
 use super::shards::{self, Shard};
+use super::tensor::{self, Tensor};
 use crate::data::{Batch, DataInfo, Inputs};
-use candle_core::{Device, Tensor};
 use proto::spec::ModelSpec;
 
 /// A network without its weights.
 pub(super) trait Network: Send + Sync + std::fmt::Debug {
     /// Logits of one shard: one row of `classes` per prediction, whatever the leading dimensions.
-    fn forward(&self, params: &Params, shard: &Shard<'_>) -> candle_core::Result<Tensor>;
+    fn forward(&self, params: &Params, shard: &Shard<'_>) -> tensor::Result<Tensor>;
 
     /// How many examples a shard may have. Fewer give more threads work, more make the matrix products
     /// of small networks larger. Part of the result's definition: changing it changes last bits.
@@ -194,14 +195,14 @@ impl Image {
     }
 
     /// The shard's images, channels last.
-    fn load(&self, shard: &Shard<'_>) -> candle_core::Result<Tensor> {
+    fn load(&self, shard: &Shard<'_>) -> Tensor {
         let Self { channels, height, width, .. } = *self;
         let size = channels * height * width;
-        let mut values = vec![0.0; shard.dense.len()];
+        let mut values = Buffer::any(shard.dense.len());
         for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
             super::ops::pool::transpose(from, to, height * width);
         }
-        Tensor::from_vec(values, (shard.size, height, width, channels), &Device::Cpu)
+        Tensor::new(values, &[shard.size, height, width, channels])
     }
 
     /// An image that is too small for `model`, whose smallest side is `least`.

@@ -18,7 +18,7 @@ use crate::engine::ops::activation::sum;
 use crate::engine::ops::patches::Window;
 use crate::engine::ops::pool::{global_mean, max_pool};
 use crate::engine::shards::Shard;
-use candle_core::{Result, Tensor};
+use crate::engine::tensor::{Result, Tensor};
 use proto::spec::Stem;
 
 /// Groups of each normalisation.
@@ -112,7 +112,7 @@ pub(super) fn build(stem: Stem, info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for ResNet {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = self.conv1.forward(params, &self.image.load(shard)?)?;
+        let mut x = self.conv1.forward(params, &self.image.load(shard))?;
         x = self.bn1.group(params, &x, GROUPS, true)?;
         if self.stem == Stem::Imagenet {
             x = max_pool(&x, POOL)?;

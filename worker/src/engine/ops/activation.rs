@@ -1,16 +1,20 @@
 //! Element-wise steps that are worth one pass instead of several: GELU, and the sum that joins
 //! a residual branch.
 
-use super::{add_rows, like, math, operand, output, rectified, rectify, shaped, values};
-use crate::engine::tape::{apply1, apply2};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use super::{add, column_sums, math, rectify, rectify_gradient};
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
+/// Keeps the slope for the way back: the error function is dear.
 #[derive(Debug)]
-struct Gelu;
+struct Gelu {
+    slope: Buffer,
+}
 
 /// `x · Φ(x)` with the exact normal distribution function, PyTorch's default `nn.GELU()`.
 pub(in crate::engine) fn gelu(x: &Tensor) -> Result<Tensor> {
-    apply1(x, Gelu)
+    apply(Gelu { slope: Buffer::default() }, &[x])
 }
 
 #[inline(always)]
@@ -18,39 +22,39 @@ fn distribution(x: f32) -> f32 {
     0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
-impl CustomOp1 for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = operand(x, layout)?;
-        let mut y = x.to_vec();
-        math::vectorised(
-            #[inline(always)]
-            || {
-                for y in &mut y {
-                    *y *= distribution(*y);
-                }
-            },
-        );
-        output(y, layout.shape().clone())
-    }
-
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+impl Operation for Gelu {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         const DENSITY: f32 = 0.398_942_3;
-        let grad = grad.contiguous()?;
-        let (xs, g) = (values(x)?, values(&grad)?);
-        let mut dx = g.to_vec();
+        let x = inputs[0];
+        let mut y = Buffer::any(x.len());
+        let tracked = x.tracked();
+        self.slope = Buffer::any(if tracked { x.len() } else { 0 });
+        let slope = &mut self.slope;
         math::vectorised(
             #[inline(always)]
             || {
-                for (d, &x) in dx.iter_mut().zip(xs.iter()) {
-                    *d *= distribution(x) + x * DENSITY * math::exp(-0.5 * x * x);
+                if tracked {
+                    for ((y, s), &x) in y.iter_mut().zip(slope.iter_mut()).zip(x.values()) {
+                        let phi = distribution(x);
+                        *y = x * phi;
+                        *s = phi + x * DENSITY * math::exp(-0.5 * x * x);
+                    }
+                } else {
+                    for (y, &x) in y.iter_mut().zip(x.values()) {
+                        *y = x * distribution(x);
+                    }
                 }
             },
         );
-        like(dx, x)
+        Ok(Tensor::new(y, x.shape()))
+    }
+
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let mut dx = gradient.into_buffer();
+        for (d, s) in dx.iter_mut().zip(self.slope.iter()) {
+            *d *= s;
+        }
+        Ok(vec![Some(Tensor::new(dx, inputs[0].shape()))])
     }
 }
 
@@ -61,50 +65,43 @@ struct Sum {
 
 /// `a + b`, where `b` may lack leading dimensions of `a` and is then repeated; rectified if asked for.
 pub(in crate::engine) fn sum(a: &Tensor, b: &Tensor, relu: bool) -> Result<Tensor> {
-    apply2(a, b, Sum { relu })
+    apply(Sum { relu }, &[a, b])
 }
 
-impl CustomOp2 for Sum {
-    fn name(&self) -> &'static str {
-        "sum"
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        al: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        if !al.dims().ends_with(bl.dims()) {
-            candle_core::bail!("sum: {:?} does not end in {:?}", al.shape(), bl.shape());
+impl Operation for Sum {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (a, b) = (inputs[0], inputs[1]);
+        if !a.shape().ends_with(b.shape()) {
+            bail!("sum: {:?} does not end in {:?}", a.shape(), b.shape());
         }
-        let (a, b) = (operand(a, al)?, operand(b, bl)?);
-        let mut y = a.to_vec();
-        y.chunks_exact_mut(b.len()).for_each(|y| y.iter_mut().zip(b).for_each(|(y, b)| *y += b));
+        let mut y = Buffer::copy(a.values());
+        for y in y.chunks_exact_mut(b.len()) {
+            add(y, b.values());
+        }
         if self.relu {
-            rectify(&mut y);
+            math::vectorised(
+                #[inline(always)]
+                || rectify(&mut y),
+            );
         }
-        output(y, al.shape().clone())
+        Ok(Tensor::new(y, a.shape()))
     }
 
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let da = if self.relu { shaped(rectified(&values(&grad)?, &values(res)?), a)? } else { grad };
-        let db = if a.elem_count() == b.elem_count() {
-            Some(da.clone())
+    fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (a, b) = (&inputs[0], &inputs[1]);
+        let da = if self.relu {
+            let mut da = gradient.into_buffer();
+            rectify_gradient(&mut da, result.values());
+            Tensor::new(da, a.shape())
         } else {
-            let mut db = vec![0.0; b.elem_count()];
-            add_rows(&mut db, &values(&da)?);
-            like(db, b)?
+            gradient
         };
-        Ok((Some(da), db))
+        let db = if a.len() == b.len() {
+            da.clone()
+        } else {
+            Tensor::new(column_sums(da.values(), b.len()), b.shape())
+        };
+        Ok(vec![Some(da), Some(db)])
     }
 }
 

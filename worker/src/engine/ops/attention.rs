@@ -1,22 +1,22 @@
 //! Causal self-attention on packed queries, keys and values.
 
 use super::gemm::{Matrix, Target, product};
-use super::{like, math, operand, output, values};
-use crate::engine::tape::apply1;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use std::sync::OnceLock;
+use super::math;
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 #[derive(Debug)]
 struct Attention {
     heads: usize,
     /// Attention weights `[b, heads, t, t]` of the forward pass.
-    weights: OnceLock<Vec<f32>>,
+    weights: Buffer,
 }
 
 /// `packed` is `[b, t, 3 · width]` (queries, keys, values; each `heads` runs of `width / heads`); the
 /// result is `[b, t, width]`. Position `i` attends to positions up to `i`.
 pub(in crate::engine) fn causal_attention(packed: &Tensor, heads: usize) -> Result<Tensor> {
-    apply1(packed, Attention { heads, weights: OnceLock::new() })
+    apply(Attention { heads, weights: Buffer::default() }, &[packed])
 }
 
 /// One sequence's sizes.
@@ -29,8 +29,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(shape: &Shape, heads: usize) -> Result<Self> {
-        let (batch, length, packed) = shape.dims3()?;
+    fn new(packed: &Tensor, heads: usize) -> Result<Self> {
+        let [batch, length, packed] = packed.dims()?;
         if !packed.is_multiple_of(3 * heads) {
             bail!("attention: {packed} does not divide into three times {heads} heads");
         }
@@ -70,17 +70,13 @@ fn softmax_gradient(gradient: &mut [f32], weights: &[f32], length: usize, scale:
     }
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "causal-attention"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let s = Sizes::new(layout.shape(), self.heads)?;
+impl Operation for Attention {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let s = Sizes::new(inputs[0], self.heads)?;
         let (t, width, head, row) = (s.length, s.width, s.head, 3 * s.width);
-        let mut y = vec![0.0; s.batch * t * width];
-        let mut weights = vec![0.0; s.batch * self.heads * t * t];
-        let sequences = operand(x, layout)?.chunks_exact(t * row).zip(y.chunks_exact_mut(t * width));
+        let mut y = Buffer::any(s.batch * t * width);
+        let mut weights = Buffer::any(s.batch * self.heads * t * t);
+        let sequences = inputs[0].values().chunks_exact(t * row).zip(y.chunks_exact_mut(t * width));
         for ((x, y), weights) in sequences.zip(weights.chunks_exact_mut(self.heads * t * t)) {
             for (h, p) in weights.chunks_exact_mut(t * t).enumerate() {
                 let (q, k, v) = (&x[h * head..], &x[width + h * head..], &x[2 * width + h * head..]);
@@ -94,20 +90,19 @@ impl CustomOp1 for Attention {
                 product([t, head, t], mixed, Matrix::rows(p, t), Matrix::rows(v, row));
             }
         }
-        let _ = self.weights.set(weights);
-        output(y, (s.batch, t, width))
+        self.weights = weights;
+        Ok(Tensor::new(y, &[s.batch, t, width]))
     }
 
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let Some(weights) = self.weights.get() else { bail!("attention: backward before forward") };
-        let s = Sizes::new(x.shape(), self.heads)?;
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let x = &inputs[0];
+        let s = Sizes::new(x, self.heads)?;
         let (t, width, head, row) = (s.length, s.width, s.head, 3 * s.width);
-        let grad = grad.contiguous()?;
-        let (xs, dy) = (values(x)?, values(&grad)?);
-        let mut dx = vec![0.0; xs.len()];
-        let mut scores = vec![0.0; t * t];
+        let (xs, dy) = (x.values(), gradient.values());
+        let mut dx = Buffer::any(xs.len());
+        let mut scores = Buffer::any(t * t);
         let sequences = xs.chunks_exact(t * row).zip(dy.chunks_exact(t * width));
-        let sequences = sequences.zip(weights.chunks_exact(self.heads * t * t));
+        let sequences = sequences.zip(self.weights.chunks_exact(self.heads * t * t));
         for (((x, dy), weights), dx) in sequences.zip(dx.chunks_exact_mut(t * row)) {
             for (h, p) in weights.chunks_exact(t * t).enumerate() {
                 let (q, k, v) = (h * head, width + h * head, 2 * width + h * head);
@@ -126,7 +121,7 @@ impl CustomOp1 for Attention {
                 product([t, head, t], target, Matrix::columns(&scores, t), Matrix::rows(&x[q..], row));
             }
         }
-        like(dx, x)
+        Ok(vec![Some(Tensor::new(dx, x.shape()))])
     }
 }
 
@@ -167,8 +162,7 @@ mod tests {
         let first = causal_attention(&tensor(&x, &[1, 5, 12]).unwrap(), 2).unwrap();
         x[4 * 12..].iter_mut().for_each(|v| *v += 1.0);
         let second = causal_attention(&tensor(&x, &[1, 5, 12]).unwrap(), 2).unwrap();
-        let (first, second) =
-            (crate::engine::ops::to_vec(&first).unwrap(), crate::engine::ops::to_vec(&second).unwrap());
+        let (first, second) = (first.values(), second.values());
         assert_eq!(first[..16], second[..16]);
         assert_ne!(first[16..], second[16..]);
     }

@@ -1,15 +1,22 @@
-//! Two-dimensional convolution of channels-last images by im2col and one matrix product per group of
-//! images, with bias and rectifier fused in.
+//! Two-dimensional convolution of channels-last images without a matrix of patches: the matrix kernel
+//! reads the windows where they lie in the (padded) image.
 //!
-//! Images lie as `[batch, height, width, channels]` and filters as `[filters, side, side, channels]`,
-//! so that a patch consists of `side` contiguous runs and the product's result needs no reordering.
+//! Images lie as `[batch, height, width, channels]` and filters as `[side, side, channels, filters]`. A
+//! window is `side` contiguous runs, one per row of the image, so that the forward pass is a product
+//! whose left factor has a row per place. The gradient of the filters is a product with the same
+//! windows as columns, and the gradient of the input is a convolution of the padded gradient with the
+//! turned filters; with a stride above 1 it is a product whose rows are added back (`patches.rs`).
 
-use super::gemm::{Matrix, Target, product};
+use super::gemm::{Left, Matrix, Packed, Rows, Target, product, product_pieces};
 use super::patches::{Geometry, Window};
-use super::{add_rows, like, math, operand, output, rectified, values};
-use crate::engine::tape::{apply2, apply3};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
-use std::borrow::Cow;
+use super::pool::transpose;
+use super::{column_sums, math, rectify_gradient, square, weigh};
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, Split, apply};
+use crate::engine::tensor::{Result, Tensor};
+
+/// Depth that one pass of the kernel should not exceed by much.
+const DEPTH: usize = 1_024;
 
 #[derive(Debug, Clone, Copy)]
 struct Conv {
@@ -17,7 +24,7 @@ struct Conv {
     relu: bool,
 }
 
-/// `x` is `[b, h, w, c]`, `weight` `[f, side, side, c]`, `bias` `[f]`; the result is `[b, h', w', f]`.
+/// `x` is `[b, h, w, c]`, `weight` `[side, side, c, f]`, `bias` `[f]`; the result is `[b, h', w', f]`.
 pub(in crate::engine) fn conv(
     x: &Tensor,
     weight: &Tensor,
@@ -27,79 +34,242 @@ pub(in crate::engine) fn conv(
 ) -> Result<Tensor> {
     let op = Conv { window, relu };
     match bias {
-        Some(bias) => apply3(x, weight, bias, op),
-        None => apply2(x, weight, op),
+        Some(bias) => apply(op, &[x, weight, bias]),
+        None => apply(op, &[x, weight]),
     }
 }
 
-impl Conv {
-    fn forward(g: &Geometry, relu: bool, operands: (&[f32], &[f32], Option<&[f32]>)) -> Vec<f32> {
-        let (x, weight, bias) = operands;
-        let (patch, filters, group) = (g.patch(), g.filters, g.group());
-        let mut y = vec![0.0; g.batch * g.places() * filters];
-        let mut patches = vec![0.0; group * g.places() * patch];
-        for (x, y) in x.chunks(group * g.image()).zip(y.chunks_mut(group * g.places() * filters)) {
-            let rows = y.len() / filters;
-            g.gather_all(x, &mut patches);
-            let (left, right) = (Matrix::rows(&patches, patch), Matrix::columns(weight, patch));
-            product([rows, filters, patch], Target::replace(y, filters), left, right);
-            math::vectorised(
-                #[inline(always)]
-                || match (bias, relu) {
-                    (Some(bias), true) => add_bias(
-                        y,
-                        bias,
-                        #[inline(always)]
-                        |v| v.max(0.0),
-                    ),
-                    (Some(bias), false) => add_bias(
-                        y,
-                        bias,
-                        #[inline(always)]
-                        |v| v,
-                    ),
-                    (None, true) => y.iter_mut().for_each(|v| *v = v.max(0.0)),
-                    (None, false) => {}
-                },
-            );
-        }
-        y
-    }
+/// The windows of a few padded images.
+struct Windows {
+    images: Buffer,
+    /// Scalars of a padded row.
+    row: usize,
+    /// Scalars of a padded image.
+    image: usize,
+}
 
-    fn backward(self, x: &Tensor, weight: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Gradients> {
-        let g = Geometry::new(self.window, x.shape(), weight.shape())?;
-        let (patch, filters, group) = (g.patch(), g.filters, g.group());
-        let grad = grad.contiguous()?;
-        let (xs, ws, dy) = (values(x)?, values(weight)?, values(&grad)?);
-        let dy: Cow<'_, [f32]> =
-            if self.relu { rectified(&dy, &values(res)?).into() } else { Cow::Borrowed(&dy) };
-        let mut bias = vec![0.0; filters];
-        add_rows(&mut bias, &dy);
-
-        let wanted = x.track_op();
-        let mut dx = vec![0.0; if wanted { xs.len() } else { 0 }];
-        let mut dw = vec![0.0; ws.len()];
-        let mut patches = vec![0.0; group * g.places() * patch];
-        for (i, dy) in dy.chunks(group * g.places() * filters).enumerate() {
-            let rows = dy.len() / filters;
-            let images = i * group * g.image()..(i * group + rows / g.places()) * g.image();
-            g.gather_all(&xs[images.clone()], &mut patches);
-            let left = Matrix::columns(dy, filters);
-            product([filters, patch, rows], Target::add(&mut dw, patch), left, Matrix::rows(&patches, patch));
-            if wanted {
-                let (left, right) = (Matrix::rows(dy, filters), Matrix::rows(&ws, patch));
-                product([rows, patch, filters], Target::replace(&mut patches, patch), left, right);
-                let images = dx[images].chunks_exact_mut(g.image());
-                for (image, patches) in images.zip(patches.chunks_exact(g.places() * patch)) {
-                    math::vectorised(
-                        #[inline(always)]
-                        || g.scatter(patches, image),
-                    );
-                }
+impl Windows {
+    fn new(g: &Geometry, images: &[f32]) -> Self {
+        let row = (g.width + 2 * g.window.padding) * g.channels;
+        let image = (g.height + 2 * g.window.padding) * row;
+        let mut padded = Buffer::any(images.len() / g.image() * image);
+        let (border, line) = (g.window.padding * g.channels, g.width * g.channels);
+        for (from, to) in images.chunks_exact(g.image()).zip(padded.chunks_exact_mut(image)) {
+            let edge = g.window.padding * row;
+            to[..edge].fill(0.0);
+            to[image - edge..].fill(0.0);
+            for (from, to) in from.chunks_exact(line).zip(to[edge..].chunks_exact_mut(row)) {
+                to[..border].fill(0.0);
+                to[border..border + line].copy_from_slice(from);
+                to[border + line..].fill(0.0);
             }
         }
-        let input = if wanted { like(dx, x)? } else { None };
-        Ok(Gradients { input, weight: like(dw, weight)?, bias })
+        Self { images: padded, row, image }
+    }
+
+    /// Where the lines of places begin.
+    fn lines<'a>(&'a self, g: &'a Geometry) -> impl Iterator<Item = usize> + 'a {
+        let count = self.images.len() / self.image;
+        (0..count * g.rows).map(|i| i / g.rows * self.image + i % g.rows * g.window.stride * self.row)
+    }
+
+    /// Where the windows begin.
+    fn places(&self, g: &Geometry) -> Vec<usize> {
+        let step = g.window.stride * g.channels;
+        self.lines(g).flat_map(|line| (0..g.columns).map(move |x| line + x * step)).collect()
+    }
+}
+
+/// Writes to `y` the convolution of images with packed filters (see [`pack`]).
+fn convolve(g: &Geometry, x: &[f32], filters: &Packed, y: &mut [f32], each: impl Fn(&mut [f32])) {
+    let (run, side, group) = (g.window.side * g.channels, g.window.side, g.group());
+    let lines = lines_at_once(g);
+    let result = group * g.places() * g.filters;
+    for (x, y) in x.chunks(group * g.image()).zip(y.chunks_mut(result)) {
+        let windows = Windows::new(g, x);
+        let places = windows.places(g);
+        let segments: Vec<usize> = (0..side).map(|line| line * windows.row).collect();
+        let piece = |block: usize| Left {
+            data: &windows.images,
+            rows: Rows::At(&places),
+            column: 1,
+            run,
+            segments: &segments[block * lines..((block + 1) * lines).min(side)],
+        };
+        product_pieces(Target::replace(y, g.filters), piece, filters);
+        each(y);
+    }
+}
+
+/// Lines of the window that one pass of the kernel takes.
+fn lines_at_once(g: &Geometry) -> usize {
+    (DEPTH / (g.window.side * g.channels)).clamp(1, g.window.side)
+}
+
+/// Filters `[side, side, c, f]` for [`convolve`].
+fn pack(g: &Geometry, weight: &[f32]) -> Packed {
+    let (side, lines) = (g.window.side, lines_at_once(g));
+    let blocks = (0..side).step_by(lines).map(|line| (side - line).min(lines) * side * g.channels);
+    Packed::by_blocks(Matrix::rows(weight, g.filters), g.filters, blocks.collect())
+}
+
+/// Adds to `dw` `[side, side, c, f]` the gradient from some images and the gradient of their results.
+fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    let (run, filters, group) = (g.window.side * g.channels, g.filters, g.group());
+    let gradient = group * g.places() * filters;
+    for (x, dy) in x.chunks(group * g.image()).zip(dy.chunks(gradient)) {
+        let windows = Windows::new(g, x);
+        let lines: Vec<usize> = windows.lines(g).collect();
+        let at_once = (DEPTH / 2 / g.columns).clamp(1, lines.len());
+        let blocks = lines.chunks(at_once).map(|lines| lines.len() * g.columns);
+        let right = Packed::by_blocks(Matrix::rows(dy, filters), filters, blocks.collect());
+        for (line, dw) in dw.chunks_exact_mut(run * filters).enumerate() {
+            let piece = |block: usize| Left {
+                data: &windows.images[line * windows.row..],
+                rows: Rows::Every { count: run, distance: 1 },
+                column: g.window.stride * g.channels,
+                run: g.columns,
+                segments: &lines[block * at_once..((block + 1) * at_once).min(lines.len())],
+            };
+            product_pieces(Target::add(dw, filters), piece, &right);
+        }
+    }
+}
+
+/// The gradient of the images.
+fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Buffer {
+    let Window { side, stride, padding } = g.window;
+    let (c, f) = (g.channels, g.filters);
+    if stride == 1 && padding < side {
+        let mut turned = Buffer::any(weight.len());
+        let taps = turned.chunks_exact_mut(c * f).rev();
+        for (from, to) in weight.chunks_exact(c * f).zip(taps) {
+            transpose(from, to, f);
+        }
+        let back = Geometry {
+            window: Window { side, stride, padding: side - 1 - padding },
+            batch: g.batch,
+            height: g.rows,
+            width: g.columns,
+            channels: f,
+            filters: c,
+            rows: g.height,
+            columns: g.width,
+        };
+        let mut dx = Buffer::any(g.batch * g.image());
+        convolve(&back, dy, &pack(&back, &turned), &mut dx, |_| {});
+        return dx;
+    }
+    let (patch, group) = (g.patch(), g.group());
+    let mut dx = Buffer::zeros(g.batch * g.image());
+    let mut patches = Buffer::any(group * g.places() * patch);
+    for (dy, images) in dy.chunks(group * g.places() * f).zip(dx.chunks_mut(group * g.image())) {
+        let rows = dy.len() / f;
+        let (left, right) = (Matrix::rows(dy, f), Matrix::columns(weight, f));
+        product([rows, patch, f], Target::replace(&mut patches, patch), left, right);
+        let step = g.places() * patch;
+        for (image, patches) in images.chunks_exact_mut(g.image()).zip(patches.chunks_exact(step)) {
+            math::vectorised(
+                #[inline(always)]
+                || g.scatter(patches, image),
+            );
+        }
+    }
+    dx
+}
+
+impl Operation for Conv {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, weight) = (inputs[0], inputs[1]);
+        let g = Geometry::new(self.window, x, weight)?;
+        let mut y = Buffer::any(g.batch * g.places() * g.filters);
+        let (bias, relu) = (inputs.get(2).map(|bias| bias.values()), self.relu);
+        convolve(&g, x.values(), &pack(&g, weight.values()), &mut y, |y| {
+            math::vectorised(
+                #[inline(always)]
+                || finish(y, bias, relu),
+            );
+        });
+        Ok(Tensor::new(y, &[g.batch, g.rows, g.columns, g.filters]))
+    }
+
+    fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (x, weight) = (&inputs[0], &inputs[1]);
+        let g = Geometry::new(self.window, x, weight)?;
+        let mut dy = gradient.into_buffer();
+        if self.relu {
+            rectify_gradient(&mut dy, result.values());
+        }
+        let dx = x.tracked().then(|| Tensor::new(input_gradient(&g, weight.values(), &dy), x.shape()));
+        Ok(std::iter::once(dx).chain(parameter_gradients(&g, inputs, &dy).into_iter().map(Some)).collect())
+    }
+
+    fn split(
+        &self,
+        inputs: &[Tensor],
+        result: &Tensor,
+        gradient: &Tensor,
+        examples: usize,
+    ) -> Result<Option<Split>> {
+        let (x, weight) = (&inputs[0], &inputs[1]);
+        let g = Geometry::new(self.window, x, weight)?;
+        if g.batch != examples {
+            return Ok(None);
+        }
+        let mut dy = Buffer::copy(gradient.values());
+        if self.relu {
+            rectify_gradient(&mut dy, result.values());
+        }
+        let squares = squares(&g, inputs, &dy);
+        let input = x.tracked().then(|| Tensor::new(input_gradient(&g, weight.values(), &dy), x.shape()));
+        let inputs = inputs.to_vec();
+        let weighted = Box::new(move |factors: &[f32]| {
+            weigh(&mut dy, factors);
+            parameter_gradients(&g, &inputs, &dy)
+        });
+        Ok(Some(Split { input, squares, weighted }))
+    }
+}
+
+/// Gradients of filters and, where there is one, bias.
+fn parameter_gradients(g: &Geometry, inputs: &[Tensor], dy: &[f32]) -> Vec<Tensor> {
+    let mut dw = Buffer::zeros(inputs[1].len());
+    weight_gradient(g, inputs[0].values(), dy, &mut dw);
+    let bias = inputs.get(2).map(|bias| Tensor::new(column_sums(dy, g.filters), bias.shape()));
+    std::iter::once(Tensor::new(dw, inputs[1].shape())).chain(bias).collect()
+}
+
+/// Squared norms of the images' gradients of filters and bias.
+fn squares(g: &Geometry, inputs: &[Tensor], dy: &[f32]) -> Vec<f64> {
+    let one = Geometry { batch: 1, ..*g };
+    let mut dw = Buffer::any(inputs[1].len());
+    let images = inputs[0].values().chunks_exact(g.image()).zip(dy.chunks_exact(g.places() * g.filters));
+    let image = |(x, dy): (&[f32], &[f32])| {
+        dw.fill(0.0);
+        weight_gradient(&one, x, dy, &mut dw);
+        square(&dw) + if inputs.len() > 2 { square(&column_sums(dy, g.filters)) } else { 0.0 }
+    };
+    images.map(image).collect()
+}
+
+/// Bias and rectifier, in place.
+#[inline(always)]
+fn finish(y: &mut [f32], bias: Option<&[f32]>, relu: bool) {
+    match (bias, relu) {
+        (Some(bias), true) => add_bias(
+            y,
+            bias,
+            #[inline(always)]
+            |v| v.max(0.0),
+        ),
+        (Some(bias), false) => add_bias(
+            y,
+            bias,
+            #[inline(always)]
+            |v| v,
+        ),
+        (None, true) => super::rectify(y),
+        (None, false) => {}
     }
 }
 
@@ -109,73 +279,6 @@ fn add_bias(y: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
         for (v, &b) in row.iter_mut().zip(bias) {
             *v = f(*v + b);
         }
-    }
-}
-
-struct Gradients {
-    input: Option<Tensor>,
-    weight: Option<Tensor>,
-    bias: Vec<f32>,
-}
-
-impl CustomOp3 for Conv {
-    fn name(&self) -> &'static str {
-        "conv"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = Geometry::new(self.window, xl.shape(), wl.shape())?;
-        let operands = (operand(x, xl)?, operand(w, wl)?, Some(operand(b, bl)?));
-        output(Self::forward(&g, self.relu, operands), (g.batch, g.rows, g.columns, g.filters))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = self.backward(x, w, res, grad)?;
-        Ok((g.input, g.weight, like(g.bias, b)?))
-    }
-}
-
-impl CustomOp2 for Conv {
-    fn name(&self) -> &'static str {
-        "conv-no-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let g = Geometry::new(self.window, xl.shape(), wl.shape())?;
-        let operands = (operand(x, xl)?, operand(w, wl)?, None);
-        output(Self::forward(&g, self.relu, operands), (g.batch, g.rows, g.columns, g.filters))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = self.backward(x, w, res, grad)?;
-        Ok((g.input, g.weight))
     }
 }
 
@@ -206,7 +309,7 @@ mod tests {
                 let (py, px) = (oy * stride + ky, ox * stride + kx);
                 if py >= padding && px >= padding && py - padding < h && px - padding < w {
                     sum += v[0][((bi * h + py - padding) * w + px - padding) * c + ci]
-                        * v[1][((fi * side + ky) * side + kx) * c + ci];
+                        * v[1][((ky * side + kx) * c + ci) * f + fi];
                 }
             }
             y.push(if relu { sum.max(0.0) } else { sum });
@@ -222,7 +325,7 @@ mod tests {
             for (relu, operands) in [(false, 3), (true, 3), (false, 2)] {
                 let inputs = [
                     tensor(&numbers(b * h * w * c, i as u64), &[b, h, w, c]).unwrap(),
-                    tensor(&numbers(f * side * side * c, 50 + i as u64), &[f, side, side, c]).unwrap(),
+                    tensor(&numbers(f * side * side * c, 50 + i as u64), &[side, side, c, f]).unwrap(),
                     tensor(&numbers(f, 9), &[f]).unwrap(),
                 ];
                 let ours = |t: &[Tensor]| conv(&t[0], &t[1], t.get(2), window, relu);
@@ -232,11 +335,36 @@ mod tests {
     }
 
     #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        let mut draws = numbers(400, 12).into_iter().map(|v| ((v + 1.0) * 500.0) as usize);
+        let mut draw = |low: usize, high: usize| low + draws.next().unwrap() % (high - low + 1);
+        let mut tried = 0;
+        while tried < 20 {
+            let case: [usize; 8] = [(1, 2), (1, 6), (1, 6), (1, 3), (1, 4), (1, 5), (1, 3), (0, 2)]
+                .map(|(low, high)| draw(low, high));
+            let [b, h, w, c, f, side, stride, padding] = case;
+            if h.min(w) + 2 * padding < side || padding >= side {
+                continue;
+            }
+            tried += 1;
+            let inputs = [
+                tensor(&numbers(b * h * w * c, tried), &[b, h, w, c]).unwrap(),
+                tensor(&numbers(f * side * side * c, 50 + tried), &[side, side, c, f]).unwrap(),
+                tensor(&numbers(f, 9), &[f]).unwrap(),
+            ];
+            let window = Window { side, stride, padding };
+            check_gradients(&inputs, &|t| conv(&t[0], &t[1], t.get(2), window, false), &|v| {
+                naive(v, case, false)
+            });
+        }
+    }
+
+    #[test]
     fn large_batches_go_through_several_groups() {
         let case = [9, 8, 9, 2, 3, 3, 1, 1];
         let inputs = [
             tensor(&numbers(9 * 72 * 2, 1), &[9, 8, 9, 2]).unwrap(),
-            tensor(&numbers(54, 2), &[3, 3, 3, 2]).unwrap(),
+            tensor(&numbers(54, 2), &[3, 3, 2, 3]).unwrap(),
         ];
         let window = Window { side: 3, stride: 1, padding: 1 };
         check_gradients(&inputs, &|t| conv(&t[0], &t[1], None, window, false), &|v| naive(v, case, false));
@@ -244,7 +372,7 @@ mod tests {
 
     #[test]
     fn too_small_an_image_is_an_error() {
-        let inputs = [tensor(&[0.0; 4], &[1, 2, 2, 1]).unwrap(), tensor(&[0.0; 25], &[1, 5, 5, 1]).unwrap()];
+        let inputs = [tensor(&[0.0; 4], &[1, 2, 2, 1]).unwrap(), tensor(&[0.0; 25], &[5, 5, 1, 1]).unwrap()];
         let window = Window { side: 5, stride: 1, padding: 0 };
         let error = conv(&inputs[0], &inputs[1], None, window, false).unwrap_err();
         assert!(error.to_string().contains("does not fit"), "{error}");

@@ -1,8 +1,8 @@
 //! Look-up of rows by index, with the gradient scattered back.
 
-use super::{like, operand, output, values};
-use crate::engine::tape::apply1;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 #[derive(Debug)]
 struct Embedding {
@@ -12,39 +12,35 @@ struct Embedding {
 
 /// `table` is `[n, width]`, `rows` holds sequences of `length`; the result is `[sequences, length, width]`.
 pub(in crate::engine) fn embedding(table: &Tensor, rows: &[u32], length: usize) -> Result<Tensor> {
-    apply1(table, Embedding { rows: rows.to_vec(), length })
+    apply(Embedding { rows: rows.to_vec(), length }, &[table])
 }
 
-impl CustomOp1 for Embedding {
-    fn name(&self) -> &'static str {
-        "embedding"
-    }
-
-    fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (n, width) = layout.shape().dims2()?;
-        let table = operand(table, layout)?;
-        let mut y = Vec::with_capacity(self.rows.len() * width);
-        for &row in &self.rows {
+impl Operation for Embedding {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [n, width] = inputs[0].dims()?;
+        let table = inputs[0].values();
+        let mut y = Buffer::any(self.rows.len() * width);
+        for (y, &row) in y.chunks_exact_mut(width).zip(&self.rows) {
             let row = row as usize;
             if row >= n {
                 bail!("row {row} of an embedding of {n}");
             }
-            y.extend_from_slice(&table[row * width..(row + 1) * width]);
+            y.copy_from_slice(&table[row * width..(row + 1) * width]);
         }
-        output(y, (self.rows.len() / self.length, self.length, width))
+        Ok(Tensor::new(y, &[self.rows.len() / self.length, self.length, width]))
     }
 
-    fn bwd(&self, table: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, width) = table.dims2()?;
-        let grad = grad.contiguous()?;
-        let mut d = vec![0.0; table.elem_count()];
-        for (&row, g) in self.rows.iter().zip(values(&grad)?.chunks_exact(width)) {
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let table = &inputs[0];
+        let [_, width] = table.dims()?;
+        let mut d = Buffer::zeros(table.len());
+        for (&row, g) in self.rows.iter().zip(gradient.values().chunks_exact(width)) {
             let start = row as usize * width;
             for (d, &g) in d[start..start + width].iter_mut().zip(g) {
                 *d += g;
             }
         }
-        like(d, table)
+        Ok(vec![Some(Tensor::new(d, table.shape()))])
     }
 }
 

@@ -1,10 +1,10 @@
 //! Fully connected layer `y = x Wᵀ + b`, with the rectifier fused in when asked for.
 
 use super::gemm::{Matrix, Target, product};
-use super::{add_rows, like, operand, output, rectified, rectify, values};
-use crate::engine::tape::{apply2, apply3};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
-use std::borrow::Cow;
+use super::{column_sums, math, rectify, rectify_gradient, square, weigh};
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, Split, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 #[derive(Debug, Clone, Copy)]
 struct Linear {
@@ -19,135 +19,126 @@ pub(in crate::engine) fn linear(
     relu: bool,
 ) -> Result<Tensor> {
     match bias {
-        Some(bias) => apply3(x, weight, bias, Linear { relu }),
-        None => apply2(x, weight, Linear { relu }),
+        Some(bias) => apply(Linear { relu }, &[x, weight, bias]),
+        None => apply(Linear { relu }, &[x, weight]),
     }
 }
 
-impl Linear {
-    fn forward(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f32> {
-        let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
-        let mut y = vec![0.0; rows * outputs];
+impl Operation for Linear {
+    fn forward(&mut self, operands: &[&Tensor]) -> Result<Tensor> {
+        let (x, weight) = (operands[0], operands[1]);
+        let [outputs, inputs] = weight.dims()?;
+        let mut shape = x.shape().to_vec();
+        match shape.last_mut() {
+            Some(last) if *last == inputs => *last = outputs,
+            _ => bail!("linear: input {:?} does not end in {inputs}", x.shape()),
+        }
+        let rows = x.len() / inputs;
+        let mut y = Buffer::any(rows * outputs);
         let size = [rows, outputs, inputs];
-        let (left, right) = (Matrix::rows(x, inputs), Matrix::columns(weight, inputs));
-        if let Some(bias) = bias {
-            y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+        let (left, right) = (Matrix::rows(x.values(), inputs), Matrix::columns(weight.values(), inputs));
+        if let Some(bias) = operands.get(2) {
+            y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias.values()));
             product(size, Target::add(&mut y, outputs), left, right);
         } else {
             product(size, Target::replace(&mut y, outputs), left, right);
         }
         if self.relu {
-            rectify(&mut y);
-        }
-        y
-    }
-
-    /// Gradients of input (if it is wanted), weight and bias.
-    fn backward(self, x: &Tensor, weight: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Gradients> {
-        let (outputs, inputs) = weight.dims2()?;
-        let grad = grad.contiguous()?;
-        let (xs, ws, g) = (values(x)?, values(weight)?, values(&grad)?);
-        let g: Cow<'_, [f32]> =
-            if self.relu { rectified(&g, &values(res)?).into() } else { Cow::Borrowed(&g) };
-        let rows = xs.len() / inputs;
-        let mut bias = vec![0.0; outputs];
-        add_rows(&mut bias, &g);
-        let mut dw = vec![0.0; outputs * inputs];
-        product(
-            [outputs, inputs, rows],
-            Target::replace(&mut dw, inputs),
-            Matrix::columns(&g, outputs),
-            Matrix::rows(&xs, inputs),
-        );
-        let input = if x.track_op() {
-            let mut dx = vec![0.0; xs.len()];
-            product(
-                [rows, inputs, outputs],
-                Target::replace(&mut dx, inputs),
-                Matrix::rows(&g, outputs),
-                Matrix::rows(&ws, inputs),
+            math::vectorised(
+                #[inline(always)]
+                || rectify(&mut y),
             );
-            like(dx, x)?
-        } else {
-            None
-        };
-        Ok(Gradients { input, weight: like(dw, weight)?, bias })
+        }
+        Ok(Tensor::new(y, &shape))
+    }
+
+    fn backward(
+        &self,
+        operands: &[Tensor],
+        result: &Tensor,
+        gradient: Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut dy = gradient.into_buffer();
+        if self.relu {
+            rectify_gradient(&mut dy, result.values());
+        }
+        let dx = input_gradient(operands, &dy);
+        let parameters = parameter_gradients(operands, &dy).into_iter().map(Some);
+        Ok(std::iter::once(dx).chain(parameters).collect())
+    }
+
+    fn split(
+        &self,
+        operands: &[Tensor],
+        result: &Tensor,
+        gradient: &Tensor,
+        examples: usize,
+    ) -> Result<Option<Split>> {
+        let mut dy = Buffer::copy(gradient.values());
+        if self.relu {
+            rectify_gradient(&mut dy, result.values());
+        }
+        let squares = squares(operands, &dy, examples)?;
+        let input = input_gradient(operands, &dy);
+        let operands = operands.to_vec();
+        let weighted = Box::new(move |factors: &[f32]| {
+            weigh(&mut dy, factors);
+            parameter_gradients(&operands, &dy)
+        });
+        Ok(Some(Split { input, squares, weighted }))
     }
 }
 
-struct Gradients {
-    input: Option<Tensor>,
-    weight: Option<Tensor>,
-    bias: Vec<f32>,
+fn input_gradient(operands: &[Tensor], dy: &[f32]) -> Option<Tensor> {
+    let (x, weight) = (&operands[0], &operands[1]);
+    x.tracked().then(|| {
+        let [outputs, inputs] = [weight.shape()[0], weight.shape()[1]];
+        let mut dx = Buffer::any(x.len());
+        product(
+            [x.len() / inputs, inputs, outputs],
+            Target::replace(&mut dx, inputs),
+            Matrix::rows(dy, outputs),
+            Matrix::rows(weight.values(), inputs),
+        );
+        Tensor::new(dx, x.shape())
+    })
 }
 
-fn shape(x: &Layout, weight: &Layout) -> Result<(usize, Shape)> {
-    let (outputs, inputs) = weight.shape().dims2()?;
-    let mut dims = x.dims().to_vec();
-    match dims.last_mut() {
-        Some(last) if *last == inputs => *last = outputs,
-        _ => candle_core::bail!("linear: input {:?} does not end in {inputs}", x.dims()),
-    }
-    Ok((inputs, dims.into()))
+/// Gradients of weight and, where there is one, bias.
+fn parameter_gradients(operands: &[Tensor], dy: &[f32]) -> Vec<Tensor> {
+    let (x, weight) = (&operands[0], &operands[1]);
+    let [outputs, inputs] = [weight.shape()[0], weight.shape()[1]];
+    let mut dw = Buffer::any(outputs * inputs);
+    product(
+        [outputs, inputs, x.len() / inputs],
+        Target::replace(&mut dw, inputs),
+        Matrix::columns(dy, outputs),
+        Matrix::rows(x.values(), inputs),
+    );
+    let bias = operands.get(2).map(|bias| Tensor::new(column_sums(dy, outputs), bias.shape()));
+    std::iter::once(Tensor::new(dw, weight.shape())).chain(bias).collect()
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+/// Squared norms of the examples' gradients of weight and bias. With one row for an example the
+/// gradient of the weight is an outer product, whose norm needs no product (Goodfellow 2015,
+/// arXiv:1510.01799).
+fn squares(operands: &[Tensor], dy: &[f32], examples: usize) -> Result<Vec<f64>> {
+    let (x, weight) = (operands[0].values(), &operands[1]);
+    let [outputs, inputs] = weight.dims()?;
+    let rows = x.len() / inputs / examples;
+    let biased = operands.len() > 2;
+    let shares = x.chunks_exact(rows * inputs).zip(dy.chunks_exact(rows * outputs));
+    if rows == 1 {
+        let plus = if biased { 1.0 } else { 0.0 };
+        return Ok(shares.map(|(x, dy)| square(dy) * (square(x) + plus)).collect());
     }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (inputs, shape) = shape(xl, wl)?;
-        output(self.forward(operand(x, xl)?, operand(w, wl)?, Some(operand(b, bl)?), inputs), shape)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = self.backward(x, w, res, grad)?;
-        Ok((g.input, g.weight, like(g.bias, b)?))
-    }
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear-no-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (inputs, shape) = shape(xl, wl)?;
-        output(self.forward(operand(x, xl)?, operand(w, wl)?, None, inputs), shape)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = self.backward(x, w, res, grad)?;
-        Ok((g.input, g.weight))
-    }
+    let mut dw = Buffer::any(outputs * inputs);
+    let one = |(x, dy): (&[f32], &[f32])| {
+        let (left, right) = (Matrix::columns(dy, outputs), Matrix::rows(x, inputs));
+        product([outputs, inputs, rows], Target::replace(&mut dw, inputs), left, right);
+        square(&dw) + if biased { square(&column_sums(dy, outputs)) } else { 0.0 }
+    };
+    Ok(shares.map(one).collect())
 }
 
 #[cfg(test)]

@@ -4,40 +4,35 @@
 //! one small product and one fused pass over the gates. Gates lie in PyTorch's order: input, forget,
 //! cell, output.
 
-use super::gemm::{Matrix, Target, product};
+use super::column_sums;
+use super::gemm::{Matrix, Packed, Target, product, product_packed};
 use super::math::{sigmoid, tanh, vectorised};
-use super::{add_rows, like, operand, output, values};
-use crate::engine::tape::apply3;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use std::sync::OnceLock;
-
-#[derive(Debug)]
-struct Recurrence {
-    memory: OnceLock<Memory>,
-}
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 /// What the backward pass needs of the forward pass.
-#[derive(Debug)]
-struct Memory {
+#[derive(Debug, Default)]
+struct Recurrence {
     /// Activated gates `[b, t, 4h]`.
-    gates: Vec<f32>,
+    gates: Buffer,
     /// Cell states `[b, t, h]`.
-    cells: Vec<f32>,
+    cells: Buffer,
 }
 
 /// `projected` is `[b, t, 4h]` (input weights and their bias applied), `weight` `[4h, h]`, `bias`
 /// `[4h]`; the result is the hidden states `[b, t, h]`. Starts from zero states.
 pub(in crate::engine) fn recurrence(projected: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    apply3(projected, weight, bias, Recurrence { memory: OnceLock::new() })
+    apply(Recurrence::default(), &[projected, weight, bias])
 }
 
-fn sizes(projected: &Shape, weight: &Shape) -> Result<(usize, usize, usize)> {
-    let (b, t, four) = projected.dims3()?;
-    let (rows, h) = weight.dims2()?;
+fn sizes(projected: &Tensor, weight: &Tensor) -> Result<[usize; 3]> {
+    let [b, t, four] = projected.dims()?;
+    let [rows, h] = weight.dims()?;
     if rows != four || four != 4 * h {
-        bail!("recurrence: weights {weight:?} do not fit gates {projected:?}");
+        bail!("recurrence: weights {:?} do not fit gates {:?}", weight.shape(), projected.shape());
     }
-    Ok((b, t, h))
+    Ok([b, t, h])
 }
 
 /// Four equal parts of a row of gates.
@@ -109,15 +104,15 @@ impl Step<'_> {
     }
 }
 
-fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Vec<f32>, Vec<f32>) {
+fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Buffer, Buffer) {
     let zero = vec![0.0; h];
-    let mut cells = vec![0.0; b * t * h];
-    let mut hidden = vec![0.0; b * t * h];
+    let mut cells = Buffer::any(b * t * h);
+    let mut hidden = Buffer::any(b * t * h);
+    let weight = Packed::new(Matrix::columns(weight, h), h, 4 * h);
     for step in 0..t {
         if step > 0 {
             let last = Matrix::rows(&hidden[(step - 1) * h..], t * h);
-            let target = Target::add(&mut gates[step * 4 * h..], t * 4 * h);
-            product([b, 4 * h, h], target, last, Matrix::columns(weight, h));
+            product_packed(b, Target::add(&mut gates[step * 4 * h..], t * 4 * h), last, &weight);
         }
         vectorised(
             #[inline(always)]
@@ -139,10 +134,11 @@ fn forward(gates: &mut [f32], weight: &[f32], [b, t, h]: [usize; 3]) -> (Vec<f32
     (cells, hidden)
 }
 
-fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3]) -> Vec<f32> {
+fn backward(memory: &Recurrence, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3]) -> Buffer {
     let zero = vec![0.0; h];
-    let mut gradient = vec![0.0; b * t * 4 * h];
-    let (mut next, mut carried) = (vec![0.0; b * h], vec![0.0; b * h]);
+    let mut gradient = Buffer::any(b * t * 4 * h);
+    let (mut next, mut carried) = (Buffer::zeros(b * h), Buffer::zeros(b * h));
+    let weight = Packed::new(Matrix::rows(weight, h), 4 * h, h);
     for step in (0..t).rev() {
         vectorised(
             #[inline(always)]
@@ -162,62 +158,49 @@ fn backward(memory: &Memory, weight: &[f32], above: &[f32], [b, t, h]: [usize; 3
         );
         if step > 0 {
             let gates = Matrix::rows(&gradient[step * 4 * h..], t * 4 * h);
-            product([b, h, 4 * h], Target::replace(&mut next, h), gates, Matrix::rows(weight, h));
+            product_packed(b, Target::replace(&mut next, h), gates, &weight);
         }
     }
     gradient
 }
 
-impl CustomOp3 for Recurrence {
-    fn name(&self) -> &'static str {
-        "lstm-recurrence"
-    }
-
-    fn cpu_fwd(
-        &self,
-        p: &CpuStorage,
-        pl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        bias: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (b, t, h) = sizes(pl.shape(), wl.shape())?;
-        let mut gates = operand(p, pl)?.to_vec();
-        let bias = operand(bias, bl)?;
-        for row in gates.chunks_exact_mut(4 * h) {
-            row.iter_mut().zip(bias).for_each(|(g, b)| *g += b);
+impl Operation for Recurrence {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [projected, weight, bias] = inputs else { bail!("recurrence: three operands") };
+        let [b, t, h] = sizes(projected, weight)?;
+        let mut gates = Buffer::any(projected.len());
+        let rows = projected.values().chunks_exact(4 * h);
+        for (to, row) in gates.chunks_exact_mut(4 * h).zip(rows) {
+            for ((to, p), b) in to.iter_mut().zip(row).zip(bias.values()) {
+                *to = p + b;
+            }
         }
-        let (cells, hidden) = forward(&mut gates, operand(w, wl)?, [b, t, h]);
-        let _ = self.memory.set(Memory { gates, cells });
-        output(hidden, (b, t, h))
+        let (cells, hidden) = forward(&mut gates, weight.values(), [b, t, h]);
+        (self.gates, self.cells) = (gates, cells);
+        Ok(Tensor::new(hidden, &[b, t, h]))
     }
 
-    fn bwd(
-        &self,
-        p: &Tensor,
-        w: &Tensor,
-        bias: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(memory) = self.memory.get() else { bail!("recurrence: backward before forward") };
-        let (b, t, h) = sizes(p.shape(), w.shape())?;
-        let grad = grad.contiguous()?;
-        let (weight, hidden, above) = (values(w)?, values(res)?, values(&grad)?);
-        let gradient = backward(memory, &weight, &above, [b, t, h]);
+    fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [projected, weight, bias] = inputs else { bail!("recurrence: three operands") };
+        let [b, t, h] = sizes(projected, weight)?;
+        let hidden = result.values();
+        let gradient = backward(self, weight.values(), gradient.values(), [b, t, h]);
 
         // Hidden states one step late, so that one product sums over all steps and sequences.
-        let mut before = vec![0.0; b * t * h];
+        let mut before = Buffer::any(b * t * h);
         for (to, from) in before.chunks_exact_mut(t * h).zip(hidden.chunks_exact(t * h)) {
+            to[..h].fill(0.0);
             to[h..].copy_from_slice(&from[..(t - 1) * h]);
         }
-        let mut dw = vec![0.0; weight.len()];
+        let mut dw = Buffer::any(weight.len());
         let (left, right) = (Matrix::columns(&gradient, 4 * h), Matrix::rows(&before, h));
         product([4 * h, h, b * t], Target::replace(&mut dw, h), left, right);
-        let mut db = vec![0.0; 4 * h];
-        add_rows(&mut db, &gradient);
-        Ok((like(gradient, p)?, like(dw, w)?, like(db, bias)?))
+        let db = column_sums(&gradient, 4 * h);
+        Ok(vec![
+            Some(Tensor::new(gradient, projected.shape())),
+            Some(Tensor::new(dw, weight.shape())),
+            Some(Tensor::new(db, bias.shape())),
+        ])
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn erf(x: f32) -> f32 {
 /// Sum of `f` over pairs of elements: sixteen lanes, then pairwise. The order is fixed, the loop
 /// vectorises, and it rounds less than one running sum.
 #[inline(always)]
-pub(super) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(in crate::engine) fn sum_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; 16];
     let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     for (a, b) in a.iter().zip(b) {
@@ -97,7 +97,7 @@ pub(super) fn sum(values: &[f32]) -> f32 {
 /// Runs `f` compiled for the widest vectors that this processor has. Only what is inlined into `f`
 /// gains. Rust never fuses or reorders f32 operations, so the bytes stay those of plain code.
 #[inline]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+pub(in crate::engine) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
     ARCH.dispatch(f)
 }

@@ -2,10 +2,10 @@
 //!
 //! Both subtract the mean before squaring, because a one-pass variance cancels when the mean is large.
 
-use super::{add_rows, like, math, operand, output, rectified, rectify, values};
-use crate::engine::tape::apply3;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use std::borrow::Cow;
+use super::{add_rows, math, rectify, rectify_gradient};
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 /// Added to a variance before its root is taken, PyTorch's default.
 const EPSILON: f32 = 1e-5;
@@ -24,12 +24,12 @@ pub(in crate::engine) fn group_norm(
     groups: usize,
     relu: bool,
 ) -> Result<Tensor> {
-    apply3(x, weight, bias, GroupNorm { groups, relu })
+    apply(GroupNorm { groups, relu }, &[x, weight, bias])
 }
 
 /// `x` is `[.., c]`, `weight` and `bias` are `[c]`.
 pub(in crate::engine) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    apply3(x, weight, bias, LayerNorm)
+    apply(LayerNorm, &[x, weight, bias])
 }
 
 impl GroupNorm {
@@ -105,28 +105,17 @@ struct Image<'a> {
     weight: &'a [f32],
 }
 
-impl CustomOp3 for GroupNorm {
-    fn name(&self) -> &'static str {
-        "group-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, height, width, c) = xl.shape().dims4()?;
+impl Operation for GroupNorm {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [x, weight, bias] = inputs else { bail!("group norm: three operands") };
+        let [_, height, width, c] = x.dims()?;
         if !c.is_multiple_of(self.groups) {
             bail!("{c} channels do not divide into {} groups", self.groups);
         }
-        let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
-        let mut y = vec![0.0; x.len()];
+        let (weight, bias) = (weight.values(), bias.values());
+        let mut y = Buffer::any(x.len());
         let image = height * width * c;
-        let images = x.chunks_exact(image).zip(y.chunks_exact_mut(image));
+        let images = x.values().chunks_exact(image).zip(y.chunks_exact_mut(image));
         math::vectorised(
             #[inline(always)]
             || {
@@ -145,33 +134,32 @@ impl CustomOp3 for GroupNorm {
                 }
             },
         );
-        output(y, xl.shape().clone())
+        Ok(Tensor::new(y, x.shape()))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (_, height, width, c) = x.dims4()?;
-        let grad = grad.contiguous()?;
-        let (xs, weight, dy) = (values(x)?, values(w)?, values(&grad)?);
-        let dy: Cow<'_, [f32]> =
-            if self.relu { rectified(&dy, &values(res)?).into() } else { Cow::Borrowed(&dy) };
-        let mut dx = vec![0.0; xs.len()];
+    fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [x, weight, bias] = inputs else { bail!("group norm: three operands") };
+        let [_, height, width, c] = x.dims()?;
+        let mut dy = gradient.into_buffer();
+        if self.relu {
+            rectify_gradient(&mut dy, result.values());
+        }
+        let mut dx = Buffer::any(x.len());
         let (mut dw, mut db) = (vec![0.0; c], vec![0.0; c]);
         let size = height * width * c;
-        for ((x, dy), dx) in xs.chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size)) {
-            let image = Image { x, dy, weight: &weight };
+        let images = x.values().chunks_exact(size).zip(dy.chunks_exact(size)).zip(dx.chunks_exact_mut(size));
+        for ((x, dy), dx) in images {
+            let image = Image { x, dy, weight: weight.values() };
             math::vectorised(
                 #[inline(always)]
                 || self.image_gradient(image, dx, &mut dw, &mut db),
             );
         }
-        Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
+        Ok(vec![
+            Some(Tensor::new(dx, x.shape())),
+            Some(Tensor::new(dw, weight.shape())),
+            Some(Tensor::new(db, bias.shape())),
+        ])
     }
 }
 
@@ -186,24 +174,13 @@ fn row_statistics(row: &[f32]) -> (f32, f32) {
     (mean, 1.0 / (variance + EPSILON).sqrt())
 }
 
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        w: &CpuStorage,
-        wl: &Layout,
-        b: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (operand(x, xl)?, operand(w, wl)?, operand(b, bl)?);
-        let mut y = vec![0.0; x.len()];
+impl Operation for LayerNorm {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [x, weight, bias] = inputs else { bail!("layer norm: three operands") };
+        let (weight, bias) = (weight.values(), bias.values());
+        let mut y = Buffer::any(x.len());
         let c = weight.len();
-        let rows = x.chunks_exact(c).zip(y.chunks_exact_mut(c));
+        let rows = x.values().chunks_exact(c).zip(y.chunks_exact_mut(c));
         math::vectorised(
             #[inline(always)]
             || {
@@ -215,31 +192,25 @@ impl CustomOp3 for LayerNorm {
                 }
             },
         );
-        output(y, xl.shape().clone())
+        Ok(Tensor::new(y, x.shape()))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (xs, weight, dy) = (values(x)?, values(w)?, values(&grad)?);
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [x, weight, bias] = inputs else { bail!("layer norm: three operands") };
         let c = weight.len();
-        let mut dx = vec![0.0; xs.len()];
+        let dy = gradient.values();
+        let weights = weight.values();
+        let mut dx = Buffer::any(x.len());
         let (mut dw, mut db) = (vec![0.0f32; c], vec![0.0f32; c]);
         let (mut hat, mut scaled) = (vec![0.0f32; c], vec![0.0f32; c]);
-        let rows = xs.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
+        let rows = x.values().chunks_exact(c).zip(dy.chunks_exact(c)).zip(dx.chunks_exact_mut(c));
         math::vectorised(
             #[inline(always)]
             || {
                 for ((x, dy), dx) in rows {
                     let (mean, inverse) = row_statistics(x);
                     let (dw, db, hat, scaled) = (&mut dw[..c], &mut db[..c], &mut hat[..c], &mut scaled[..c]);
-                    let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weight[..c]);
+                    let (x, dy, dx, weight) = (&x[..c], &dy[..c], &mut dx[..c], &weights[..c]);
                     for i in 0..c {
                         hat[i] = (x[i] - mean) * inverse;
                         dw[i] += dy[i] * hat[i];
@@ -255,7 +226,11 @@ impl CustomOp3 for LayerNorm {
                 }
             },
         );
-        Ok((like(dx, x)?, like(dw, w)?, like(db, b)?))
+        Ok(vec![
+            Some(Tensor::new(dx, x.shape())),
+            Some(Tensor::new(dw, weight.shape())),
+            Some(Tensor::new(db, bias.shape())),
+        ])
     }
 }
 

@@ -1,10 +1,9 @@
-//! Where the patches of a channels-last image lie: the copying half of a convolution.
+//! The sizes of a convolution, and where the patches of a channels-last image lie.
 //!
-//! A patch consists of `side` contiguous runs of pixels, so that building the patch matrix (im2col)
-//! and adding it back (col2im) copy whole runs.
+//! A patch consists of `side` contiguous runs of pixels, so that adding patches back to where they came
+//! from (col2im) adds whole runs.
 
-use super::math;
-use candle_core::{Result, Shape, bail};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 /// A square window that slides over an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +23,8 @@ impl Window {
     }
 }
 
-/// Rows of the patch matrix that are built at once: enough for the product to run at full speed,
-/// few enough for the matrix to stay near the second-level cache.
+/// Places that are computed at once: enough for the product to run at full speed, few enough for the
+/// padded images to stay near the second-level cache.
 const ROWS: usize = 256;
 
 /// Sizes of one convolution.
@@ -44,14 +43,14 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    pub(super) fn new(window: Window, x: &Shape, weight: &Shape) -> Result<Self> {
-        let (batch, height, width, channels) = x.dims4()?;
-        let (filters, side, _, inputs) = weight.dims4()?;
+    pub(super) fn new(window: Window, x: &Tensor, weight: &Tensor) -> Result<Self> {
+        let [batch, height, width, channels] = x.dims()?;
+        let [side, _, inputs, filters] = weight.dims()?;
         let (Some(rows), Some(columns)) = (window.places(height), window.places(width)) else {
             bail!("a {side}×{side} window does not fit an image of {height}×{width}")
         };
         if inputs != channels || side != window.side {
-            bail!("filters {weight:?} do not fit images {x:?}");
+            bail!("filters {:?} do not fit images {:?}", weight.shape(), x.shape());
         }
         Ok(Self { window, batch, height, width, channels, filters, rows, columns })
     }
@@ -71,7 +70,7 @@ impl Geometry {
         self.window.side * self.window.side * self.channels
     }
 
-    /// Images whose patches are multiplied at once.
+    /// Images that are computed at once.
     pub(super) fn group(&self) -> usize {
         let rounds = self.batch.div_ceil(ROWS.div_ceil(self.places())).max(1);
         self.batch.div_ceil(rounds).max(1)
@@ -104,18 +103,6 @@ impl Geometry {
         }
     }
 
-    /// Copies the patches of `image` to the rows of `patches`, zeros outside the image.
-    #[inline(always)]
-    fn gather(&self, image: &[f32], patches: &mut [f32]) {
-        if self.window.padding > 0 {
-            patches.fill(0.0);
-        }
-        self.runs(
-            #[inline(always)]
-            |from, to, length| copy_run(&image[from..from + length], &mut patches[to..to + length]),
-        );
-    }
-
     /// Adds the rows of `patches` to where they came from in `image`.
     #[inline(always)]
     pub(super) fn scatter(&self, patches: &[f32], image: &mut [f32]) {
@@ -127,36 +114,5 @@ impl Geometry {
                 }
             },
         );
-    }
-
-    /// The patch matrix of several images.
-    pub(super) fn gather_all(&self, images: &[f32], patches: &mut [f32]) {
-        let step = self.places() * self.patch();
-        for (image, patches) in images.chunks_exact(self.image()).zip(patches.chunks_exact_mut(step)) {
-            math::vectorised(
-                #[inline(always)]
-                || self.gather(image, patches),
-            );
-        }
-    }
-}
-
-/// Short runs are frequent (a 5×5 window over one channel), and a call to `memcpy` costs more than they.
-#[inline(always)]
-fn copy_run(from: &[f32], to: &mut [f32]) {
-    match from.len() {
-        3 => copy_fixed::<3>(from, to),
-        5 => copy_fixed::<5>(from, to),
-        9 => copy_fixed::<9>(from, to),
-        15 => copy_fixed::<15>(from, to),
-        30 => copy_fixed::<30>(from, to),
-        _ => to.copy_from_slice(from),
-    }
-}
-
-#[inline(always)]
-fn copy_fixed<const N: usize>(from: &[f32], to: &mut [f32]) {
-    if let (Some(from), Some(to)) = (from.first_chunk::<N>(), to.first_chunk_mut::<N>()) {
-        *to = *from;
     }
 }

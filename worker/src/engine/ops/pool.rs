@@ -3,39 +3,42 @@
 //! candle's own `max_pool2d` divides the gradient by the window's area and shares it among ties; here
 //! the whole gradient goes to the first maximum, as in PyTorch.
 
+use super::math;
 use super::patches::Window;
-use super::{like, math, operand, output, values};
-use crate::engine::tape::apply1;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use std::sync::OnceLock;
+use crate::engine::buffer::Buffer;
+use crate::engine::tape::{Operation, apply};
+use crate::engine::tensor::{Result, Tensor, bail};
 
 #[derive(Debug)]
 struct MaxPool {
     window: Window,
     /// For each output, which place of its window held the maximum.
-    chosen: OnceLock<Vec<u8>>,
+    chosen: Vec<u8>,
 }
 
 /// `[b, h, w, c]` to `[b, h', w', c]`; padding never wins.
 pub(in crate::engine) fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
-    apply1(x, MaxPool { window, chosen: OnceLock::new() })
+    apply(MaxPool { window, chosen: Vec::new() }, &[x])
 }
 
 /// `[b, h, w, c]` to `[b, c]`.
 pub(in crate::engine) fn global_mean(x: &Tensor) -> Result<Tensor> {
-    apply1(x, GlobalMean)
+    apply(GlobalMean, &[x])
 }
 
 /// `[b, h, w, c]` to `[b, c · h · w]`, the order in which PyTorch flattens an image.
 pub(in crate::engine) fn flatten(x: &Tensor) -> Result<Tensor> {
-    apply1(x, Flatten)
+    apply(Flatten, &[x])
 }
 
 impl MaxPool {
     /// Calls `f` with (offset of an output pixel, place in the window, offset of that input pixel).
     #[inline(always)]
-    fn visit(&self, shape: &Shape, mut f: impl FnMut(usize, u8, usize)) -> Result<(usize, usize)> {
-        let (batch, height, width, c) = shape.dims4()?;
+    fn visit(
+        &self,
+        [batch, height, width, c]: [usize; 4],
+        mut f: impl FnMut(usize, u8, usize),
+    ) -> Result<()> {
         let Window { side, stride, padding } = self.window;
         let (Some(rows), Some(columns)) = (self.window.places(height), self.window.places(width)) else {
             bail!("a {side}×{side} window does not fit an image of {height}×{width}")
@@ -52,27 +55,26 @@ impl MaxPool {
                 }
             }
         }
-        Ok((rows, columns))
+        Ok(())
     }
 }
 
-impl CustomOp1 for MaxPool {
-    fn name(&self) -> &'static str {
-        "max-pool"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, c) = layout.shape().dims4()?;
+impl Operation for MaxPool {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let x = inputs[0];
+        let dims = x.dims()?;
+        let [batch, height, width, c] = dims;
         let (rows, columns) =
             (self.window.places(height).unwrap_or(0), self.window.places(width).unwrap_or(0));
-        let x = operand(x, layout)?;
-        let mut y = vec![f32::NEG_INFINITY; batch * rows * columns * c];
+        let x = x.values();
+        let mut y = Buffer::any(batch * rows * columns * c);
+        y.fill(f32::NEG_INFINITY);
         let mut chosen = vec![u8::MAX; y.len()];
         math::vectorised(
             #[inline(always)]
             || {
                 self.visit(
-                    layout.shape(),
+                    dims,
                     #[inline(always)]
                     |to, place, from| {
                         let (best, which) = (&mut y[to..to + c], &mut chosen[to..to + c]);
@@ -86,25 +88,23 @@ impl CustomOp1 for MaxPool {
                 )
             },
         )?;
-        // A second forward pass of the same node does not happen; if it did, it would store the same.
-        let _ = self.chosen.set(chosen);
-        output(y, (batch, rows, columns, c))
+        self.chosen = chosen;
+        Ok(Tensor::new(y, &[batch, rows, columns, c]))
     }
 
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let Some(chosen) = self.chosen.get() else { bail!("max-pool: backward before forward") };
-        let grad = grad.contiguous()?;
-        let g = values(&grad)?;
-        let c = x.dim(3)?;
-        let mut dx = vec![0.0; x.elem_count()];
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let x = &inputs[0];
+        let dims = x.dims()?;
+        let (g, c) = (gradient.values(), dims[3]);
+        let mut dx = Buffer::zeros(x.len());
         math::vectorised(
             #[inline(always)]
             || {
                 self.visit(
-                    x.shape(),
+                    dims,
                     #[inline(always)]
                     |from, place, to| {
-                        let sources = g[from..from + c].iter().zip(&chosen[from..from + c]);
+                        let sources = g[from..from + c].iter().zip(&self.chosen[from..from + c]);
                         for (d, (&g, &which)) in dx[to..to + c].iter_mut().zip(sources) {
                             *d += if which == place { g } else { 0.0 };
                         }
@@ -112,82 +112,81 @@ impl CustomOp1 for MaxPool {
                 )
             },
         )?;
-        like(dx, x)
+        Ok(vec![Some(Tensor::new(dx, x.shape()))])
     }
 }
 
 #[derive(Debug)]
 struct GlobalMean;
 
-impl CustomOp1 for GlobalMean {
-    fn name(&self) -> &'static str {
-        "global-mean"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, c) = layout.shape().dims4()?;
+impl Operation for GlobalMean {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [batch, height, width, c] = inputs[0].dims()?;
         let scale = 1.0 / (height * width) as f32;
-        let mut y = vec![0.0; batch * c];
-        for (y, image) in y.chunks_exact_mut(c).zip(operand(x, layout)?.chunks_exact(height * width * c)) {
+        let mut y = Buffer::zeros(batch * c);
+        let images = inputs[0].values().chunks_exact(height * width * c);
+        for (y, image) in y.chunks_exact_mut(c).zip(images) {
             super::add_rows(y, image);
             for v in y.iter_mut() {
                 *v *= scale;
             }
         }
-        output(y, (batch, c))
+        Ok(Tensor::new(y, &[batch, c]))
     }
 
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, height, width, c) = x.dims4()?;
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [_, height, width, c] = inputs[0].dims()?;
         let scale = 1.0 / (height * width) as f32;
-        let grad = grad.contiguous()?;
-        let mut dx = Vec::with_capacity(x.elem_count());
-        for g in values(&grad)?.chunks_exact(c) {
-            for _ in 0..height * width {
-                dx.extend(g.iter().map(|g| g * scale));
+        let mut dx = Buffer::any(inputs[0].len());
+        let images = dx.chunks_exact_mut(height * width * c);
+        for (image, g) in images.zip(gradient.values().chunks_exact(c)) {
+            for pixel in image.chunks_exact_mut(c) {
+                for (d, g) in pixel.iter_mut().zip(g) {
+                    *d = g * scale;
+                }
             }
         }
-        like(dx, x)
+        Ok(vec![Some(Tensor::new(dx, inputs[0].shape()))])
     }
 }
 
 #[derive(Debug)]
 struct Flatten;
 
-impl CustomOp1 for Flatten {
-    fn name(&self) -> &'static str {
-        "flatten"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, height, width, c) = layout.shape().dims4()?;
-        let pixels = height * width;
-        let x = operand(x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        for (from, to) in x.chunks_exact(pixels * c).zip(y.chunks_exact_mut(pixels * c)) {
+impl Operation for Flatten {
+    fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
+        let [batch, height, width, c] = inputs[0].dims()?;
+        let image = height * width * c;
+        let mut y = Buffer::any(inputs[0].len());
+        for (from, to) in inputs[0].values().chunks_exact(image).zip(y.chunks_exact_mut(image)) {
             transpose(from, to, c);
         }
-        output(y, (batch, pixels * c))
+        Ok(Tensor::new(y, &[batch, image]))
     }
 
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, height, width, c) = x.dims4()?;
-        let pixels = height * width;
-        let grad = grad.contiguous()?;
-        let mut dx = vec![0.0; x.elem_count()];
-        for (from, to) in values(&grad)?.chunks_exact(pixels * c).zip(dx.chunks_exact_mut(pixels * c)) {
-            transpose(from, to, pixels);
+    fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
+        let [_, height, width, c] = inputs[0].dims()?;
+        let image = height * width * c;
+        let mut dx = Buffer::any(inputs[0].len());
+        for (from, to) in gradient.values().chunks_exact(image).zip(dx.chunks_exact_mut(image)) {
+            transpose(from, to, height * width);
         }
-        like(dx, x)
+        Ok(vec![Some(Tensor::new(dx, inputs[0].shape()))])
     }
 }
 
-/// Writes the transpose of `from`, whose rows have `width` elements.
+/// Writes the transpose of `from`, whose rows have `width` elements; square by square, for the caches.
 pub(in crate::engine) fn transpose(from: &[f32], to: &mut [f32], width: usize) {
+    const SIDE: usize = 16;
     let height = from.len() / width;
-    for (j, column) in to.chunks_exact_mut(height).enumerate() {
-        for (i, v) in column.iter_mut().enumerate() {
-            *v = from[i * width + j];
+    for top in (0..height).step_by(SIDE) {
+        let rows = (height - top).min(SIDE);
+        for left in (0..width).step_by(SIDE) {
+            for j in left..(left + SIDE).min(width) {
+                for (i, v) in to[j * height + top..][..rows].iter_mut().enumerate() {
+                    *v = from[(top + i) * width + j];
+                }
+            }
         }
     }
 }
@@ -196,22 +195,43 @@ pub(in crate::engine) fn transpose(from: &[f32], to: &mut [f32], width: usize) {
 mod tests {
     use super::*;
     use crate::engine::ops::testing::{check_gradients, numbers, tensor};
-    use crate::engine::ops::to_vec;
+    use crate::engine::tape::Tape;
 
     const HALVE: Window = Window { side: 2, stride: 2, padding: 0 };
 
+    /// The gradient of the sum of all maxima.
+    fn ones_back(x: &Tensor) -> Vec<f32> {
+        let (y, tape) = Tape::record(|| max_pool(x, HALVE).unwrap());
+        let ones = Tensor::new(vec![1.0; y.len()], y.shape());
+        tape.gradients(&y, ones).unwrap().get(x).unwrap().values().to_vec()
+    }
+
+    /// candle-core 0.11.1 gives 0.25 here. A note for its authors: the backward pass of `max_pool2d`
+    /// (`backprop.rs`, `Op::MaxPool2D`) compares the upsampled maxima with the argument for equality and
+    /// scales the result by 1 / (kernel height · kernel width), as average pooling would. One maximum of a
+    /// window should receive the whole gradient; and where several elements are equal, as zeros after
+    /// a rectifier often are, the comparison gives each of them a share, where PyTorch gives all to the
+    /// first. Reproduction: `max_pool2d(2)` of `[[1, 2], [3, 4]]`, summed, `backward()`.
     #[test]
     fn the_whole_gradient_goes_to_the_maximum() {
         let x = tensor(&[1.0, 2.0, 3.0, 4.0], &[1, 2, 2, 1]).unwrap();
-        let grads = max_pool(&x, HALVE).unwrap().sum_all().unwrap().backward().unwrap();
-        assert_eq!(to_vec(grads.get(&x).unwrap()).unwrap(), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(ones_back(&x), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(candle_back(&[1.0, 2.0, 3.0, 4.0]).unwrap(), [0.0, 0.0, 0.0, 0.25], "candle was mended");
+    }
+
+    /// The same gradient by candle's own operations.
+    fn candle_back(window: &[f32; 4]) -> candle_core::Result<Vec<f32>> {
+        use candle_core::{Device, Error, Var};
+        let x = Var::from_slice(window, (1, 1, 2, 2), &Device::Cpu)?;
+        let gradients = x.max_pool2d(2)?.sum_all()?.backward()?;
+        let gradient = gradients.get(&x).ok_or_else(|| Error::msg("the window has a gradient"))?;
+        gradient.flatten_all()?.to_vec1()
     }
 
     #[test]
     fn the_first_of_equal_maxima_gets_it_all() {
         let x = tensor(&[5.0; 4], &[1, 2, 2, 1]).unwrap();
-        let grads = max_pool(&x, HALVE).unwrap().sum_all().unwrap().backward().unwrap();
-        assert_eq!(to_vec(grads.get(&x).unwrap()).unwrap(), [1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(ones_back(&x), [1.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]
@@ -263,6 +283,6 @@ mod tests {
     #[test]
     fn not_a_number_is_passed_on() {
         let x = tensor(&[1.0, f32::NAN, 3.0, 4.0], &[1, 2, 2, 1]).unwrap();
-        assert!(to_vec(&max_pool(&x, HALVE).unwrap()).unwrap()[0].is_nan());
+        assert!(max_pool(&x, HALVE).unwrap().values()[0].is_nan());
     }
 }

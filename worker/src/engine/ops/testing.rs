@@ -1,6 +1,7 @@
 //! What the tests of the operations share: numbers, and gradients from plain loops in f64.
 
-use candle_core::{Device, Result, Tensor, Var};
+use crate::engine::tape::Tape;
+use crate::engine::tensor::{Result, Tensor};
 
 /// `n` numbers in (-1, 1) that look random; equal seeds, equal numbers.
 pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -15,8 +16,9 @@ pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the form that tests take beside operations that can fail")]
 pub(crate) fn tensor(values: &[f32], shape: &[usize]) -> Result<Tensor> {
-    Ok(Var::from_slice(values, shape, &Device::Cpu)?.as_tensor().clone())
+    Ok(Tensor::leaf(values.to_vec(), shape))
 }
 
 /// Compares to `tolerance`, relative to the largest wanted magnitude (at least 1).
@@ -35,15 +37,14 @@ pub(crate) fn check_gradients(
     ours: &dyn Fn(&[Tensor]) -> Result<Tensor>,
     reference: &dyn Fn(&[Vec<f64>]) -> Vec<f64>,
 ) {
-    let result = ours(inputs).unwrap();
+    let (result, tape) = Tape::record(|| ours(inputs).unwrap());
     let mut values: Vec<Vec<f64>> =
-        inputs.iter().map(|t| super::to_vec(t).unwrap().into_iter().map(f64::from).collect()).collect();
+        inputs.iter().map(|t| t.values().iter().copied().map(f64::from).collect()).collect();
     let want = reference(&values);
-    assert_close(&super::to_vec(&result).unwrap(), &want, 2e-6);
+    assert_close(result.values(), &want, 2e-6);
 
     let weights = numbers(want.len(), 99);
-    let projection = Tensor::from_vec(weights.clone(), result.shape(), &Device::Cpu).unwrap();
-    let grads = (&result * projection).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = tape.gradients(&result, Tensor::new(weights.clone(), result.shape())).unwrap();
     let project = |values: &[Vec<f64>]| -> f64 {
         reference(values).iter().zip(&weights).map(|(v, &w)| v * f64::from(w)).sum()
     };
@@ -62,6 +63,6 @@ pub(crate) fn check_gradients(
             })
             .collect();
         assert!(want.iter().any(|v| *v != 0.0), "input {i}: the test has no gradient to compare");
-        assert_close(&super::to_vec(got).unwrap(), &want, 1e-5);
+        assert_close(got.values(), &want, 1e-5);
     }
 }

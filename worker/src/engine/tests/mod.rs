@@ -1,10 +1,10 @@
 //! Whole models: against PyTorch, against differences, against themselves on other thread counts.
 
 mod behaviour;
+mod clipped;
 mod differences;
 mod files;
 mod pytorch;
-mod timing;
 
 use super::Model;
 use crate::data::{Batch, DataInfo, Inputs};

@@ -1,0 +1,220 @@
+//! Peers in earnest: eight processes over TLS, of which two are killed in the middle and one comes back. The
+//! others go on, nobody's mass is lost or counted twice, and all who live end close together.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::Value;
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const PEERS: usize = 8;
+const ROUNDS: u64 = 60;
+/// Everything is over by then, or stuck; a busy machine is given much time.
+const LIMIT: Duration = Duration::from_mins(4);
+
+const RUN: &str = r#"
+name = "ring-three"
+mode = "decentralised"
+rounds = 60
+seed = 5
+[model]
+kind = "linear"
+[data]
+name = "digits"
+partition = { kind = "dirichlet", alpha = 0.3 }
+[algorithm]
+kind = "sgp"
+momentum = 0.5
+[local]
+steps = 4
+batch = 16
+lr = 0.02
+[evaluation]
+every = 20
+[topology]
+kind = "one-peer-exponential"
+nodes = 8
+retry_ms = 300
+evict_after_s = 4.0
+"#;
+
+struct Fleet {
+    folder: tempfile::TempDir,
+    addresses: Vec<String>,
+    children: Vec<Option<Child>>,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn starling(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
+    command.args(args);
+    command
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca");
+        assert!(starling(&["ca", "init", "--dir", text(&ca)]).output().unwrap().status.success());
+        std::fs::write(folder.path().join("run.toml"), RUN).unwrap();
+        let held: Vec<TcpListener> = (0..PEERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<String> = held.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+        drop(held);
+        let mut fleet = Self { folder, addresses, children: (0..PEERS).map(|_| None).collect() };
+        for index in 0..PEERS {
+            fleet.configure(index);
+            fleet.launch(index);
+        }
+        fleet
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self, index: usize) {
+        let (name, to) = (format!("peer-{index}"), self.path(&format!("peer-{index}.pem")));
+        let ca = self.path("ca");
+        let args = ["ca", "peer", "--dir", text(&ca), "--name", &name, "--to", text(&to)];
+        assert!(starling(&args).output().unwrap().status.success());
+        let config = format!(
+            "name = \"{name}\"\nrun = \"{}\"\nlisten = \"{}\"\nbootstrap = [\"{}\", \"{}\"]\nidentity = \"{}\"\n\
+             state_dir = \"{}\"\nthreads = 1\n[share]\nindex = {index}\nof = {PEERS}\n\
+             [data.digits]\nkind = \"digits\"\ntrain = 800\ntest = 160\nseed = 1\n",
+            text(&self.path("run.toml")),
+            self.addresses[index],
+            self.addresses[0],
+            self.addresses[1],
+            text(&to),
+            text(&self.path(&name)),
+        );
+        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
+    }
+
+    fn launch(&mut self, index: usize) {
+        let config = self.path(&format!("peer-{index}.toml"));
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("peer-{index}.log")))
+            .unwrap();
+        let mut command = starling(&["peer", "--config", text(&config), "--until-stdin-closes"]);
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.children[index] = Some(command.spawn().unwrap());
+    }
+
+    /// `kill -9`.
+    fn kill(&mut self, index: usize) {
+        let mut child = self.children[index].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn ask(&self, args: &[&str], index: usize) -> Option<Value> {
+        let identity = self.path("ca/operator.pem");
+        let mut command = starling(&[&["peer"], args].concat());
+        command.args(["--peer", &self.addresses[index], "--identity", text(&identity), "--json"]);
+        let output = command.output().unwrap();
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    fn status(&self, index: usize) -> Option<Value> {
+        self.ask(&["status"], index)
+    }
+
+    /// Waits until `of` says yes to the status of a peer.
+    fn wait(&self, index: usize, what: &str, of: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let status = self.status(index);
+            if let Some(status) = status.as_ref().filter(|status| of(status)) {
+                return status.clone();
+            }
+            if began.elapsed() > LIMIT {
+                let log = std::fs::read_to_string(self.path(&format!("peer-{index}.log"))).unwrap();
+                panic!("peer-{index}: {what}: {status:?}\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn model(&self, index: usize) -> Vec<f32> {
+        let to = self.path(&format!("z-{index}.safetensors"));
+        self.ask(&["export", "--to", text(&to), "--force"], index).unwrap();
+        let bytes = std::fs::read(to).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut all: Vec<_> = tensors.tensors();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let values = all.iter().flat_map(|(_, view)| view.data().as_chunks::<4>().0.to_vec());
+        values.map(f32::from_le_bytes).collect()
+    }
+}
+
+fn live(status: &Value) -> usize {
+    status["members"].as_array().unwrap().iter().filter(|member| member["live"] == true).count()
+}
+
+#[test]
+fn peers_survive_kills_keep_their_mass_and_end_together() {
+    let mut fleet = Fleet::start();
+    fleet.wait(0, "the run begins", |status| status["round"].as_u64() >= Some(4));
+    fleet.kill(3);
+    fleet.kill(5);
+    std::thread::sleep(Duration::from_secs(1));
+    fleet.launch(5);
+    let left: Vec<usize> = (0..PEERS).filter(|index| *index != 3).collect();
+    for index in &left {
+        fleet.wait(*index, "all rounds are done", |status| status["phase"] == "finished");
+    }
+    // Whoever was killed for good is evicted, by everybody.
+    let began = Instant::now();
+    let statuses: Vec<Value> = loop {
+        let statuses: Vec<Value> = left.iter().filter_map(|index| fleet.status(*index)).collect();
+        let epoch = statuses.first().map(|status| status["epoch"].clone());
+        let agreed = |status: &Value| live(status) == PEERS - 1 && Some(&status["epoch"]) == epoch.as_ref();
+        if statuses.len() == left.len() && statuses.iter().all(agreed) {
+            break statuses;
+        }
+        assert!(began.elapsed() < LIMIT, "{statuses:#?}");
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    let sum = |key: &str| statuses.iter().map(|status| status[key].as_f64().unwrap()).sum::<f64>();
+    // Multiples of 2^-48 below 32: these sums are exact.
+    assert_eq!(sum("holding"), sum("account"), "the mass is what the epoch published");
+    assert!(statuses.iter().all(|status| status["balanced"] == true));
+    assert!(statuses.iter().all(|status| status["round"] == ROUNDS));
+
+    let models: Vec<Vec<f32>> = left.iter().map(|index| fleet.model(*index)).collect();
+    let mean = |k: usize| models.iter().map(|model| f64::from(model[k])).sum::<f64>() / models.len() as f64;
+    let mean: Vec<f64> = (0..models[0].len()).map(mean).collect();
+    let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for (index, model) in left.iter().zip(&models) {
+        let off = model.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>().sqrt();
+        assert!(off < 0.25 * norm, "peer-{index} is {off} from the mean, whose length is {norm}");
+    }
+    let to = fleet.path("consensus.safetensors");
+    let consensus = fleet.ask(&["consensus", "--to", text(&to)], 0).unwrap();
+    assert_eq!(consensus["peers"].as_array().unwrap().len(), PEERS - 1);
+    assert_eq!(consensus["mass"].as_f64().unwrap(), sum("w"));
+    let lines = std::fs::read_to_string(fleet.path("peer-0/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    for key in ["consensus_distance", "mass", "w_min", "w_max", "eval_accuracy"] {
+        assert!(last[key].as_f64().unwrap() > 0.0, "{key}: {last}");
+    }
+}

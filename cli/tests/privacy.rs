@@ -1,0 +1,167 @@
+//! `starling privacy` as a script sees it: numbers against references, exit codes, JSON.
+
+use serde_json::Value;
+use std::process::{Command, Output};
+
+fn starling(line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
+    command.arg("privacy").args(line.split(' ')).output().expect("the binary was built")
+}
+
+fn json(line: &str) -> Value {
+    let output = starling(&format!("{line} --json"));
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one object")
+}
+
+fn assert_fails(line: &str, code: i32, wants: &[&str]) -> Output {
+    let output = starling(line);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+    for want in wants {
+        assert!(text.contains(want), "{line}: {want}: {text}");
+    }
+    output
+}
+
+fn close(got: &Value, want: f64, tolerance: f64) {
+    let number = got.as_f64().unwrap_or(f64::NAN);
+    assert!((number / want - 1.0).abs() < tolerance, "{got} {want}");
+}
+
+#[test]
+fn epsilon_noise_and_rounds_are_each_others_inverse() {
+    let run = "--sampling-rate 0.01 --delta 1e-5";
+    let found = json(&format!("epsilon --noise-multiplier 1 --rounds 1000 {run} --accountant all"));
+    // By another implementation of the integral in the complex plane.
+    close(&found["epsilon"], 1.828_236_666_516_554_5, 1e-5);
+    assert_eq!((&found["unit"], &found["adjacency"]), (&"client".into(), &"add_remove".into()));
+    let all = &found["accountants"];
+    close(&all["pld"]["epsilon"], 1.828_236_666_516_554_5, 1e-3);
+    assert!(all["rdp"]["epsilon"].as_f64() > all["contour"]["epsilon"].as_f64(), "{all}");
+    assert!(all["gaussian"]["refused"].is_string() && all["pure"]["refused"].is_string(), "{all}");
+    let noise = json(&format!("noise --epsilon 1.8283 --rounds 1000 {run}"));
+    close(&noise["noise_multiplier"], 1.0, 1e-4);
+    assert!(noise["epsilon"].as_f64() <= Some(1.8283));
+    let rounds = json(&format!("rounds --epsilon 1.8283 --noise-multiplier 1 {run}"));
+    close(&rounds["rounds"], 1000.0, 2e-3);
+    let rdp = json(&format!("rounds --epsilon 1.8283 --noise-multiplier 1 {run} --accountant rdp"));
+    assert!(rdp["rounds"].as_u64() < rounds["rounds"].as_u64(), "{rdp} {rounds}");
+    // Replacing moves the sum twice as far.
+    let far = json("epsilon --noise-multiplier 2 --rounds 4 --delta 1e-5 --adjacency replace_one");
+    close(
+        &far["epsilon"],
+        json("epsilon --noise-multiplier 1 --rounds 4 --delta 1e-5")["epsilon"].as_f64().unwrap(),
+        1e-9,
+    );
+    // No finite ε at δ = 0 is null, not a number.
+    assert!(json("epsilon --noise-multiplier 1 --rounds 1 --delta 0")["epsilon"].is_null());
+}
+
+#[test]
+fn what_cannot_be_answered_says_why() {
+    let run = "--noise-multiplier 0.3 --delta 1e-5";
+    assert_fails(&format!("rounds --epsilon 0.1 {run}"), 1, &["one round alone costs", "more noise"]);
+    assert_fails(
+        &format!("epsilon --rounds 1 {run} --sampling-rate 0.1 --accountant gaussian"),
+        1,
+        &["`gaussian`"],
+    );
+    let fixed = format!("epsilon --rounds 1 {run} --sample-size 5 --population 50");
+    assert_fails(&fixed, 64, &["fixed_size", "replace_one"]);
+    assert_fails(
+        &format!("epsilon --rounds 1 {run} --sample-size 5 --population 4"),
+        64,
+        &["at most the population"],
+    );
+    assert_fails("noise --epsilon -1 --delta 1e-5 --rounds 1", 64, &["epsilon"]);
+}
+
+#[test]
+fn long_runs_are_bounded_under_their_assumptions_only() {
+    let run = "long-run --clip 1 --clients 100 --steps 10 --learning-rate 0.1 --smoothness 1 --noise 1 --rounds 2 --delta 1e-5";
+    let found = json(&format!("{run} --published"));
+    close(&found["bounds"][0]["mu"], 0.282_842_712_474_619, 1e-9);
+    close(&found["published"]["mu"], 0.258_557_679_301, 1e-9);
+    assert!(found["published"]["verdict"].as_str().unwrap().contains("false as stated"), "{found}");
+    assert_eq!(found["bounds"].as_array().unwrap().len(), 1);
+    let refused = assert_fails(&format!("{run} --diameter 0.01"), 64, &["nobody sees", "last-model-only"]);
+    assert!(refused.stdout.is_empty());
+    let hidden = json(
+        &format!("{run} --diameter 0.01 --threat last-model-only").replace("--rounds 2", "--rounds 500"),
+    );
+    let mu = |index: usize| hidden["bounds"][index]["mu"].as_f64().unwrap();
+    assert!(mu(1) < mu(0), "{hidden}");
+    assert!(hidden["bounds"][1]["assumes"].as_str().unwrap().contains("diameter 0.01"));
+    assert_fails(&format!("{run} --proximal 0.5"), 64, &["alpha", "above the smoothness"]);
+    assert_fails(
+        &format!("{run} --convexity 0.1 --schedule stage --threat last-model-only"),
+        64,
+        &["constant"],
+    );
+}
+
+#[test]
+fn an_exported_ledger_is_recomputed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ledger.jsonl");
+    let path = file.to_str().unwrap();
+    let event = r#"{"mechanism":{"kind":"gaussian","noise_multiplier":1.0},"sampling":{"kind":"poisson","rate":0.01},"count":500}"#;
+    let opened = r#"{"entry":"opened","version":1,"dataset":"mnist","unit":"client","adjacency":"zero_out"}"#;
+    let released =
+        |round: u64| format!(r#"{{"entry":"released","run":"a","round":{round},"event":{event}}}"#);
+    let text = format!("{opened}\n{}\n{}\n", released(1), released(2));
+    std::fs::write(&file, &text).unwrap();
+    let found = json(&format!("verify {path} --claimed 1.83"));
+    close(&found["epsilon"], 1.828_236_666_516_554_5, 1e-5);
+    assert_eq!((found["releases"].as_u64(), found["resets"].as_u64()), (Some(1000), Some(0)));
+    assert_fails(&format!("verify {path} --claimed 1.8"), 1, &["above the claimed 1.8"]);
+    assert_fails(&format!("verify {path} --claimed nan"), 64, &["`--claimed` is NaN"]);
+    // A reset hides nothing, and a torn line is told.
+    std::fs::write(&file, format!("{text}{}\n{{\"entry\":\"rel", r#"{"entry":"reset","reason":"new data"}"#))
+        .unwrap();
+    let found = json(&format!("verify {path}"));
+    assert_eq!((found["epsilon"].as_f64(), found["torn"].as_bool()), (Some(0.0), Some(true)), "{found}");
+    close(&found["epsilon_without_resets"], 1.828_236_666_516_554_5, 1e-5);
+    std::fs::write(&file, text.replace("\"count\":500", "\"count\":-5")).unwrap();
+    assert_fails(&format!("verify {path}"), 65, &["ledger.jsonl: line 2"]);
+    assert_fails("verify no/such.jsonl", 66, &["no/such.jsonl"]);
+}
+
+#[test]
+fn an_audit_passes_the_mechanism_and_fails_broken_ones() {
+    let run = "audit --noise-multiplier 1 --trials 4000";
+    let sound = json(run);
+    assert_eq!(sound["violated"], false, "{sound}");
+    assert!(
+        sound["mu_at_least"].as_f64() > Some(0.7) && sound["claimed_mu"].as_f64() == Some(1.0),
+        "{sound}"
+    );
+    let sampled = json("audit --noise-multiplier 1 --trials 1000 --sampling-rate 0.5 --rounds 4");
+    assert!(sampled["violated"] == false && sampled["claimed_mu"].is_null(), "{sampled}");
+    for mutation in ["half-noise", "no-clip"] {
+        let output = assert_fails(&format!("{run} --mutation {mutation} --json"), 1, &["the claim is false"]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(found["violated"], true, "{found}");
+    }
+    assert_fails(&format!("{run} --claimed 0.1"), 1, &["leaks more"]);
+}
+
+#[test]
+fn the_curves_are_drawn_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("curve.svg");
+    let run = format!(
+        "curve --noise-multiplier 2 --rounds 50 --delta 1e-5 --sampling-rate 0.1 --to {}",
+        file.to_str().unwrap()
+    );
+    let found = json(&run);
+    let svg = std::fs::read_to_string(&file).unwrap();
+    assert!(svg.contains("epsilon at delta") && svg.contains("errors of the second kind"));
+    let trade_off = found["trade_off"].as_array().unwrap();
+    assert!(trade_off.windows(2).all(|pair| pair[0][1].as_f64() >= pair[1][1].as_f64()), "{found}");
+    assert!(trade_off[100][1].as_f64() < Some(0.5) && trade_off[100][1].as_f64() > Some(0.0), "{found}");
+    let epsilon = found["epsilon"].as_array().unwrap();
+    assert!(epsilon.windows(2).all(|pair| pair[0][1].as_f64() < pair[1][1].as_f64()), "{found}");
+    assert_fails(&run, 73, &["--force"]);
+}

@@ -1,0 +1,85 @@
+"""Training steps in PyTorch, for `starling bench train --against-torch`.
+
+Started with one JSON argument: {"spec", "info", "batch", "threads", "device"}. For each line with a
+number on its input it does so many steps (forward, backward, plain SGD) on one fixed batch and answers
+with one JSON line. Memory is what the process grew by over its size before the first step.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import make  # noqa: E402
+
+
+def memory(field):
+    """Bytes of a line of /proc/self/status, 0 where there is none."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def processor():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main():
+    case = json.loads(sys.argv[1])
+    spec, info, batch, device = case["spec"], case["info"], case["batch"], case["device"]
+    torch.manual_seed(0)
+    torch.set_num_threads(case["threads"])
+    net = make(spec, info).to(device)
+    if info["kind"] == "text":
+        classes, positions = info["vocabulary"], info["sequence"]
+        x = torch.randint(classes, (batch, positions), device=device)
+    else:
+        keys = ("dimension",) if info["kind"] == "features" else ("channels", "height", "width")
+        classes, positions = info["classes"], 1
+        x = torch.randn(batch, *(info[k] for k in keys), device=device)
+    y = torch.randint(classes, (batch * positions,), device=device)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    before = memory("VmRSS:")
+    try:
+        # The largest size so far starts again at the present one.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+    def step():
+        optimiser.zero_grad()
+        loss = F.cross_entropy(net(x).reshape(-1, classes), y)
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    print(json.dumps({"version": f"torch {torch.__version__}"}), flush=True)
+    for line in sys.stdin:
+        steps = int(line)
+        walls, used = [], processor()
+        for _ in range(steps):
+            began = time.perf_counter()
+            loss = step()
+            wait()
+            walls.append((time.perf_counter() - began) * 1e3)
+        answer = {
+            "wall_ms": walls,
+            "processor_ms": (processor() - used) * 1e3,
+            "loss": loss.item(),
+            "memory_bytes": max(0, memory("VmHWM:") - before),
+        }
+        print(json.dumps(answer), flush=True)
+
+
+main()

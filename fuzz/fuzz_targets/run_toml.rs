@@ -1,0 +1,6 @@
+//! Fuzzes the decoder `run_toml` of `tests/src/decoders`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    starling_tests::decoders::decoder("run_toml")(data);
+});

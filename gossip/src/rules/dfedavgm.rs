@@ -1,0 +1,23 @@
+//! DFedAvgM: DFedAvg with heavy-ball momentum in the local steps, from rest in each round. Traffic: d to each
+//! neighbour.
+
+use crate::{
+    report::Mode,
+    rule::{Local, NoKeys, Row, Wire, Average, parse, params_of},
+};
+
+/// The registry's row.
+pub const ROW: Row = Row {
+    name: "dfedavgm",
+    citation: "Sun, Li and Wang, TPAMI 2022, arXiv:2104.11981",
+    mode: Mode::Symmetric,
+    local: LOCAL,
+    wire: Wire::Machine,
+    make: |params, local| {
+        let NoKeys {} = parse(params)?;
+        Ok(Box::new(Average::new(local, 1)))
+    },
+    defaults: || params_of(&NoKeys {}),
+};
+
+const LOCAL: Local = Local { momentum: 0.9, ..Local::SGD };

@@ -1,0 +1,182 @@
+//! A peer of a decentralised run: the mixing machine of `gossip` with sockets, a clock, a disk and this
+//! crate's trainer around it. No coordinator is needed.
+//!
+//! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
+//! `rumour` (who is there), `post` and `serve` (messages out and in), `store` (what survives), `book` (metrics).
+
+mod book;
+mod config;
+mod listen;
+mod meeting;
+mod net;
+mod node;
+mod post;
+mod rounds;
+mod rumour;
+mod serve;
+mod status;
+mod store;
+mod watch;
+mod work;
+
+pub use config::Config;
+pub use net::{Lane, Net};
+pub use node::Ended;
+
+use crate::{
+    WorkerError,
+    trainer::{EngineTrainer, Opened, Train},
+};
+use gossip::machine::Member;
+use identity::{Bundle, Role, Tcp};
+use meeting::Meeting;
+use node::{Node, Parts};
+use proto::{
+    limits, peers,
+    spec::RunSpec,
+    v1::{self, peers_server::PeersServer},
+};
+use rumour::Rumours;
+use serve::{Service, Shared};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use store::Store;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::transport::Server;
+
+/// Events that wait for the node.
+const EVENTS: usize = 64;
+/// A stopping peer waits so long for the step that is being computed.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Takes part in a run with the training engine, until `stop` or until it has left. `spec` is the content of
+/// the run file.
+///
+/// # Errors
+/// If configuration, run file, certificate or state cannot be used, or training fails.
+pub async fn run_with_engine(
+    config: Config,
+    spec: RunSpec,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<Ended, WorkerError> {
+    let trainer = Box::new(EngineTrainer::new(&config.for_training()));
+    run(config, spec, (listener, trainer), stop).await
+}
+
+/// Takes part in a run with any trainer.
+///
+/// # Errors
+/// As for [`run_with_engine`].
+pub async fn run(
+    config: Config,
+    spec: RunSpec,
+    (listener, mut trainer): (TcpListener, Box<dyn Train>),
+    stop: CancellationToken,
+) -> Result<Ended, WorkerError> {
+    config.check()?;
+    let mixing = spec.mixing().map_err(|error| WorkerError::Run(error.to_string()))?;
+    let report = mixing.report(spec.rounds);
+    tracing::info!("topology of the run\n{}", report.to_string().trim_end());
+    if !report.accepted() {
+        return Err(WorkerError::Run("the topology cannot bring the peers together, see the report".into()));
+    }
+    let bundle = bundle(&config)?;
+    let unusable = |problem| WorkerError::StateDir { path: config.state_dir.clone(), problem };
+    let store = Store::open(&config.state_dir).map_err(unusable)?;
+    let run: [u8; 32] = *blake3::hash(spec.to_json().as_bytes()).as_bytes();
+    let stored = store.load(run).map_err(unusable)?;
+    let wrong = |detail| WorkerError::Identity { file: config.identity.clone(), detail };
+    let net = Net::new(&bundle, Arc::new(Tcp)).map_err(wrong)?;
+    let address = config.advertise.map_or_else(|| listener.local_addr(), Ok);
+    let address = address.map_err(|error| unusable(error.to_string()))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let plan = rumour::Plan {
+        name: config.name.to_string(),
+        generation: now,
+        run,
+        address,
+        bootstrap: config.bootstrap.clone(),
+    };
+    let (rumours, ear) = Rumours::start(plan, net.clone()).await.map_err(WorkerError::Internal)?;
+    let shared = Arc::new(Shared::new(run));
+    let (sender, mut inbox) = mpsc::channel(EVENTS);
+    let service = Service { shared: Arc::clone(&shared), node: sender.clone(), ear: Arc::new(ear) };
+    let _serving = serve(service, listener, &bundle).map_err(wrong)?;
+    let spec = Arc::new(spec);
+    let opening = Arc::clone(&spec);
+    let opened = tokio::task::spawn_blocking(move || (trainer.open(&opening), trainer)).await;
+    let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
+    let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
+    let _ = shared.length.set(initial.len());
+    let parts = Parts {
+        name: config.name.to_string(),
+        spec,
+        mixing,
+        tensors: tensors.into_iter().map(|(name, shape)| v1::Tensor { name, shape }).collect(),
+        shared,
+        net,
+        rumours,
+        store,
+        report: serde_json::to_string(&report).unwrap_or_default(),
+    };
+    let start = if stored.is_some() {
+        tracing::info!("going on from the stored state");
+        None
+    } else {
+        let me = Member { id: peers::id_of(config.name.as_str()), incarnation: now };
+        let meeting = Meeting { net: &parts.net, run, name: &parts.name, length: initial.len() };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+            start = meeting.begin((me, parts.mixing.nodes), &parts.rumours, &mut inbox) => Some(start),
+        }
+    };
+    let node = Node::new(parts, (stored, start), (trainer, initial), sender)?;
+    let stopping = stop.clone();
+    tokio::select! {
+        biased;
+        ended = node.run(inbox, stop) => ended,
+        () = async { stopping.cancelled().await; tokio::time::sleep(GRACE).await } => {
+            tracing::warn!("a training step did not end within {} s", GRACE.as_secs());
+            Ok(Ended::Stopped)
+        }
+    }
+}
+
+fn bundle(config: &Config) -> Result<Bundle, WorkerError> {
+    let wrong = |detail: String| WorkerError::Identity { file: config.identity.clone(), detail };
+    let bundle = Bundle::load(&config.identity).map_err(|error| wrong(error.to_string()))?;
+    let make = "there is no certificate; let the holder of the authority run `starling ca peer`";
+    let bundle = bundle.ok_or_else(|| wrong(make.into()))?;
+    let holder = bundle.identity();
+    if holder.role != Role::Peer || holder.name != config.name.as_str() {
+        return Err(wrong(format!("it is for {holder}, this is peer `{}`", config.name)));
+    }
+    Ok(bundle)
+}
+
+fn serve(service: Service, listener: TcpListener, bundle: &Bundle) -> Result<AbortOnDropHandle<()>, String> {
+    let (incoming, accepting) = listen::incoming(listener, listen::tls(bundle)?);
+    let peers = PeersServer::new(service)
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let serving = Server::builder()
+        .initial_stream_window_size(limits::WINDOW_BYTES)
+        .initial_connection_window_size(limits::WINDOW_BYTES)
+        .max_frame_size(limits::FRAME_BYTES)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(limits::SILENCE))
+        .http2_keepalive_timeout(Some(limits::SILENCE))
+        .add_service(peers)
+        .serve_with_incoming(incoming);
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        let _accepting = accepting;
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "this peer serves no more");
+        }
+    })))
+}

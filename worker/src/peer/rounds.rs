@@ -1,0 +1,132 @@
+//! The training side of a node: work for the trainer, what comes back, and the report of a round.
+
+use super::{
+    book::Own,
+    node::Node,
+    serve::Input,
+    work::{Job, Measured, Outcome, Trained},
+};
+use crate::WorkerError;
+use gossip::machine::Event;
+use proto::{peers, v1};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+impl Node {
+    /// Gives the trainer what the machine wants, when both are there.
+    pub(super) fn work(&mut self) {
+        let Some(step) = self.wanted.filter(|_| self.trainer.is_some()) else { return };
+        let (round, within) = (step / self.parts.mixing.repeats, step % self.parts.mixing.repeats);
+        let spec = &self.parts.spec;
+        if within > 0 {
+            // Mixing goes on; nothing is trained.
+            self.wanted = None;
+            let length = self.parts.shared.length.get().copied().unwrap_or(0);
+            let idle = Trained { change: vec![0.0; length], sketch: Vec::new(), end: None, loss: 0.0 };
+            self.send_idle(step, idle);
+            return;
+        }
+        let Some(model) = self.machine.model() else { return };
+        let Some(trainer) = self.trainer.take() else { return };
+        self.wanted = None;
+        let every = spec.evaluation.every;
+        let evaluate = every > 0 && (round % every == 0 || round == spec.rounds);
+        let measured = round > 0 && self.trained.is_some();
+        let job = Job {
+            spec: Arc::clone(spec),
+            local: self.parts.mixing.local,
+            life: self.life,
+            step,
+            model,
+            measure: measured.then_some(evaluate),
+            train: (round < spec.rounds).then_some(round),
+            last_end: self.last_end.clone(),
+            cancel: self.cancel.clone(),
+        };
+        let sender = self.sender.clone();
+        self.jobs.spawn_blocking(move || {
+            let tell = |outcome| drop(sender.blocking_send(Input::Work(outcome)));
+            let done = job.run(trainer, tell);
+            tell(done);
+        });
+    }
+
+    fn send_idle(&mut self, step: u64, idle: Trained) {
+        let (sender, life) = (self.sender.clone(), self.life);
+        let Some(trainer) = self.trainer.take() else { return };
+        self.jobs.spawn(async move {
+            let done = Outcome::Done { life, step, trained: Ok(Some(idle)), trainer };
+            let _ = sender.send(Input::Work(done)).await;
+        });
+    }
+
+    pub(super) async fn worked(&mut self, outcome: Outcome) -> Result<(), WorkerError> {
+        match outcome {
+            Outcome::Measured { life, step, measured } => {
+                if life == self.life {
+                    self.report(step, measured);
+                }
+            }
+            Outcome::Done { life, step, trained, trainer } => {
+                self.trainer = Some(trainer);
+                let trained = trained.map_err(|error| WorkerError::Training(error.to_string()))?;
+                match trained.filter(|_| life == self.life) {
+                    Some(mut trained) => {
+                        let change = std::mem::take(&mut trained.change);
+                        if let Some(end) = trained.end.take() {
+                            self.last_end = Some(end);
+                        }
+                        if step % self.parts.mixing.repeats == 0 {
+                            self.trained = Some(trained);
+                        }
+                        self.drive(Event::Trained { round: step, change }).await?;
+                    }
+                    None if self.finished() => tracing::info!(rounds = self.rounds(), "all rounds are done"),
+                    None => {}
+                }
+                self.work();
+            }
+        }
+        Ok(())
+    }
+
+    /// The round before `step` is over: tells everybody how this peer stands, and notes it.
+    pub(super) fn report(&mut self, step: u64, measured: Measured) {
+        let Measured { sketch, digest, scores } = measured;
+        let round = (step / self.parts.mixing.repeats).saturating_sub(1);
+        let trained = self.trained.take();
+        let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
+        let report = v1::PeerReport {
+            from: Some(peers::member(self.machine.me())),
+            round,
+            mass: peers::units(self.machine.mass()),
+            holding: peers::units(self.machine.holding()),
+            account: i64::try_from(self.machine.account().units()).unwrap_or(i64::MAX),
+            epoch: self.machine.membership().epoch(),
+            model: bytes(&sketch),
+            change: trained.as_ref().map(|trained| bytes(&trained.sketch)).unwrap_or_default(),
+        };
+        let members: BTreeSet<u64> =
+            self.machine.membership().live().iter().map(|member| member.id).collect();
+        for id in members.iter().filter(|id| **id != self.machine.me().id) {
+            self.post.tell(*id, v1::tell_request::Body::Report(report.clone()));
+        }
+        let before = std::mem::replace(&mut self.bytes, (self.post.sent(), self.received));
+        let now = Instant::now();
+        let own = Own {
+            seconds: now.duration_since(std::mem::replace(&mut self.opened, now)).as_secs_f64(),
+            train_loss: trained.map(|trained| trained.loss),
+            scores,
+            bytes_sent: self.bytes.0 - before.0,
+            bytes_received: self.bytes.1 - before.1,
+            digest,
+            epoch: report.epoch,
+            members,
+            w: self.machine.mass().value(),
+            at: now,
+        };
+        self.book.done(round, own);
+        self.book.report(&report);
+        self.book.settle(now);
+        tracing::info!(round, of = self.rounds(), "round done");
+    }
+}

@@ -1,0 +1,289 @@
+//! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
+//! run, that a vector is the announced one; then it goes to the node.
+
+use super::{listen::caller, rumour::Ear};
+use futures::{Stream, StreamExt};
+use gossip::machine::{Envelope, Member};
+use identity::Role;
+use proto::{
+    chunk::{Assembler, bytes_of, chunks},
+    digest::Digest,
+    limits::STALL,
+    peers,
+    v1::{
+        self, ExportMessage, export_message::Body as Export, hand_reply::Body as Reply,
+        hand_request::Body as Hand, peer_message::Body as Wire, peers_server::Peers,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What reaches the node from outside.
+pub(super) enum Input {
+    /// A machine's message, and the bytes of its vector.
+    Message(Envelope<f32>, u64),
+    /// How another peer stood at the end of a round.
+    Report(v1::PeerReport),
+    /// A question.
+    Ask(Ask),
+    /// From this peer's own trainer.
+    Work(super::work::Outcome),
+}
+
+/// What may be asked.
+pub(super) enum Ask {
+    Meet(oneshot::Sender<v1::MeetReply>),
+    Status(oneshot::Sender<v1::PeerStatusReply>),
+    Model(oneshot::Sender<Option<(v1::ExportHeader, Arc<Vec<f32>>)>>),
+    Leave,
+}
+
+/// By sender and whether it is an answer: whose it is, its number, and what has arrived.
+type Partial = BTreeMap<(u64, bool), (Member, u64, Assembler)>;
+
+/// What server and node share.
+pub(super) struct Shared {
+    pub(super) run: [u8; 32],
+    /// Parameters of the model, once known.
+    pub(super) length: OnceLock<usize>,
+    /// The last transfer that was settled here, by its sender.
+    pub(super) settled: Mutex<BTreeMap<Member, u64>>,
+    /// Vectors of which a part has arrived, by sender and whether they are answers.
+    partial: Mutex<Partial>,
+}
+
+impl Shared {
+    pub(super) fn new(run: [u8; 32]) -> Self {
+        Self { run, length: OnceLock::new(), settled: Mutex::default(), partial: Mutex::default() }
+    }
+}
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) shared: Arc<Shared>,
+    pub(super) node: mpsc::Sender<Input>,
+    pub(super) ear: Ear,
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn stopping<E>(_: E) -> Status {
+    Status::unavailable("this peer is stopping")
+}
+
+impl Service {
+    /// The id of a peer that calls about this run.
+    fn peer<T>(&self, request: &Request<T>, run: impl FnOnce(&T) -> &[u8]) -> Result<u64, Status> {
+        let who = caller(request)?;
+        if who.role != Role::Peer {
+            return Err(Status::permission_denied(format!("{who} is no peer")));
+        }
+        self.same_run(run(request.get_ref()))?;
+        Ok(peers::id_of(&who.name))
+    }
+
+    fn same_run(&self, run: &[u8]) -> Result<(), Status> {
+        if run == self.shared.run {
+            return Ok(());
+        }
+        Err(Status::failed_precondition("this peer has another run file; all peers of a run need the same"))
+    }
+
+    fn allowed<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
+        let who = caller(request)?;
+        if roles.contains(&who.role) {
+            Ok(())
+        } else {
+            Err(Status::permission_denied(format!("not for {who}")))
+        }
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.node.send(Input::Ask(question(reply))).await.map_err(stopping)?;
+        answer.await.map_err(stopping)
+    }
+
+    /// Receives what follows a header; `Ok` when the node has it.
+    async fn take(
+        &self,
+        header: v1::HandHeader,
+        from: u64,
+        requests: &mut Streaming<v1::HandRequest>,
+        replies: &mpsc::Sender<Result<v1::HandReply, Status>>,
+    ) -> Result<(), Status> {
+        let wrong = |why: &str| Status::invalid_argument(why.to_owned());
+        self.same_run(&header.run)?;
+        let message = header.message.ok_or_else(|| wrong("a header without a message"))?;
+        let sender = sender(&message, from)?;
+        let (answer, seq) = match &message.body {
+            Some(Wire::Transfer(transfer)) => (false, transfer.seq),
+            Some(Wire::Verdict(verdict)) => (true, verdict.seq),
+            _ => return Err(wrong("this message has no vector")),
+        };
+        let length = *self.shared.length.get().ok_or_else(|| Status::unavailable("not ready yet"))?;
+        let known =
+            || self.shared.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).copied();
+        // The machine answers a repetition by its number alone, and refuses another length.
+        if (!answer && known().is_some_and(|settled| seq <= settled)) || header.length != length as u64 {
+            return self.deliver(message, Vec::new()).await;
+        }
+        let digest = Digest::from_bytes(&header.digest).map_err(|error| wrong(&error.to_string()))?;
+        let place = (from, answer);
+        let begun = self
+            .partial()
+            .remove(&place)
+            .filter(|(of, number, assembler)| (*of, *number, assembler.announced()) == (sender, seq, digest));
+        let mut assembler =
+            begun.map_or_else(|| Assembler::new(length, digest), |(_, _, assembler)| assembler);
+        let ready =
+            v1::HandReply { body: Some(Reply::Ready(v1::HandReady { offset: assembler.received() })) };
+        replies.send(Ok(ready)).await.map_err(stopping)?;
+        let received = receive(requests, &mut assembler).await;
+        if let Err(status) = received {
+            self.partial().insert(place, (sender, seq, assembler));
+            return Err(status);
+        }
+        let vector = assembler.finish().map_err(|error| Status::data_loss(error.to_string()))?;
+        self.deliver(message, vector).await
+    }
+
+    fn partial(&self) -> MutexGuard<'_, Partial> {
+        self.shared.partial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn deliver(&self, message: v1::PeerMessage, vector: Vec<f32>) -> Result<(), Status> {
+        let bytes = vector.len() as u64 * 4;
+        let envelope =
+            peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.node.send(Input::Message(envelope, bytes)).await.map_err(stopping)
+    }
+}
+
+/// The sender that a message names, who must be the caller.
+fn sender(message: &v1::PeerMessage, caller: u64) -> Result<Member, Status> {
+    let from =
+        peers::read_member(message.from).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if from.id == caller {
+        Ok(from)
+    } else {
+        Err(Status::permission_denied("a message in another peer's name"))
+    }
+}
+
+async fn receive(requests: &mut Streaming<v1::HandRequest>, assembler: &mut Assembler) -> Result<(), Status> {
+    while !assembler.is_complete() {
+        let next = timeout(STALL, requests.message()).await;
+        match next.map_err(|_| Status::deadline_exceeded("no byte for a while"))?? {
+            Some(v1::HandRequest { body: Some(Hand::Chunk(chunk)) }) => {
+                assembler.push(&chunk).map_err(|error| Status::data_loss(error.to_string()))?;
+            }
+            Some(_) => return Err(Status::invalid_argument("expected one header, then chunks")),
+            None => return Err(Status::aborted("the vector was cut off")),
+        }
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl Peers for Service {
+    type HandStream = ReceiverStream<Result<v1::HandReply, Status>>;
+    type ModelStream = Outgoing<ExportMessage>;
+
+    async fn meet(&self, request: Request<v1::MeetRequest>) -> Result<Response<v1::MeetReply>, Status> {
+        self.peer(&request, |request| &request.run)?;
+        self.ask(Ask::Meet).await.map(Response::new)
+    }
+
+    async fn rumour(&self, request: Request<v1::RumourRequest>) -> Result<Response<v1::RumourReply>, Status> {
+        self.peer(&request, |request| &request.run)?;
+        let v1::RumourRequest { address, datagram, .. } = request.into_inner();
+        let address = address.parse().map_err(|_| Status::invalid_argument("the address is none"))?;
+        // One that finds no place is lost, as datagrams are.
+        let _ = self.ear.try_send((address, datagram));
+        Ok(Response::new(v1::RumourReply {}))
+    }
+
+    async fn tell(&self, request: Request<v1::TellRequest>) -> Result<Response<v1::TellReply>, Status> {
+        let from = self.peer(&request, |request| &request.run)?;
+        match request.into_inner().body {
+            Some(v1::tell_request::Body::Message(message)) => {
+                sender(&message, from)?;
+                self.deliver(message, Vec::new()).await?;
+            }
+            Some(v1::tell_request::Body::Report(report)) => {
+                if report.from.is_none_or(|member| member.id != from) {
+                    return Err(Status::permission_denied("a report in another peer's name"));
+                }
+                self.node.send(Input::Report(report)).await.map_err(stopping)?;
+            }
+            None => return Err(Status::invalid_argument("it says nothing")),
+        }
+        Ok(Response::new(v1::TellReply {}))
+    }
+
+    async fn hand(
+        &self,
+        request: Request<Streaming<v1::HandRequest>>,
+    ) -> Result<Response<Self::HandStream>, Status> {
+        let who = caller(&request)?;
+        Self::allowed(&request, &[Role::Peer])?;
+        let from = peers::id_of(&who.name);
+        let mut requests = request.into_inner();
+        let (replies, stream) = mpsc::channel(2);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let done = match requests.message().await {
+                Ok(Some(v1::HandRequest { body: Some(Hand::Header(header)) })) => {
+                    service.take(header, from, &mut requests, &replies).await
+                }
+                Ok(_) => Err(Status::invalid_argument("expected a header")),
+                Err(status) => Err(status),
+            };
+            let reply = done.map(|()| v1::HandReply { body: Some(Reply::Taken(v1::HandTaken {})) });
+            let _ = replies.send(reply).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn model(&self, request: Request<v1::ModelRequest>) -> Result<Response<Self::ModelStream>, Status> {
+        Self::allowed(&request, &[Role::Peer, Role::Operator])?;
+        let v1::ModelRequest { digest, offset } = request.into_inner();
+        let Some((header, model)) = self.ask(Ask::Model).await? else {
+            return Err(Status::failed_precondition("this peer has no model at the moment"));
+        };
+        let same = header.model.as_ref().is_some_and(|model| model.digest == digest);
+        let offset = if same { offset } else { 0 };
+        let first = ExportMessage { body: Some(Export::Header(header)) };
+        let rest = chunks(vec![bytes_of(&model)], offset)
+            .map(|chunk| Ok(ExportMessage { body: Some(Export::Chunk(chunk)) }));
+        Ok(Response::new(Box::pin(futures::stream::iter([Ok(first)]).chain(futures::stream::iter(rest)))))
+    }
+
+    async fn peer_status(
+        &self,
+        request: Request<v1::PeerStatusRequest>,
+    ) -> Result<Response<v1::PeerStatusReply>, Status> {
+        Self::allowed(&request, &[Role::Peer, Role::Operator, Role::Observer])?;
+        self.ask(Ask::Status).await.map(Response::new)
+    }
+
+    async fn leave_run(
+        &self,
+        request: Request<v1::LeaveRunRequest>,
+    ) -> Result<Response<v1::LeaveRunReply>, Status> {
+        Self::allowed(&request, &[Role::Operator])?;
+        self.node.send(Input::Ask(Ask::Leave)).await.map_err(stopping)?;
+        Ok(Response::new(v1::LeaveRunReply {}))
+    }
+}

@@ -1,0 +1,114 @@
+//! Who is there: those who cannot be reached are suspected, then evicted; what is known of the membership is
+//! spread; and an evicted peer comes back.
+
+use super::{meeting::Meeting, node::Node};
+use crate::WorkerError;
+use gossip::machine::{Body, Envelope, Event, Machine, Member};
+use proto::peers;
+use std::time::{Duration, Instant};
+
+/// What is known of the membership is told to one other peer so often.
+const SPREAD: Duration = Duration::from_secs(1);
+/// A peer that comes back so many rounds behind takes a sponsor's model instead of its own.
+const BEHIND: u64 = 5;
+/// Somebody whom this process has never reached is given so much longer: it may have just started itself.
+const GRACE: Duration = Duration::from_secs(15);
+
+impl Node {
+    /// Who is there: suspects those who are not, evicts those who are not for too long.
+    pub(super) async fn look(&mut self) -> Result<(), WorkerError> {
+        let live = self.parts.rumours.live().await;
+        self.reachable.clear();
+        for (name, address) in live {
+            let id = peers::id_of(&name);
+            self.reachable.insert(id);
+            if id != self.machine.me().id {
+                self.post.locate(id, &address.to_string());
+            }
+            self.known.insert(id, (name, address));
+        }
+        self.book.settle(Instant::now());
+        let me = self.machine.me();
+        let others: Vec<Member> =
+            self.machine.membership().live().into_iter().filter(|member| member.id != me.id).collect();
+        for member in &others {
+            if self.reachable.contains(&member.id) {
+                if self.missing.remove(&member.id).is_some() {
+                    tracing::info!(peer = self.name_of(member.id), "can be reached again");
+                    self.drive(Event::Suspected { id: member.id, suspected: false }).await?;
+                }
+                continue;
+            }
+            let known = self.missing.get(&member.id).copied();
+            let since = *self.missing.entry(member.id).or_insert_with(Instant::now);
+            let seen = self.known.contains_key(&member.id);
+            let patience = self.patience() + if seen { Duration::ZERO } else { GRACE };
+            if known.is_none() {
+                tracing::warn!(peer = self.name_of(member.id), "cannot be reached: nobody waits for it");
+                self.drive(Event::Suspected { id: member.id, suspected: true }).await?;
+            } else if since.elapsed() > patience {
+                tracing::warn!(peer = self.name_of(member.id), "evicted");
+                let mut membership = self.machine.membership().clone();
+                membership.evict(*member);
+                self.missing.remove(&member.id);
+                self.drive(Event::Membership(membership)).await?;
+            }
+        }
+        if self.spread.0.elapsed() > SPREAD {
+            let next = self.spread.1 + 1;
+            self.spread = (Instant::now(), next);
+            if let Some(to) = others.get(next % others.len().max(1)).copied() {
+                let body = Body::Membership(self.machine.membership().clone());
+                self.post.send(Envelope { from: me, to, body });
+            }
+        }
+        Ok(())
+    }
+
+    /// How long a peer may be unreachable.
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.parts.mixing.evict_after_s)
+    }
+
+    pub(super) fn name_of(&self, id: u64) -> String {
+        self.known.get(&id).map_or_else(|| format!("{id:016x}"), |(name, _)| name.clone())
+    }
+
+    /// Everybody has given this incarnation up: comes back as the next one, with its own model if it was only
+    /// cut off, with a sponsor's if the others have gone on.
+    pub(super) async fn come_back(&mut self) -> Result<(), WorkerError> {
+        self.evicted = false;
+        let mut membership = self.machine.membership().clone();
+        let old = self.machine.me();
+        let mut me = membership.next(old.id);
+        let mut start = (self.machine.round(), self.machine.model());
+        let length = self.parts.shared.length.get().copied().unwrap_or(0);
+        let meeting =
+            Meeting { net: &self.parts.net, run: self.parts.shared.run, name: &self.parts.name, length };
+        for (id, (_, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
+            if !self.reachable.contains(id) {
+                continue;
+            }
+            let Some(reply) = meeting.ask(&address.to_string(), old).await.filter(|reply| reply.begun) else {
+                continue;
+            };
+            if let Some(Ok(theirs)) = reply.membership.map(peers::read_membership) {
+                membership.merge(&theirs);
+                me = me.max(membership.next(old.id));
+            }
+            if start.1.is_none() || reply.round > start.0 + BEHIND * self.parts.mixing.repeats {
+                start = (reply.round, meeting.model(&address.to_string()).await.or(start.1));
+            }
+            break;
+        }
+        let (round, Some(model)) = start else { return Ok(()) };
+        tracing::warn!(incarnation = me.incarnation, round, "was evicted: coming back");
+        membership.admit(me);
+        let machine = Machine::new(self.parts.mixing.config.clone(), me, membership, (round, model));
+        self.machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
+        self.life += 1;
+        (self.trained, self.wanted, self.wake) = (None, None, None);
+        self.missing.clear();
+        self.drive(Event::Start).await
+    }
+}
