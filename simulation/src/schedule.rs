@@ -157,7 +157,7 @@ impl Schedule {
         if self.private {
             spec["privacy"] = serde_json::json!({
                 "unit": "client", "adjacency": "zero_out", "mechanism": "central_gaussian", "clip_norm": 10.0,
-                "noise_multiplier": 0.01, "delta": 1e-5, "sampling": { "kind": "poisson", "rate": 0.6 },
+                "noise_multiplier": 1.0, "delta": 1e-5, "accountant": "rdp", "sampling": { "kind": "poisson", "rate": 0.6 },
             });
             spec["cohort"]["population"] = self.workers.into();
         }
