@@ -15,6 +15,7 @@ pub type Decoder = fn(&[u8]) -> bool;
 /// All of them, by the names of the fuzz targets.
 pub const DECODERS: &[(&str, Decoder)] = &[
     ("chunks", wire::chunks),
+    ("messages", wire::messages),
     ("header", wire::header),
     ("assignment", wire::assignment),
     ("run_toml", wire::run_toml),
@@ -48,6 +49,7 @@ pub fn samples(name: &str) -> Vec<Vec<u8>> {
         "token" => vec![identity::Token::create(identity::Fingerprint::of(b"a")).text().into_bytes()],
         "event" => wire::events(),
         "bundle" | "state" | "idx" | "cifar" | "parquet" | "images" | "csv" | "text" => files::samples(name),
+        "messages" => wire::an_upload(),
         "names" => vec![b"worker-1".to_vec()],
         // Rule, no liberties, round, examples, steps; zeros follow.
         "header" => vec![[&[0; 10][..], &[5, 1, 0, 0, 0]].concat()],

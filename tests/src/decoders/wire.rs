@@ -2,16 +2,22 @@
 
 use super::Reader;
 use algorithms::rules::RULES;
+use bytes::Bytes;
 use coordinator::access::audit::Entry;
+use futures::FutureExt as _;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use proto::{
     chunk::{Assembler, bytes_of, chunk, chunks as cut},
     digest::Digest,
     event::{Metrics, RunEvent},
+    messages::{Framed as _, Messages},
     names::{RunId, WorkerName},
     spec::{RunSpec, SpecError},
     v1::{self, coordinator_message::Body},
 };
 use std::sync::Arc;
+use tonic::Status;
 use worker::message::Command;
 
 const SPEC: &str = "name='fuzz'\nrounds=3\n[model]\nkind='flat'\nparameters=40\n[data]\nname='digits'\n";
@@ -46,6 +52,45 @@ pub(super) fn chunks(data: &[u8]) -> bool {
         cut(vec![bytes_of(&Arc::new(values))], 0).flat_map(|chunk| chunk.data.to_vec()).collect();
     assert_eq!(again, whole);
     true
+}
+
+/// An upload as HTTP/2 brings it, cut into frames of any one size.
+pub(super) fn messages(data: &[u8]) -> bool {
+    let mut input = Reader(data);
+    let size = 1 + usize::from(input.byte());
+    let Some(read) = read_upload(input.0, size) else { return false };
+    let again: Vec<u8> = read.iter().flat_map(|message| message.clone().frames().concat()).collect();
+    let reread = read_upload(&again, 7).expect("what was written can be read");
+    assert_eq!(format!("{read:?}"), format!("{reread:?}"));
+    true
+}
+
+fn read_upload(bytes: &[u8], size: usize) -> Option<Vec<v1::UploadRequest>> {
+    let frames: Vec<Result<_, Status>> =
+        bytes.chunks(size).map(|part| Ok(Frame::data(Bytes::copy_from_slice(part)))).collect();
+    let body = tonic::body::Body::new(StreamBody::new(tokio_stream::iter(frames)));
+    let mut arriving = Messages::<v1::UploadRequest>::of_request(body, 4_096);
+    let mut read = Vec::new();
+    loop {
+        match arriving.message().now_or_never().expect("every frame is there") {
+            Ok(Some(message)) => read.push(message),
+            Ok(None) => return Some(read),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// An upload of a header and two chunks.
+pub(super) fn an_upload() -> Vec<Vec<u8>> {
+    use v1::upload_request::Body::{Chunk, Header};
+    let header = v1::UploadHeader { run: "fuzz-1".into(), worker: "w".into(), ..v1::UploadHeader::default() };
+    let bodies = [
+        Header(header),
+        Chunk(chunk(0, Bytes::from_static(&[1; 80]))),
+        Chunk(chunk(80, Bytes::from_static(&[2; 80]))),
+    ];
+    let whole = bodies.into_iter().flat_map(|body| v1::UploadRequest { body: Some(body) }.frames().concat());
+    vec![[19].into_iter().chain(whole).collect()]
 }
 
 /// An upload's header and payload, as far as they can be wrong, through everything that is checked.
