@@ -163,7 +163,10 @@ pub(super) fn assignment(data: &[u8]) -> bool {
     let spec = String::from_utf8_lossy(input.0).into_owned();
     let body = if how & 2 == 0 {
         let (committed, remaining_ms) = (Some(round), round);
-        Body::Assignment(v1::Assignment { run, round, spec, lr, committed, vectors, remaining_ms })
+        // Any number at all, where a run may promise nothing.
+        let clip_norm = (how & 4 == 4).then_some(f64::from(lr));
+        let assignment = v1::Assignment { run, round, spec, lr, committed, vectors, remaining_ms, clip_norm };
+        Body::Assignment(assignment)
     } else {
         let model = vectors.into_iter().next();
         Body::Evaluate(v1::EvaluationRequest { run, round, spec, model })
