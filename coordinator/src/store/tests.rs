@@ -1,6 +1,9 @@
 //! The store against a real directory.
 
 use super::*;
+use crate::machine::Opening;
+use proto::{event::RunEvent, spec::RunSpec};
+use std::collections::BTreeMap;
 use std::{fs, sync::Arc};
 
 fn record(id: &str, number: u64) -> RunRecord {
