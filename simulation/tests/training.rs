@@ -38,7 +38,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         test: Some(test),
         threads: 1,
         folder: folder.to_owned(),
-        checkpoint: Duration::from_secs(3_600),
+        checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
     }
 }
@@ -93,7 +93,7 @@ fn an_interrupted_simulation_goes_on_with_the_same_bytes() {
     for algorithm in ["fedavg", "scaffold", "afedpd"] {
         let undisturbed = go(|_| (), spec(algorithm, HALF));
         for (checkpoint, memory) in
-            [(Duration::ZERO, 1 << 30), (Duration::ZERO, 0), (Duration::from_secs(3_600), 0)]
+            [(Duration::ZERO, 1 << 30), (Duration::ZERO, 0), (Duration::from_hours(1), 0)]
         {
             let folder = tempfile::tempdir().unwrap();
             let mut setup = setup(spec(algorithm, HALF), folder.path());

@@ -1,5 +1,6 @@
 //! Private runs over real sockets: every release is in the ledger and costs what is shown, the budget
 //! stops what does not fit it, and an update that does not keep to the bound is not counted.
+#![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
 use privacy::{Journal, accountants::report};
 use proto::{

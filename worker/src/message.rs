@@ -108,7 +108,7 @@ impl Assignment {
         let mut text = format!("{}\n{}\n{:08x}\n", self.run, self.round, self.lr.to_bits());
         text.push_str(&self.spec.to_json());
         if let Some(norm) = self.clip_norm {
-            text.push_str(&format!("\nclip {:016x}", norm.get().to_bits()));
+            text.extend(["\nclip ".to_owned(), format!("{:016x}", norm.get().to_bits())]);
         }
         for vector in &self.vectors {
             text.push_str(&["\n", &vector.name, " ", &vector.digest.to_string()].concat());

@@ -292,7 +292,7 @@ fn a_table_is_detected_with_its_label_column() {
         Source::Csv { label, .. } => label.clone(),
         other => panic!("{other:?}"),
     };
-    let rows: String = (0..20).map(|i| format!("{},{i},0.5\n", i % 2)).collect();
+    let rows = (0..20).map(|i| format!("{},{i},0.5", i % 2)).collect::<Vec<_>>().join("\n");
     write(&folder, "wine.csv", format!("Class,a,b\n{rows}"));
     let (name, source) = detect(folder.path()).unwrap();
     assert_eq!((name.as_str(), label(&source).as_str()), ("wine", "Class"));

@@ -140,7 +140,7 @@ fn simulated(
         _ => {}
     })
     .map_err(Failure::internal)?;
-    let cost = began.zip(ended).map(|(from, to)| ((to.0 - from.0).as_secs_f64(), to.1 - from.1));
+    let cost = began.zip(ended).map(|(from, to)| (to.0.saturating_sub(from.0).as_secs_f64(), to.1 - from.1));
     Ok((cost.ok_or_else(|| Failure::internal("no round was committed"))?, cohorts))
 }
 
@@ -175,7 +175,7 @@ fn alone(
         runs.into_iter().collect::<Result<Vec<f64>, _>>().map_err(Failure::internal)?;
     }
     let ended = now();
-    Ok(((ended.0 - began.0).as_secs_f64(), ended.1 - began.1))
+    Ok((ended.0.saturating_sub(began.0).as_secs_f64(), ended.1 - began.1))
 }
 
 /// Peak memory of a simulation of so many clients with the same cohort, in a process of its own.

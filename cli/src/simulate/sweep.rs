@@ -79,7 +79,6 @@ fn split(text: &str) -> Vec<&str> {
         match (c, quote) {
             ('"' | '\'', None) => quote = Some(c),
             (c, Some(open)) if c == open => quote = None,
-            (_, Some(_)) => {}
             ('[' | '{', None) => depth += 1,
             (']' | '}', None) => depth -= 1,
             (',', None) if depth == 0 => {

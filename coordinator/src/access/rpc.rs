@@ -56,7 +56,9 @@ mod tests {
     use super::*;
     #[test]
     fn every_call_has_its_rule_and_every_rule_its_call() {
-        let served = proto::calls();
+        // Peers have a table of their own.
+        let own = |path: &String| !path.starts_with("/starling.v1.Peers/");
+        let served: Vec<String> = proto::calls().into_iter().filter(own).collect();
         assert!(served.len() > 10, "{served:?}");
         for path in &served {
             let allowed = allowed(path).unwrap_or_else(|| panic!("{path} has no rule"));

@@ -116,13 +116,12 @@ impl Machine {
             }
             return;
         }
-        let chosen = match (self.rules.rate, self.next_secret()) {
-            (Some(rate), Some(secret)) => secret.cohort(&eligible, rate),
-            _ => {
-                let size = cohort::cohort_size(eligible.len(), self.rules.fraction, self.rules.size);
-                let size = size.max(self.rules.min_updates).min(algorithms::fold::UPLOADS_MAX);
-                cohort::sample(self.rules.seed, self.round, 0, &eligible, size)
-            }
+        let chosen = if let (Some(rate), Some(secret)) = (self.rules.rate, self.next_secret()) {
+            secret.cohort(&eligible, rate)
+        } else {
+            let size = cohort::cohort_size(eligible.len(), self.rules.fraction, self.rules.size);
+            let size = size.max(self.rules.min_updates).min(algorithms::fold::UPLOADS_MAX);
+            cohort::sample(self.rules.seed, self.round, 0, &eligible, size)
         };
         let cohort = chosen.into_iter().map(|worker| (worker.to_owned(), Member::Training)).collect();
         let members: Vec<String> = eligible.into_iter().map(str::to_owned).collect();

@@ -236,18 +236,17 @@ impl Guard {
     ) -> Result<(), String> {
         let key = secret.noise(round, &sum.quanta);
         let text = |error: privacy::ParameterError| error.to_string();
-        match (&self.plan.strategy, &standing.stream) {
-            (Some(_), Some(stream)) => self.correlated(sum, round, &stream.stream())?,
-            _ => {
-                let variance = sum.grid.variance(self.plan.update_noise).map_err(text)?;
-                let kind = match self.spec.mechanism() {
-                    MechanismKind::CentralDiscreteGaussian => Kind::Discrete,
-                    _ => Kind::Rounded,
-                };
-                let sampler = sampler(kind, variance)?;
-                let shards = sum.quanta.par_chunks_mut(SHARD).enumerate();
-                shards.for_each(|(shard, sum)| key.add_noise(&sampler, (0, shard as u32), sum, 1));
-            }
+        if let (Some(_), Some(stream)) = (&self.plan.strategy, &standing.stream) {
+            self.correlated(sum, round, &stream.stream())?;
+        } else {
+            let variance = sum.grid.variance(self.plan.update_noise).map_err(text)?;
+            let kind = match self.spec.mechanism() {
+                MechanismKind::CentralDiscreteGaussian => Kind::Discrete,
+                _ => Kind::Rounded,
+            };
+            let sampler = sampler(kind, variance)?;
+            let shards = sum.quanta.par_chunks_mut(SHARD).enumerate();
+            shards.for_each(|(shard, sum)| key.add_noise(&sampler, (0, shard as u32), sum, 1));
         }
         if let Some(adaptive) = &mut standing.adaptive {
             let variance = adaptive.count_variance().map_err(text)?;

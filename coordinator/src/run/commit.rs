@@ -101,12 +101,11 @@ impl Job {
     /// The record, and in a private run its payment, in one transaction.
     fn save(&self) -> Result<(Release, Metrics), StoreError> {
         let mut metrics = self.metrics.clone();
-        let release = match &self.payment {
-            Some(payment) => self.store.release(&self.record, &self.events, Some(&mut metrics), payment)?,
-            None => {
-                self.store.save(&self.record, &self.events, Some(&metrics))?;
-                Release::Done { epsilon: 0.0, last: None }
-            }
+        let release = if let Some(payment) = &self.payment {
+            self.store.release(&self.record, &self.events, Some(&mut metrics), payment)?
+        } else {
+            self.store.save(&self.record, &self.events, Some(&metrics))?;
+            Release::Done { epsilon: 0.0, last: None }
         };
         Ok((release, metrics))
     }

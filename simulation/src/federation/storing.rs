@@ -143,15 +143,14 @@ impl Federation {
         let newcomers = self.schedule.mutation != Mutation::ForgetNewcomers;
         let population = if newcomers { population } else { population_before };
         let participants: Vec<String> = counted.iter().map(|counted| counted.worker.clone()).collect();
-        let mean = match self.noised_mean(&mut disk, round, &participants) {
-            Some(mean) => mean,
-            None => {
-                let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
-                self.report.require("once", self.now, invariants::once(&participants, &folded));
-                let mean = self.mean();
-                self.check_aggregate(&mean, &participants);
-                mean
-            }
+        let mean = if let Some(mean) = self.noised_mean(&mut disk, round, &participants) {
+            mean
+        } else {
+            let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
+            self.report.require("once", self.now, invariants::once(&participants, &folded));
+            let mean = self.mean();
+            self.check_aggregate(&mean, &participants);
+            mean
         };
         self.forget_uploads();
         self.server.committing = true;

@@ -83,19 +83,16 @@ impl Opened {
         let store = Store::open(&folder.join(STORE))?;
         let same = |record: &RunRecord| record.spec == *spec && record.members.len() == *clients;
         let known = store.runs()?.pop().filter(same);
-        let (record, vectors) = match known {
-            Some(record) => {
-                let read = |(name, digest): (&String, &Digest)| {
-                    Ok((name.clone(), store.blobs().get(*digest, Vec::new)?))
-                };
-                let vectors = record.vectors.iter().map(read).collect::<Result<_, SimulationError>>()?;
-                (record, vectors)
-            }
-            None => {
-                let (mut record, vectors) = fresh(spec, &model, *clients, algorithm.as_ref());
-                record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
-                (record, vectors)
-            }
+        let (record, vectors) = if let Some(record) = known {
+            let read = |(name, digest): (&String, &Digest)| {
+                Ok((name.clone(), store.blobs().get(*digest, Vec::new)?))
+            };
+            let vectors = record.vectors.iter().map(read).collect::<Result<_, SimulationError>>()?;
+            (record, vectors)
+        } else {
+            let (mut record, vectors) = fresh(spec, &model, *clients, algorithm.as_ref());
+            record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
+            (record, vectors)
         };
         let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
