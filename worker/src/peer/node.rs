@@ -74,7 +74,7 @@ pub(super) struct Node {
     /// By id: name and address.
     pub(super) known: BTreeMap<u64, (String, SocketAddr)>,
     pub(super) reachable: BTreeSet<u64>,
-    pub(super) missing: BTreeMap<u64, Instant>,
+    pub(super) missing: BTreeMap<u64, (Instant, bool)>,
     pub(super) wake: Option<u64>,
     pub(super) spread: (Instant, usize),
     looked: Instant,

@@ -33,20 +33,21 @@ impl Node {
             self.machine.membership().live().into_iter().filter(|member| member.id != me.id).collect();
         for member in &others {
             if self.reachable.contains(&member.id) {
-                if self.missing.remove(&member.id).is_some() {
+                if self.missing.remove(&member.id).is_some_and(|(_, suspected)| suspected) {
                     tracing::info!(peer = self.name_of(member.id), "can be reached again");
                     self.drive(Event::Suspected { id: member.id, suspected: false }).await?;
                 }
                 continue;
             }
-            let known = self.missing.get(&member.id).copied();
-            let since = *self.missing.entry(member.id).or_insert_with(Instant::now);
+            let (since, suspected) = *self.missing.entry(member.id).or_insert((Instant::now(), false));
+            // A peer that has just started knows nobody yet: were it not to wait, it would train alone.
             let seen = self.known.contains_key(&member.id);
-            let patience = self.patience() + if seen { Duration::ZERO } else { GRACE };
-            if known.is_none() {
+            let patience = self.patience();
+            if !suspected && (seen || since.elapsed() > patience) {
                 tracing::warn!(peer = self.name_of(member.id), "cannot be reached: nobody waits for it");
+                self.missing.insert(member.id, (since, true));
                 self.drive(Event::Suspected { id: member.id, suspected: true }).await?;
-            } else if since.elapsed() > patience {
+            } else if since.elapsed() > patience + if seen { Duration::ZERO } else { GRACE } {
                 tracing::warn!(peer = self.name_of(member.id), "evicted");
                 let mut membership = self.machine.membership().clone();
                 membership.evict(*member);
