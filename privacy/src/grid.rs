@@ -273,6 +273,13 @@ pub fn float_slack(terms: u64) -> f64 {
     2.0 * n * gamma
 }
 
+/// As [`float_slack`], for sums of at most `group` terms in `f32` that are added up in `f64`: `2·n·γ_group`.
+pub fn grouped_float_slack(terms: u64, group: u64) -> f64 {
+    let unit = group as f64 + 2.0;
+    let gamma = unit * exp2(-24) / (1.0 - (unit * exp2(-24)).min(0.5));
+    2.0 * (terms as f64 + 2.0) * gamma
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

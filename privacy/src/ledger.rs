@@ -348,8 +348,17 @@ fn check(event: &Event, adjacency: Adjacency) -> Result<(), LedgerError> {
     }
 }
 
+impl Unit {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::Client => "client",
+        }
+    }
+}
+
 impl Adjacency {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AddRemove => "add_remove",
             Self::ReplaceOne => "replace_one",

@@ -1,10 +1,10 @@
 //! What a run file with a `[privacy]` section must satisfy besides: whatever would make the promise
 //! untrue is refused by name.
 
-use super::{RunSpec, SpecError, check::require};
-use algorithms::{Algorithm, fold::Scale};
-use privacy::{RunFacts, Sampling, spec::MechanismKind};
-use std::num::NonZeroU64;
+use super::{ModelSpec, RunSpec, SpecError, check::require};
+use algorithms::{Algorithm, fold::Scale, local::Probe};
+use privacy::{Adjacency, PrivacySpec, RunFacts, Sampling, spec::MechanismKind};
+use std::{num::NonZeroU64, sync::Arc};
 
 /// Rules whose uploads lose their sense under noise, and why.
 const SENSELESS: [(&str, &str); 1] = [("fedlada", "it uploads second moments, which noise makes negative")];
@@ -19,6 +19,11 @@ impl RunSpec {
                 Kind::CentralGaussian | Kind::CentralDiscreteGaussian | Kind::DpFtrl
             )
         })
+    }
+
+    /// Whether each worker adds the noise itself, before anything leaves it.
+    pub fn has_local_noise(&self) -> bool {
+        self.privacy.as_ref().is_some_and(|privacy| privacy.mechanism().is_local())
     }
 
     /// The probability with which each client is drawn in secret, if the guarantee counts on it.
@@ -42,9 +47,16 @@ impl RunSpec {
     /// What the plan of a private run depends on, for a model of `length` scalars.
     pub fn privacy_facts(&self, algorithm: &dyn Algorithm, length: usize) -> RunFacts {
         let whole = |number: u64| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
+        let steps = self.privacy.as_ref().is_some_and(|p| p.mechanism() == MechanismKind::DpSgd);
+        // What is clipped: a gradient, or all that is uploaded.
+        let parameters = if steps {
+            length as u64
+        } else {
+            algorithm.upload(length).iter().map(|(_, length)| *length as u64).sum()
+        };
         RunFacts {
             rounds: whole(self.rounds),
-            parameters: whole(algorithm.upload(length).iter().map(|(_, length)| *length as u64).sum()),
+            parameters: whole(parameters),
             clients: whole(self.expected_clients().round() as u64),
             local_steps: whole(self.local.steps.unwrap_or(1).into()),
         }
@@ -57,27 +69,74 @@ impl RunSpec {
                 "only a private run (one with a `[privacy]` section) divides by it".into()
             });
         };
+        require(!self.evaluation.federated, "evaluation.federated", || {
+            "workers' scores are not paid for from the privacy budget; expected `false` in a private run"
+                .into()
+        })?;
+        self.check_weighting()?;
+        if self.has_local_noise() {
+            require(population.is_none(), "cohort.population", || {
+                "where workers add the noise, a mean is divided by the updates that came; leave the key out".into()
+            })?;
+            return match privacy.mechanism() {
+                MechanismKind::DpSgd => self.check_steps(privacy, algorithm),
+                _ => self.check_rule(algorithm),
+            };
+        }
         require(population.is_some_and(|n| (1..=1_000_000_000).contains(&n)), "cohort.population", || {
             "expected the number of clients of the federation, 1 to 1,000,000,000: a private mean is divided by \
              a number that is fixed before the run"
-                .into()
-        })?;
-        require(!self.evaluation.federated, "evaluation.federated", || {
-            "workers' scores are not paid for from the privacy budget; expected `false` in a private run"
                 .into()
         })?;
         self.check_mechanism(privacy)?;
         self.check_rule(algorithm)
     }
 
-    fn check_mechanism(&self, privacy: &privacy::PrivacySpec) -> Result<(), SpecError> {
-        use MechanismKind as Kind;
-        let local = matches!(privacy.mechanism(), Kind::LocalGaussian | Kind::DpSgd);
-        require(!local, "privacy.mechanism", || {
-            "workers do not add noise themselves in this version; use `central_gaussian`, \
-             `central_discrete_gaussian` or `dp_ftrl`"
+    /// What makes the steps of DP-SGD all that a worker's records are used for.
+    fn check_steps(&self, privacy: &PrivacySpec, algorithm: &dyn Algorithm) -> Result<(), SpecError> {
+        let kind = &self.algorithm.kind;
+        let drawn = matches!(privacy.sampling(), Sampling::Poisson { .. } | Sampling::Everyone);
+        require(drawn, "privacy.sampling", || {
+            "workers draw the records of a step by `poisson` or take `everyone`".into()
+        })?;
+        require(privacy.adjacency() != Adjacency::AddRemove, "privacy.adjacency", || {
+            "a step is divided by the number of a worker's records, which is therefore taken as known: \
+             `zero_out` or `replace_one`"
                 .into()
         })?;
+        require(self.local.steps.is_some(), "local.steps", || {
+            "`dp_sgd` pays by the step: expected `steps`".into()
+        })?;
+        require(!self.data.augment, "data.augment", || {
+            "the draws of one record would change with the records before it; expected `false` with `dp_sgd`"
+                .into()
+        })?;
+        require(!matches!(self.model, ModelSpec::Flat { .. }), "model.kind", || {
+            "`flat` has no gradient that `dp_sgd` could clip".into()
+        })?;
+        // What a rule asks of a worker shows in a plan; one made of zeros has the shape of all.
+        let down = algorithms::fresh_server(algorithm, Arc::new(vec![0.0]));
+        let plan = algorithm.plan(&down, &algorithms::Vectors::new());
+        require(matches!(plan.probe, Probe::Here | Probe::Fixed(_)), "algorithm.kind", || {
+            format!(
+                "`{kind}` takes two gradients of the same records in a step, of which `dp_sgd` pays for one; use a \
+                 rule with one, such as `fedavg`, `fedprox`, `scaffold`, `feddyn` or `fedlesam`"
+            )
+        })?;
+        require(!plan.start_loss, "algorithm.kind", || {
+            format!("`{kind}` uploads the loss of its records, which `dp_sgd` does not pay for")
+        })
+    }
+
+    fn check_weighting(&self) -> Result<(), SpecError> {
+        let by_examples = self.algorithm.params.get("weighting").and_then(serde_json::Value::as_str);
+        require(by_examples != Some("examples"), "algorithm.weighting", || {
+            "a private mean weighs all clients alike; expected `uniform`".into()
+        })
+    }
+
+    fn check_mechanism(&self, privacy: &PrivacySpec) -> Result<(), SpecError> {
+        use MechanismKind as Kind;
         let shares = matches!(privacy.mechanism(), Kind::Skellam | Kind::DistributedDiscreteGaussian);
         require(!shares, "privacy.mechanism", || {
             "noise shares of clients are private only under secure aggregation, which is not available in \
@@ -126,10 +185,6 @@ impl RunSpec {
         }
         require(!(algorithm.needs_everyone() && self.secret_rate().is_some()), "algorithm.kind", || {
             format!("`{kind}` needs every worker in every round, and `privacy.sampling` draws some")
-        })?;
-        let by_examples = self.algorithm.params.get("weighting").and_then(serde_json::Value::as_str);
-        require(by_examples != Some("examples"), "algorithm.weighting", || {
-            "a private mean weighs all clients alike; expected `uniform`".into()
         })?;
         let folds = algorithm.folds();
         let by_steps = folds.iter().any(|fold| fold.scale != Scale::One);

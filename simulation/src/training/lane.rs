@@ -3,6 +3,7 @@
 use super::{
     SimulationError,
     desk::Desk,
+    secrets::Secrets,
     shares::Shares,
     states::{States, load},
 };
@@ -18,7 +19,7 @@ use std::{
 use worker::{
     data::Dataset,
     engine::Model,
-    trainer::{LocalResult, Progress, TrainError, TrainJob, finish, local_run},
+    trainer::{LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, finish, local_run},
 };
 
 /// A client's part of a round.
@@ -64,6 +65,8 @@ pub(super) struct Ground<'a> {
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    pub(super) promise: Option<Arc<Promise>>,
+    pub(super) secrets: &'a Secrets,
 }
 
 impl Ground<'_> {
@@ -99,13 +102,27 @@ impl Ground<'_> {
         let mut trained = || {
             let plan = self.algorithm.plan(&down, &state);
             let model = Arc::clone(&down[MODEL]);
-            let job = TrainJob { spec: Arc::clone(&self.spec), round, lr, model, plan };
-            let examples = self.shares.of(client);
-            let LocalResult { run, examples, loss } = local_run(self.model, &examples, &job, &name, go)?;
+            let secret = |promise: &Arc<Promise>| {
+                Private::new(Arc::clone(promise), self.secrets.client(client, round))
+            };
+            let private = self.promise.as_ref().map(secret);
+            let seal = match (&private, clip_norm) {
+                (Some(private), _) => private.seal(),
+                (None, Some(norm)) => Seal::Clipped(norm),
+                (None, None) => Seal::Open,
+            };
+            let spec = Arc::clone(&self.spec);
+            let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
+            let job = TrainJob { spec, round, lr, model, plan, private: private.clone() };
+            let trained = local_run(self.model, &self.shares.of(client), &job, &name, go);
             // The plan's vectors go before the next state comes.
             drop(job);
-            let steps = run.steps;
-            let finished = finish(self.algorithm, run, (&down, &state), (round, clip_norm), &mut |_| ())?;
+            let (examples, steps, loss) = match &trained {
+                Ok(LocalResult { run, examples, loss }) if private.is_none() => (*examples, run.steps, *loss),
+                _ => hidden,
+            };
+            let run = trained.map(|trained| trained.run);
+            let finished = finish(self.algorithm, run, (&down, &state), (round, seal), &mut |_| ())?;
             Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
         };
         match trained() {
@@ -140,6 +157,7 @@ pub fn bare(work: &LocalWork<'_>, client: usize, round: u64) -> Result<LocalResu
         lr: work.spec.lr(round),
         model: Arc::clone(work.w),
         plan: LocalPlan::default(),
+        private: None,
     };
     let name = super::client_name(client);
     local_run(work.model, work.examples, &job, &name, &mut |_| ControlFlow::Continue(()))

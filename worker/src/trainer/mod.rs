@@ -6,10 +6,12 @@
 mod examples;
 mod local;
 mod private;
+mod steps;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
-pub use private::clip_upload;
+pub use private::{Private, Promise, Seal, clip_upload, draw_key};
+pub use steps::NoisySteps;
 pub use update::finish;
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};
@@ -29,6 +31,15 @@ pub struct TrainJob {
     pub model: Vector,
     /// How a local step differs from plain SGD.
     pub plan: LocalPlan,
+    /// What this worker does itself for a run's promise of privacy.
+    pub private: Option<Private>,
+}
+
+impl TrainJob {
+    /// What makes the steps private, if they are: DP-SGD.
+    pub fn noisy_steps(&self) -> Option<&Private> {
+        self.private.as_ref().filter(|private| private.promise().noises_steps())
+    }
 }
 
 /// A local run that was done.
