@@ -19,7 +19,8 @@ use std::{
 use worker::{
     data::Dataset,
     engine::Model,
-    trainer::{LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, finish, local_run},
+    trainer::{LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, clips_layers, finish,
+        local_run},
 };
 
 /// A client's part of a round.
@@ -106,9 +107,10 @@ impl Ground<'_> {
                 Private::new(Arc::clone(promise), self.secrets.client(client, round))
             };
             let private = self.promise.as_ref().map(secret);
+            let layers = if clips_layers(&self.spec) { self.model.layers() } else { Vec::new() };
             let seal = match (&private, clip_norm) {
-                (Some(private), _) => private.seal(),
-                (None, Some(norm)) => Seal::Clipped(norm),
+                (Some(private), _) => private.seal(&layers),
+                (None, Some(norm)) => Seal::Clipped(norm, &layers),
                 (None, None) => Seal::Open,
             };
             let spec = Arc::clone(&self.spec);

@@ -164,6 +164,14 @@ impl Train for EngineTrainer {
         })
     }
 
+    fn layers(&mut self, spec: &RunSpec) -> Result<Vec<usize>, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(vec![parameters]);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.layers())
+    }
+
     fn reuse(&mut self, vector: Vec<f32>) {
         self.spare = vector;
     }

@@ -10,7 +10,7 @@ mod steps;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
-pub use private::{Private, Promise, Seal, clip_upload, draw_key};
+pub use private::{Private, Promise, Seal, clip_upload, clips_layers, draw_key};
 pub use steps::NoisySteps;
 pub use update::finish;
 
@@ -144,6 +144,14 @@ pub trait Train: Send {
     /// If the data set or the model is not possible here, or this trainer only trains what it is given.
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
         Err(TrainError::Model(format!("this trainer cannot begin the run `{}` by itself", spec.name)))
+    }
+
+    /// Lengths of the model's layers in its vector, for runs that clip them apart.
+    ///
+    /// # Errors
+    /// If the model is not possible here, or this trainer knows none.
+    fn layers(&mut self, spec: &RunSpec) -> Result<Vec<usize>, TrainError> {
+        Err(TrainError::Model(format!("this trainer knows no layers of the run `{}`", spec.name)))
     }
 
     /// Takes a vector that is not needed any more, whose memory the next local run may use.

@@ -6,7 +6,7 @@ use algorithms::{Algorithm, Vectors};
 use privacy::{
     ClipNorm, Event, Grid, Plan, PrivacySpec, RunFacts,
     sampler::{Key, Kind, SHARD, Sampler},
-    spec::MechanismKind,
+    spec::{Clipping, MechanismKind},
 };
 use proto::spec::{RunSpec, SpecError};
 use rayon::prelude::*;
@@ -101,20 +101,20 @@ impl Private {
         &self.key
     }
 
-    /// What an upload needs before it leaves.
-    pub fn seal(&self) -> Seal<'_> {
-        if self.promise.noises_steps() { Seal::Open } else { Seal::Noised(self) }
+    /// What an upload needs before it leaves, for a model with these layers.
+    pub fn seal<'a>(&'a self, layers: &'a [usize]) -> Seal<'a> {
+        if self.promise.noises_steps() { Seal::Open } else { Seal::Noised(self, layers) }
     }
 
     /// Shortens an upload and adds noise to all of it. One that has no norm counts as zero.
-    fn noise(&self, upload: &mut Vectors) -> Result<(), TrainError> {
+    fn noise(&self, upload: &mut Vectors, layers: &[usize]) -> Result<(), TrainError> {
         let Promise { spec, plan, facts, .. } = self.promise();
         let grid = Grid::new(spec.clip_norm(), facts.parameters).map_err(failed)?;
         let finite = upload.values().all(|vector| vector.iter().all(|value| value.is_finite()));
         if !finite {
             upload.values_mut().for_each(|vector| Arc::make_mut(vector).fill(0.0));
         }
-        clip_upload(upload, spec.clip_norm())?;
+        clip_upload(upload, spec.clip_norm(), layers)?;
         let sampler = self.promise.sampler(grid.variance(plan.update_noise).map_err(failed)?)?;
         let release = self.key.release(0);
         for (at, vector) in (0_u32..).zip(upload.values_mut()) {
@@ -135,23 +135,24 @@ impl Private {
 pub enum Seal<'a> {
     /// Nothing: nothing is promised, or it was made of steps that are noised.
     Open,
-    /// It is shortened to this norm; the coordinator adds the noise.
-    Clipped(ClipNorm),
+    /// It is shortened to this norm, each of the layers by itself if there are any; the coordinator adds the
+    /// noise.
+    Clipped(ClipNorm, &'a [usize]),
     /// It is shortened and noised.
-    Noised(&'a Private),
+    Noised(&'a Private, &'a [usize]),
 }
 
 impl Seal<'_> {
     /// Whether nobody may learn that a local run failed: it is a fact about the data.
     pub(super) fn hides_failure(self) -> bool {
-        matches!(self, Self::Noised(_))
+        matches!(self, Self::Noised(..))
     }
 
     pub(super) fn close(self, upload: &mut Vectors) -> Result<(), TrainError> {
         match self {
             Self::Open => Ok(()),
-            Self::Clipped(norm) => clip_upload(upload, norm),
-            Self::Noised(private) => private.noise(upload),
+            Self::Clipped(norm, layers) => clip_upload(upload, norm, layers),
+            Self::Noised(private, layers) => private.noise(upload, layers),
         }
     }
 }
@@ -173,18 +174,39 @@ pub(super) fn failed(error: impl std::fmt::Display) -> TrainError {
 }
 
 /// Shortens an upload, all of its vectors as one, to at most `norm`, on the integer grid that the
-/// coordinator checks it against.
+/// coordinator checks it against. With `layers`, the lengths of what each vector consists of, each layer of
+/// each vector is shortened by itself, to `norm / √(their number)`.
 ///
 /// # Errors
-/// If an element is not finite.
-pub fn clip_upload(upload: &mut Vectors, norm: ClipNorm) -> Result<(), TrainError> {
+/// If an element is not finite, or a vector has another length than its layers.
+pub fn clip_upload(upload: &mut Vectors, norm: ClipNorm, layers: &[usize]) -> Result<(), TrainError> {
     let failed = |error: &dyn std::fmt::Display| TrainError::Training(format!("clipping: {error}"));
     let length = upload.values().map(|vector| vector.len() as u64).sum();
     let dimensions = NonZeroU64::new(length).unwrap_or(NonZeroU64::MIN);
     let grid = Grid::new(norm, dimensions).map_err(|error| failed(&error))?;
     let mut parts: Vec<&mut [f32]> =
         upload.values_mut().map(|vector| Arc::make_mut(vector).as_mut_slice()).collect();
-    grid.clip(&mut parts).map(drop).map_err(|error| failed(&error))
+    if layers.is_empty() {
+        return grid.clip(&mut parts).map(drop).map_err(|error| failed(&error));
+    }
+    let groups = NonZeroU64::new((parts.len() * layers.len()) as u64).unwrap_or(NonZeroU64::MIN);
+    let share = grid.share(groups);
+    for mut rest in parts {
+        if rest.len() != layers.iter().sum::<usize>() {
+            return Err(failed(&"a vector has another length than the model, whose layers are clipped apart"));
+        }
+        for length in layers {
+            let (layer, others) = rest.split_at_mut(*length);
+            grid.clip_to(share, &mut [layer]).map_err(|error| failed(&error))?;
+            rest = others;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a run clips the layers of a model apart.
+pub fn clips_layers(spec: &RunSpec) -> bool {
+    spec.privacy.as_ref().is_some_and(|privacy| privacy.clipping() == Clipping::PerLayer)
 }
 
 #[cfg(test)]
@@ -201,14 +223,34 @@ mod tests {
         };
         let norm = ClipNorm::new(1.0).unwrap();
         let mut long = upload(7.0);
-        clip_upload(&mut long, norm).unwrap();
+        clip_upload(&mut long, norm, &[]).unwrap();
         assert!((long["a"][0] - 0.6).abs() < 1e-4 && (long["b"][0] - 0.8).abs() < 1e-4, "{long:?}");
         let grid = Grid::new(norm, NonZeroU64::new(3).unwrap()).unwrap();
         assert!(grid.check(&[&long["a"], &long["b"]]).is_ok());
         let mut short = upload(0.1);
-        clip_upload(&mut short, norm).unwrap();
+        clip_upload(&mut short, norm, &[]).unwrap();
         assert!((short["a"][0] - 0.3).abs() < 1e-4, "{short:?}");
-        let error = clip_upload(&mut upload(f32::NAN), norm).unwrap_err().to_string();
+        let error = clip_upload(&mut upload(f32::NAN), norm, &[]).unwrap_err().to_string();
         assert!(error.contains("not finite"), "{error}");
     }
+
+    #[test]
+    fn layers_are_shortened_apart_and_keep_to_the_norm_together() {
+        let norm = ClipNorm::new(1.0).unwrap();
+        let two = || Vectors::from([("delta".to_owned(), Arc::new(vec![30.0, 40.0, 0.1, 0.0, 5.0]))]);
+        let mut apart = two();
+        clip_upload(&mut apart, norm, &[2, 2, 1]).unwrap();
+        let share = 1.0 / 3.0_f32.sqrt();
+        for (got, want) in apart["delta"].iter().zip([0.6 * share, 0.8 * share, 0.1, 0.0, share]) {
+            assert!((got - want).abs() < 1e-4, "{apart:?}");
+        }
+        let grid = Grid::new(norm, NonZeroU64::new(5).unwrap()).unwrap();
+        assert!(grid.check(&[&apart["delta"]]).is_ok());
+        let error = clip_upload(&mut two(), norm, &[2, 2]).unwrap_err().to_string();
+        assert!(error.contains("another length"), "{error}");
+    }
 }
+
+#[cfg(test)]
+#[path = "private_tests.rs"]
+mod mechanism_tests;

@@ -1,15 +1,16 @@
 //! The gradients of DP-SGD: records drawn in secret, each one's gradient clipped by itself, exact noise on
 //! the sum, and a denominator that does not tell how many were drawn (Abadi et al. 2016, algorithm 1).
 
-use super::{
-    Private, TrainError,
-    private::failed,
+use super::{Private, TrainError, private::failed};
+use crate::{
+    data::Dataset,
+    engine::{Clip, Model},
 };
-use crate::{data::Dataset, engine::Model};
 use privacy::{
     Grid, Sampling,
     grid::grouped_float_slack,
     sampler::{SHARD, Sampler},
+    spec::Clipping,
 };
 use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
@@ -27,6 +28,7 @@ pub struct NoisySteps<'a> {
     model: &'a Model,
     examples: &'a Dataset,
     grid: Grid,
+    clip: Clip,
     sampler: Arc<Sampler>,
     /// A coin below this says that a record is drawn.
     below: u128,
@@ -59,11 +61,18 @@ impl<'a> NoisySteps<'a> {
         let slack = grouped_float_slack(most as u64, GROUP as u64);
         let variance = grid.loose_variance(promise.plan().update_noise, promise.dimensions(), slack);
         let length = model.parameters();
+        // Below the bound by more than the rounding of a factor and of its product.
+        let norm = grid.norm() * (1.0 - 1.0 / 1_048_576.0);
+        let clip = match promise.spec().clipping() {
+            Clipping::Flat => Clip::Flat(norm),
+            Clipping::PerLayer => Clip::PerLayer(norm / (model.layers().len().max(1) as f64).sqrt()),
+        };
         Ok(Self {
             private,
             model,
             examples,
             grid,
+            clip,
             sampler: promise.sampler(variance.map_err(failed)?)?,
             below: (rate * 2.0_f64.powi(64)) as u128,
             most,
@@ -104,10 +113,8 @@ impl<'a> NoisySteps<'a> {
 
     /// Adds the clipped gradients of these records.
     fn add(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
-        // Below the bound by more than the rounding of a factor and of its product.
-        let clip = self.grid.norm() * (1.0 - 1.0 / 1_048_576.0);
         let batch = self.examples.batch(group, None);
-        self.model.clipped_gradient(w, &batch, clip, &mut self.part).map_err(failed)?;
+        self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
         if self.part.iter().all(|x| x.is_finite()) {
             self.sum.iter_mut().zip(&self.part).for_each(|(sum, x)| *sum += f64::from(*x));
         } else if let [_] = group {

@@ -226,6 +226,7 @@ fn local_run(
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
     let Assignment { round, lr, spec, clip_norm, .. } = order;
+    let layers = if trainer::clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
     let job =
@@ -242,8 +243,8 @@ fn local_run(
         _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
     };
     let seal = match (&private, clip_norm) {
-        (Some(private), _) => private.seal(),
-        (None, Some(norm)) => Seal::Clipped(norm),
+        (Some(private), _) => private.seal(&layers),
+        (None, Some(norm)) => Seal::Clipped(norm, &layers),
         (None, None) => Seal::Open,
     };
     // One pass over memory for finiteness and digest.
