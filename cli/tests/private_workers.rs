@@ -31,7 +31,9 @@ fn ledger(fleet: &Fleet, worker: &str) -> Journal {
     let file = fleet.path("own.jsonl");
     let (dir, to) = (fleet.path(worker), file.to_str().unwrap());
     let place = ["--state-dir", dir.to_str().unwrap()];
-    fleet.ask(&[&["privacy", "ledger", "export", "digits", "--force", "--to", to], &place[..]].concat()).unwrap();
+    fleet
+        .ask(&[&["privacy", "ledger", "export", "digits", "--force", "--to", to], &place[..]].concat())
+        .unwrap();
     Journal::parse(&fs::read_to_string(&file).unwrap()).unwrap()
 }
 
@@ -46,7 +48,8 @@ fn rounds(journal: &Journal, run: &str) -> Vec<u64> {
 fn end(fleet: &Fleet, run: &str) -> Value {
     until("the end of the run", || {
         let shown = fleet.ask(&["run", "show", run]).ok()?.remove(0);
-        let over = ["finished", "failed", "exhausted", "cancelled"].iter().any(|state| shown["state"] == *state);
+        let over =
+            ["finished", "failed", "exhausted", "cancelled"].iter().any(|state| shown["state"] == *state);
         over.then_some(shown)
     })
 }

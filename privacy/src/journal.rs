@@ -196,7 +196,8 @@ impl Journal {
 
     /// Why a run with another promise cannot use this ledger.
     pub fn other_promise(&self) -> String {
-        let (unit, adjacency) = (self.ledger.unit().name(), self.ledger.adjacency().name());
+        let unit = if self.ledger.unit() == Unit::Record { "record" } else { "client" };
+        let adjacency = self.ledger.adjacency().name();
         format!(
             "the ledger of `{}` counts unit `{unit}` and adjacency `{adjacency}`; state the same in `[privacy]`: \
              different promises cannot be added up",

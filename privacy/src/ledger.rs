@@ -348,15 +348,6 @@ fn check(event: &Event, adjacency: Adjacency) -> Result<(), LedgerError> {
     }
 }
 
-impl Unit {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Record => "record",
-            Self::Client => "client",
-        }
-    }
-}
-
 impl Adjacency {
     pub(crate) fn name(self) -> &'static str {
         match self {

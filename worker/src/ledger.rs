@@ -117,7 +117,8 @@ impl Ledgers {
         let journal = self.books.get(dataset).map(|book| &book.journal);
         let empty = privacy::Ledger::new(*unit, *adjacency);
         let ledger = journal.map_or(&empty, Journal::ledger);
-        if let Some(journal) = journal.filter(|_| (ledger.unit(), ledger.adjacency()) != (*unit, *adjacency)) {
+        if let Some(journal) = journal.filter(|_| (ledger.unit(), ledger.adjacency()) != (*unit, *adjacency))
+        {
             return Err(LedgerFault::Refused(format!("this worker: {}", journal.other_promise())));
         }
         for gate in gates {
@@ -194,8 +195,8 @@ impl Ledgers {
 fn read(path: &Path) -> Result<Option<Book>, LedgerFault> {
     let text = fs::read_to_string(path).map_err(|error| LedgerFault::Io { path: path.to_owned(), error })?;
     let Some(end) = text.rfind('\n') else { return Ok(None) };
-    let journal = Journal::parse(&text)
-        .map_err(|error| LedgerFault::Damaged { path: path.to_owned(), error })?;
+    let journal =
+        Journal::parse(&text).map_err(|error| LedgerFault::Damaged { path: path.to_owned(), error })?;
     Ok(Some(Book { journal, length: end as u64 + 1 }))
 }
 

@@ -76,7 +76,8 @@ impl Place {
     /// The ledger of that name; all without one.
     async fn journals(&self, dataset: Option<&str>, remote: &Remote) -> Result<Vec<Journal>, Failure> {
         let Some(dir) = &self.state_dir else {
-            let ledgers = Operator::connect(&remote.target).await?.ledgers(dataset.unwrap_or_default()).await?;
+            let ledgers =
+                Operator::connect(&remote.target).await?.ledgers(dataset.unwrap_or_default()).await?;
             return ledgers.iter().map(read).collect();
         };
         if !dir.is_dir() {

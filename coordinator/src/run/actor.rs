@@ -241,11 +241,8 @@ impl Actor {
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
-            let folded = if self.sums_up() {
-                self.sum_up(values).await
-            } else {
-                self.fold(values, fold_facts).await
-            };
+            let folded =
+                if self.sums_up() { self.sum_up(values).await } else { self.fold(values, fold_facts).await };
             match folded {
                 Ok(None) => {}
                 Ok(Some((reason, detail))) => event = Event::Rejected { worker, round, reason, detail },

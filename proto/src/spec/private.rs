@@ -76,7 +76,8 @@ impl RunSpec {
         self.check_weighting()?;
         if self.has_local_noise() {
             require(population.is_none(), "cohort.population", || {
-                "where workers add the noise, a mean is divided by the updates that came; leave the key out".into()
+                "where workers add the noise, a mean is divided by the updates that came; leave the key out"
+                    .into()
             })?;
             return match privacy.mechanism() {
                 MechanismKind::DpSgd => self.check_steps(privacy, algorithm),
@@ -194,5 +195,64 @@ impl RunSpec {
             )
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const STEPS: &str = "name='p'\nrounds=5\nmodel={kind='linear'}\ndata={name='d'}\nlocal={steps=3}\n\
+        [algorithm]\nkind='fedavg'\n[privacy]\nunit='record'\nadjacency='zero_out'\nmechanism='dp_sgd'\n\
+        clip_norm=1.0\nepsilon=2.0\ndelta=1e-5\nsampling={kind='poisson',rate=0.1}\n";
+
+    #[test]
+    fn rules_that_dp_sgd_does_not_pay_for_are_refused_by_name() {
+        let mut refused = BTreeSet::new();
+        for rule in algorithms::rules::RULES {
+            let text = STEPS.replace("'fedavg'", &format!("'{}'", rule.name));
+            if let Err(error) = RunSpec::from_toml(&text) {
+                assert!(error.to_string().contains(&format!("`{}`", rule.name)), "{error}");
+                refused.insert(rule.name);
+            }
+        }
+        let want = ["afedpdsam", "fedgamma", "fedsam", "fedsmoo", "fedspeed", "mofedsam", "qfedavg"];
+        assert_eq!(refused, BTreeSet::from(want));
+    }
+
+    #[test]
+    fn what_would_make_noise_on_workers_worth_less_is_refused() {
+        let local = STEPS.replace("'record'", "'client'").replace("'dp_sgd'", "'local_gaussian'");
+        let local = local
+            .replace("'zero_out'", "'replace_one'")
+            .replace("kind='poisson',rate=0.1", "kind='everyone'");
+        RunSpec::from_toml(&local).unwrap();
+        for (text, from, to, want) in [
+            (STEPS, "local={steps=3}", "local={epochs=3}", "local.steps"),
+            (STEPS, "'zero_out'", "'add_remove'", "privacy.adjacency"),
+            (STEPS, "data={name='d'}", "data={name='d',augment=true}", "data.augment"),
+            (STEPS, "{kind='linear'}", "{kind='flat',parameters=3}", "model.kind"),
+            (STEPS, "[algorithm]", "[cohort]\npopulation=9\n[algorithm]", "cohort.population"),
+            (STEPS, "[algorithm]", "[evaluation]\nfederated=true\n[algorithm]", "evaluation.federated"),
+            (STEPS, "kind='fedavg'", "kind='fedavg'\nweighting='examples'", "algorithm.weighting"),
+            (STEPS, "kind='poisson',rate=0.1", "kind='fixed_size',population=9,sample=2", "privacy.sampling"),
+            (&local, "'fedavg'", "'scaffold'", "algorithm.kind"),
+            (&local, "'fedavg'", "'fednova'", "algorithm.kind"),
+            (&local, "'fedavg'", "'fedlada'", "algorithm.kind"),
+        ] {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text);
+            let error = RunSpec::from_toml(&changed).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{to}: {error}");
+        }
+        // Several rounds of one client, several records of a step: both are counted.
+        let capped = STEPS.to_owned() + "participation={most=2,separation=2}\n";
+        let spec = RunSpec::from_toml(&capped).unwrap();
+        assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
+        let algorithm = spec.algorithm.make().unwrap();
+        let plan = spec.privacy.as_ref().unwrap().plan(spec.privacy_facts(algorithm.as_ref(), 10)).unwrap();
+        let count = |event: Option<privacy::Event>| event.map(|event| event.count.get());
+        assert_eq!((count(plan.before), count(plan.own)), (Some(6), Some(3)));
     }
 }

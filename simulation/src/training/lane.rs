@@ -19,8 +19,9 @@ use std::{
 use worker::{
     data::Dataset,
     engine::Model,
-    trainer::{LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, clips_layers, finish,
-        local_run},
+    trainer::{
+        LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, clips_layers, finish, local_run,
+    },
 };
 
 /// A client's part of a round.

@@ -15,8 +15,8 @@ use crate::{
     trainer::{Scores, Train},
     transfer::{Cache, Line, Offer, TransferError, Verdict, fetch, upload},
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors};
 pub(super) use account::Account;
+use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use bench::{Bench, Next};
 use proto::{
     digest::Digest,
@@ -122,7 +122,8 @@ impl Jobs {
                 self.bench.admit(order, Arc::clone(&algorithm), length).await?;
                 let down = self.vectors(order, algorithm.as_ref(), length, cancel).await?;
                 let reporter = Reporter::new(&self.line, run, *round, Phase::Training);
-                let task = bench::Task { order: order.clone(), algorithm: Arc::clone(&algorithm), down, state };
+                let task =
+                    bench::Task { order: order.clone(), algorithm: Arc::clone(&algorithm), down, state };
                 self.bench.train(task, reporter, cancel.clone()).await?
             }
         };

@@ -193,7 +193,9 @@ pub fn clip_upload(upload: &mut Vectors, norm: ClipNorm, layers: &[usize]) -> Re
     let share = grid.share(groups);
     for mut rest in parts {
         if rest.len() != layers.iter().sum::<usize>() {
-            return Err(failed(&"a vector has another length than the model, whose layers are clipped apart"));
+            return Err(failed(
+                &"a vector has another length than the model, whose layers are clipped apart",
+            ));
         }
         for length in layers {
             let (layer, others) = rest.split_at_mut(*length);

@@ -21,7 +21,8 @@ fn spec(kind: &str, (clip, z): (f64, f64), more: &str) -> RunSpec {
         "dp_sgd" => ("record", "zero_out", "kind='everyone'"),
         _ => ("client", "replace_one", "kind='everyone'"),
     };
-    let sampling = if more.contains("sampling") { String::new() } else { format!("sampling={{{sampling}}}\n") };
+    let sampling =
+        if more.contains("sampling") { String::new() } else { format!("sampling={{{sampling}}}\n") };
     let text = format!(
         "name='p'\nrounds=1\n[model]\nkind='linear'\n[data]\nname='d'\n[local]\nsteps=2\nlr=0.1\n[privacy]\n\
          unit='{unit}'\nadjacency='{adjacency}'\nmechanism='{kind}'\nclip_norm={clip}\nnoise_multiplier={z}\n\

@@ -229,8 +229,7 @@ fn local_run(
     let layers = if trainer::clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
-    let job =
-        TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
     let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
     drop(job);
