@@ -40,7 +40,7 @@ impl Fixed {
 
     /// `a − b` for `a ≥ b`.
     #[inline(never)]
-    fn sub(self, other: Self) -> Self {
+    pub(super) fn sub(self, other: Self) -> Self {
         let mut difference = Self::ZERO;
         let mut borrow = false;
         for i in (0..LIMBS).rev() {
