@@ -26,8 +26,8 @@ use clock::Clock;
 
 pub use config::{Config, Tls};
 pub use host::{Evaluation, HostedModel, ModelHost};
+pub use identity::Listen;
 pub use run::aggregate::fold;
 pub use serve::{ServeError, serve};
 pub use store::StoreError;
-pub use transport::Listen;
 pub use vetting::{vet, vet_local};

@@ -11,8 +11,9 @@ use crate::{
     run::Parts,
     service::{FleetRoutes, Service},
     store::{Store, StoreError},
-    transport::{Listen, incoming},
+    transport::incoming,
 };
+use identity::Listen;
 use proto::{
     DESCRIPTORS, limits,
     v1::{access_server::AccessServer, operator_server::OperatorServer},
