@@ -93,7 +93,7 @@ pub async fn serve(
     for record in store.runs()? {
         let run = record.id.clone();
         service
-            .start_run(record, false)
+            .restart_run(record)
             .map_err(|status| ServeError::Run { run, detail: status.message().to_owned() })?;
     }
     let (reporter, health_service) = tonic_health::server::health_reporter();

@@ -197,6 +197,13 @@ impl Journal {
             .any(|entry| matches!(entry, Entry::Released { run: r, round: n, .. } if r == run && *n == round))
     }
 
+    /// Rounds of a run that were paid for one by one since the last reset.
+    pub fn rounds(&self, run: &str) -> u64 {
+        let since = self.entries.iter().rev().take_while(|entry| !matches!(entry, Entry::Reset { .. }));
+        let of = |entry: &&Entry| matches!(entry, Entry::Released { run: r, round: 1.., .. } if r == run);
+        since.filter(of).count() as u64
+    }
+
     /// All lines.
     pub fn export(&self) -> String {
         self.entries.iter().map(Entry::to_line).collect()
@@ -236,6 +243,7 @@ mod tests {
         assert_eq!((read.dataset(), read.ledger().events().len(), text.lines().count()), ("mnist", 20, 21));
         assert_eq!(report::epsilon(read.ledger(), 1e-5, 1), report::epsilon(journal.ledger(), 1e-5, 1));
         assert!(read.paid("a", 20) && !read.paid("a", 21) && !read.paid("b", 1));
+        assert_eq!([read.rounds("a"), read.rounds("b")], [20, 0]);
         // Every line is JSON with a sense of its own.
         let line = text.lines().nth(1).unwrap();
         assert_eq!(
@@ -252,7 +260,7 @@ mod tests {
         journal.release("a", 1, event(1.0)).unwrap();
         journal.reset("the records were replaced");
         assert_eq!(journal.ledger().events().len(), 0);
-        assert!(!journal.paid("a", 1));
+        assert!(!journal.paid("a", 1) && journal.rounds("a") == 0);
         journal.release("b", 1, event(2.0)).unwrap();
         let read = Journal::parse(&journal.export()).unwrap();
         assert_eq!((read.resets(), read.entries().len(), read.ledger().events().len()), (1, 4, 1));

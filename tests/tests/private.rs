@@ -2,6 +2,10 @@
 //! stops what does not fit it, and an update that does not keep to the bound is not counted.
 #![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
+use coordinator::{
+    private::Guard,
+    store::{Payment, Release, RunRecord, Store, Stored},
+};
 use privacy::{Journal, accountants::report};
 use proto::{
     event::RunEvent,
@@ -12,7 +16,7 @@ use starling_tests::{
     peer::{Judged, Peer},
     toy::Toy,
 };
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 const DRAWN: &str = "sampling={kind='poisson',rate=0.5}\n";
 
@@ -94,26 +98,67 @@ async fn what_is_shown_is_what_the_ledger_says_and_nothing_tells_who_took_part()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_reaches_its_bound_stops_with_its_model() {
-    // Both are accepted before there is anybody to train: each fits alone, together they reach the bound
-    // that both have promised.
+async fn what_runs_under_way_will_spend_is_not_promised_twice() {
+    // Nobody trains: nothing is spent, all is planned.
     let mut federation = Federation::start().await;
-    let spec = |name: &str| private(name, 10, &format!("epsilon=4.0\n{DRAWN}"));
-    let runs =
-        [federation.operator.submit(&spec("one")).await, federation.operator.submit(&spec("two")).await];
-    add_toys(&mut federation, 5);
-    let mut exhausted = 0;
-    for run in &runs {
-        let events = federation.operator.watch(run, RunEvent::is_last).await;
-        if let Some(RunEvent::Exhausted { rounds, reason, .. }) = events.last() {
-            exhausted += 1;
-            assert!(reason.contains("above the budget of 4"), "{reason}");
-            assert_eq!(federation.operator.state(run).await, RunState::Exhausted);
-            assert_eq!(federation.operator.metrics(run).await.len() as u64, *rounds);
-            federation.operator.export(run).await.unwrap();
-        }
+    let operator = &mut federation.operator;
+    let spec = |name: &str, rounds| private(name, rounds, &format!("noise_multiplier=1.0\n{DRAWN}"));
+    let strict = |name: &str, rounds| private(name, rounds, &format!("epsilon=4.0\n{DRAWN}"));
+    let first = operator.submit(&strict("first", 10)).await;
+    let refused = operator.refused(&strict("second", 10)).await;
+    for want in ["above the budget of 4", "not even one round fits", &format!("`{first}` (10 rounds)")] {
+        assert!(refused.contains(want), "{want}: {refused}");
     }
-    assert!(exhausted > 0);
+    // A run that watches no budget may not spend what another was promised either.
+    let refused = operator.refused(&spec("loose", 1)).await;
+    assert!(refused.contains(&format!("the budget of run `{first}`")), "{refused}");
+    operator.control(&first, RunCommand::Cancel).await;
+    operator.watch(&first, RunEvent::is_last).await;
+    let loose = operator.submit(&spec("loose", 1)).await;
+    let refused = operator.refused(&strict("second", 10)).await;
+    assert!(refused.contains(&format!("`{loose}` (1 rounds)")), "{refused}");
+    operator.control(&loose, RunCommand::Cancel).await;
+    operator.watch(&loose, RunEvent::is_last).await;
+    operator.submit(&strict("second", 10)).await;
+}
+
+/// What the gate at submission cannot foresee: releases that were paid for while the coordinator was down,
+/// as when an operator puts back an older store of runs.
+fn three_rounds_of_another_run(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let record = store.runs().unwrap().remove(0);
+    let algorithm = record.spec.algorithm.make().unwrap();
+    let guard = Guard::of(&record.spec, algorithm.as_ref(), 1000).unwrap().unwrap();
+    let other = RunRecord { id: "other-9".into(), number: 9, state: Stored::Cancelled {}, ..record };
+    for round in 1..=3 {
+        let payment = Payment {
+            dataset: "digits".into(),
+            unit: guard.spec().unit(),
+            adjacency: guard.spec().adjacency(),
+            round,
+            event: guard.cost(round).cloned(),
+            gate: None,
+            delta: 1e-5,
+        };
+        let paid = store.release(&other, &[], None, &payment).unwrap();
+        assert!(matches!(paid, Release::Done { .. }), "{paid:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_reaches_its_bound_stops_with_its_model() {
+    let mut federation = Federation::start().await;
+    let run = federation.operator.submit(&private("one", 10, &format!("epsilon=4.0\n{DRAWN}"))).await;
+    let mut federation = federation.restart_coordinator_after(three_rounds_of_another_run).await;
+    add_toys(&mut federation, 5);
+    let events = federation.operator.watch(&run, RunEvent::is_last).await;
+    let Some(RunEvent::Exhausted { rounds: 7, reason, .. }) = events.last() else {
+        panic!("{:?}", events.last());
+    };
+    assert!(reason.contains("above the budget of 4"), "{reason}");
+    assert_eq!(federation.operator.state(&run).await, RunState::Exhausted);
+    assert_eq!(federation.operator.metrics(&run).await.len(), 7);
+    federation.operator.export(&run).await.unwrap();
     let journal = journal(&mut federation).await;
     assert_eq!(journal.ledger().events().len(), 10);
     assert!(report::epsilon(journal.ledger(), 1e-5, 1).epsilon <= 4.0);

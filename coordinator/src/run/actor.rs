@@ -17,6 +17,7 @@ use crate::{
     fleet::Fleet,
     health::Health,
     machine::{Action, Decision, End, Event, Machine, Rules, Token},
+    private::Guard,
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
@@ -82,11 +83,14 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// An actor for a stored run, and its handle.
-    pub(crate) fn new(parts: Parts, record: RunRecord) -> Result<(Self, RunHandle), String> {
+    /// An actor for a stored run with its promise, and its handle.
+    pub(crate) fn new(
+        parts: Parts,
+        record: RunRecord,
+        guard: Option<Arc<Guard>>,
+    ) -> Result<(Self, RunHandle), String> {
         let algorithm: Arc<dyn Algorithm> =
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
-        let private = Private::new(&record, algorithm.as_ref())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = algorithm.upload(record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
@@ -102,6 +106,7 @@ impl Actor {
             slots: Arc::new(Semaphore::new(slots)),
             waiting: 0.into(),
             parked: Mutex::default(),
+            guard: guard.clone(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());
         let (own, commands) = mpsc::channel(super::QUEUE);
@@ -139,7 +144,7 @@ impl Actor {
             stale: false,
             committing: false,
             persist_due: false,
-            private,
+            private: guard.map(Private::new),
         };
         Ok((actor, handle))
     }

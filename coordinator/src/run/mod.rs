@@ -12,7 +12,10 @@ mod rounds;
 pub(crate) use actor::{Actor, Parts};
 pub(crate) use private::payment;
 
-use crate::machine::{self, Decision, Event, Facts};
+use crate::{
+    machine::{self, Decision, Event, Facts},
+    private::Guard,
+};
 use aggregate::Survey;
 use algorithms::{
     Vector,
@@ -103,6 +106,8 @@ pub(crate) struct Shared {
     /// Uploads that wait for a slot.
     waiting: AtomicUsize,
     parked: Mutex<BTreeMap<String, Parked>>,
+    /// What a private run promised.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 impl Shared {

@@ -41,13 +41,8 @@ impl Noise {
 }
 
 impl Private {
-    pub(super) fn new(
-        record: &RunRecord,
-        algorithm: &dyn algorithms::Algorithm,
-    ) -> Result<Option<Self>, String> {
-        let guard =
-            Guard::of(&record.spec, algorithm, record.length as usize).map_err(|error| error.to_string())?;
-        Ok(guard.map(|guard| Self { guard: Arc::new(guard), sum: None }))
+    pub(super) fn new(guard: Arc<Guard>) -> Self {
+        Self { guard, sum: None }
     }
 }
 

@@ -135,6 +135,55 @@ fn a_section_that_makes_no_sense_says_what_would() {
     assert!(parse(&silent).unwrap().plan(facts()).is_err());
 }
 
+/// Whatever number stands in a run file or comes over the wire.
+#[test]
+fn no_number_that_makes_no_sense_gets_in() {
+    let adaptive =
+        "delta = 1e-5\nadaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 1.0 }";
+    let cap = "participation = { most = 2, separation = 3 }";
+    let poisson = "sampling = { kind = \"poisson\", rate = 0.05 }";
+    let multiplier = "noise_multiplier = 1.0";
+    for (changes, number) in [
+        (vec![], "clip_norm = 1.0"),
+        (vec![], "epsilon = 2.0"),
+        (vec![], "delta = 1e-5"),
+        (vec![], "rate = 0.05"),
+        (vec![("epsilon = 2.0", multiplier)], multiplier),
+        (vec![("delta = 1e-5", adaptive)], "quantile = 0.5"),
+        (vec![("delta = 1e-5", adaptive)], "learning_rate = 0.2"),
+        (vec![("delta = 1e-5", adaptive)], "count_noise = 1.0"),
+        (vec![(poisson, cap)], "most = 2"),
+        (vec![(poisson, cap)], "separation = 3"),
+    ] {
+        let text = changed(&changes);
+        parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let (key, _) = number.split_once(" = ").unwrap();
+        for value in [
+            "nan", "-nan", "inf", "-inf", "0.0", "-0.0", "0", "-1", "-1.0", "1e400", "1e-400", "1e300",
+            "true",
+        ] {
+            let wrong = text.replacen(number, &format!("{key} = {value}"), 1);
+            // Any finite ε above 0 is one.
+            let fine = (key, value) == ("epsilon", "1e300");
+            assert_eq!(parse(&wrong).is_ok(), fine, "{wrong}");
+        }
+    }
+    for (number, value) in [("delta = 1e-5", "delta = 1"), ("rate = 0.05", "rate = 1.0000001")] {
+        assert!(parse(&changed(&[(number, value)])).is_err(), "{value}");
+    }
+    // Whole numbers are numbers.
+    let whole =
+        [("clip_norm = 1.0", "clip_norm = 1"), ("epsilon = 2.0", "epsilon = 2"), ("rate = 0.05", "rate = 1")];
+    assert_eq!(parse(&changed(&whole)).unwrap().clip_norm().get(), 1.0);
+    // JSON has no NaN, and its numbers go through the same constructors.
+    let json = serde_json::to_string(&parse(BASE).unwrap()).unwrap();
+    for value in ["-1.0", "1e400", "null", "\"1.0\""] {
+        let wrong = json.replacen("\"clip_norm\":1.0", &format!("\"clip_norm\":{value}"), 1);
+        assert_ne!(wrong, json);
+        assert!(serde_json::from_str::<PrivacySpec>(&wrong).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn a_cap_costs_by_rounds_of_one_unit_and_not_by_rounds_of_the_run() {
     let cap = |most: u64| {

@@ -46,7 +46,7 @@ pub(super) fn guard(
         let text = format!("cohort.population is {population}, expected the number of clients, {clients}");
         return Err(wrong(text));
     }
-    guard.admit(&opened(&guard, spec), spec.rounds).map_err(|text| wrong(format!("privacy: {text}")))?;
+    guard.admit(&opened(&guard, spec), spec.rounds, &[]).map_err(|text| wrong(format!("privacy: {text}")))?;
     Ok(Some(guard))
 }
 

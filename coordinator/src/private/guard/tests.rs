@@ -119,20 +119,6 @@ fn the_norm_follows_the_updates() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_what_would() {
-    let guard = guard("mechanism='central_gaussian'\nepsilon=2.0\nsampling={kind='poisson',rate=0.1}\n");
-    let mut journal = Journal::open("d", guard.spec().unit(), guard.spec().adjacency());
-    guard.admit(&journal, 10).unwrap();
-    let each = guard.plan().each_round.clone().unwrap();
-    for round in 1..=4 {
-        journal.release("other-1", round, each.clone()).unwrap();
-    }
-    let error = guard.admit(&journal, 10).unwrap_err();
-    assert!(error.contains("above the budget of 2") && error.contains("at most 6 rounds fit"), "{error}");
-    assert!(guard.hides_cohort());
-}
-
-#[test]
 fn rules_that_make_no_sense_under_noise_are_refused_by_name() {
     let base = spec(DRAWN);
     for (kind, want) in [
