@@ -4,6 +4,7 @@
 mod audit;
 mod curve;
 mod epsilon;
+mod given;
 mod ledger;
 mod long_run;
 mod noise;
