@@ -66,7 +66,7 @@ fn a_run_may_not_take_what_another_was_promised() {
     let journal = empty(&strict);
     let active = [Active { run: "strict-1", guard: &strict, rounds: 10 }];
     for guard in [&generous, &open] {
-        let error = guard.admit(&journal, 10, &active).unwrap_err();
+        let error = guard.admit(&journal, 5, &active).unwrap_err();
         assert!(
             error.contains("the budget of run `strict-1`") && error.contains("above the budget of 2"),
             "{error}"
