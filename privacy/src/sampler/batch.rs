@@ -2,6 +2,8 @@
 //! the compiler can use the vectors of the machine; the few that they leave open follow one by one.
 //!
 //! All of it is integers, so that every machine draws the same from the same key.
+#![allow(clippy::inline_always, reason = "a loop is compiled for a machine only with all that it calls")]
+#![allow(clippy::needless_bitwise_bool, reason = "a branch would keep the loop from being vectorised")]
 
 use rand_chacha::rand_core::Rng;
 

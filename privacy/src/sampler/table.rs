@@ -6,6 +6,7 @@
 //!
 //! Blocks are drawn by the alias method (Walker 1977; Vose 1991): a slot is one of two blocks, so that a
 //! draw needs one look at the table and no loop.
+#![allow(clippy::inline_always, reason = "a loop is compiled for a machine only with all that it calls")]
 
 use rand_chacha::rand_core::Rng;
 
