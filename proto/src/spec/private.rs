@@ -75,15 +75,10 @@ impl RunSpec {
         let local = matches!(privacy.mechanism(), Kind::LocalGaussian | Kind::DpSgd);
         require(!local, "privacy.mechanism", || {
             "workers do not add noise themselves in this version; use `central_gaussian`, \
-             `central_discrete_gaussian` or `dp_ftrl`"
+             `central_discrete_gaussian`, `dp_ftrl`, `distributed_discrete_gaussian` or `skellam`"
                 .into()
         })?;
-        let shares = matches!(privacy.mechanism(), Kind::Skellam | Kind::DistributedDiscreteGaussian);
-        require(!shares, "privacy.mechanism", || {
-            "noise shares of clients are private only under secure aggregation, which is not available in \
-             this version; use `central_gaussian`, `central_discrete_gaussian` or `dp_ftrl`"
-                .into()
-        })?;
+        self.check_shares(privacy)?;
         let sampling = privacy.sampling();
         let drawn = matches!(sampling, Sampling::Poisson { .. });
         require(drawn || sampling == Sampling::Everyone, "privacy.sampling", || {

@@ -18,7 +18,7 @@ use std::{
 use worker::{
     data::Dataset,
     engine::Model,
-    trainer::{LocalResult, Progress, TrainError, TrainJob, finish, local_run},
+    trainer::{LocalResult, Outgoing, Progress, ShareMaker, TrainError, TrainJob, finish, local_run},
 };
 
 /// A client's part of a round.
@@ -64,6 +64,8 @@ pub(super) struct Ground<'a> {
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    /// Where clients add the noise together.
+    pub(super) maker: Option<&'a ShareMaker>,
 }
 
 impl Ground<'_> {
@@ -105,7 +107,9 @@ impl Ground<'_> {
             // The plan's vectors go before the next state comes.
             drop(job);
             let steps = run.steps;
-            let finished = finish(self.algorithm, run, (&down, &state), (round, clip_norm), &mut |_| ())?;
+            let key = self.maker.map(|_| super::private::share_key(self.spec.seed, round, client));
+            let outgoing = Outgoing { round, clip_norm, shares: self.maker.zip(key.as_ref()) };
+            let finished = finish(self.algorithm, run, (&down, &state), outgoing, &mut |_| ())?;
             Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
         };
         match trained() {

@@ -11,7 +11,11 @@ use coordinator::{
     private::{Guard, Secret, Standing, Sum},
     store::RunRecord,
 };
-use privacy::Journal;
+use privacy::{
+    Journal,
+    metrics::Told,
+    sampler::{Key, ReleaseKey},
+};
 use proto::{spec::RunSpec, v1::RejectReason};
 use std::{fs::File, io::Write, path::Path, path::PathBuf};
 
@@ -29,6 +33,15 @@ pub(super) struct Private<'a> {
     journal: Journal,
     file: File,
     path: PathBuf,
+}
+
+/// What a private round gives.
+#[derive(Debug)]
+pub(super) struct Released {
+    pub(super) means: Vectors,
+    pub(super) facts: RoundFacts,
+    pub(super) epsilon: f64,
+    pub(super) told: Option<Told>,
 }
 
 /// The guard of a run, if all of its rounds fit its budget.
@@ -63,11 +76,20 @@ pub(super) fn start(guard: &Guard, seed: u64) -> Result<Standing, SimulationErro
 
 /// The secret of a round.
 pub(super) fn secret(from: u64, round: u64) -> Secret {
+    Secret::new(bits(from, "simulated secret", round))
+}
+
+/// The key of a client's noise in a round.
+pub(super) fn share_key(from: u64, round: u64, client: usize) -> ReleaseKey {
+    Key::new(bits(from, "simulated share", round)).release(client as u64)
+}
+
+fn bits(from: u64, purpose: &str, round: u64) -> [u8; 32] {
     let mut bits = [0; 32];
     for (part, chunk) in (0_u64..).zip(bits.chunks_mut(8)) {
-        chunk.copy_from_slice(&seed::derive(from, "simulated secret", &[round, part]).to_le_bytes());
+        chunk.copy_from_slice(&seed::derive(from, purpose, &[round, part]).to_le_bytes());
     }
-    Secret::new(bits)
+    bits
 }
 
 impl<'a> Private<'a> {
@@ -100,7 +122,11 @@ fn pay(
 
 impl Server<'_> {
     /// Adds an update to the sum of a private run; `None`: the run promises nothing.
-    pub(super) fn add_to_sum(&mut self, upload: &Vectors) -> Option<Result<(), (RejectReason, String)>> {
+    pub(super) fn add_to_sum(
+        &mut self,
+        upload: &Vectors,
+        loss: f64,
+    ) -> Option<Result<(), (RejectReason, String)>> {
         let private = self.private.as_mut()?;
         let standing = self.record.privacy.as_ref()?;
         let sum = match private.sum.take().map_or_else(|| private.guard.sum(standing), Ok) {
@@ -108,7 +134,11 @@ impl Server<'_> {
             Err(detail) => return Some(Err((RejectReason::Range, detail))),
         };
         let values: Vec<f32> = upload.values().flat_map(|vector| vector.iter().copied()).collect();
-        Some(sum.add(&values))
+        let added = sum.add(&values);
+        if added.is_ok() {
+            private.guard.count(sum, Some(loss));
+        }
+        Some(added)
     }
 
     /// Where there is a cap on the rounds of a client.
@@ -131,11 +161,9 @@ impl Server<'_> {
         &mut self,
         round: u64,
         secret: Option<&Secret>,
-    ) -> Result<Option<(Vectors, RoundFacts, f64)>, SimulationError> {
-        let lr = self.spec.lr(round);
-        let (Some(private), Some(standing), Some(secret)) =
-            (&mut self.private, &mut self.record.privacy, secret)
-        else {
+    ) -> Result<Option<Released>, SimulationError> {
+        let (lr, rotation) = (self.spec.lr(round), self.spec.rotation(round));
+        let (Some(private), Some(standing)) = (&mut self.private, &mut self.record.privacy) else {
             return Ok(None);
         };
         let guard = private.guard;
@@ -145,7 +173,14 @@ impl Server<'_> {
         }
         let sum =
             private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
-        let means = guard.release(standing, sum, (round, lr), secret).map_err(SimulationError::Failed)?;
-        Ok(Some((means, guard.round_facts(), guard.epsilon(&private.journal))))
+        let told = secret.map(|secret| guard.tell(&sum, round, secret)).transpose();
+        let told = told.map_err(SimulationError::Failed)?.flatten();
+        let means = match secret {
+            Some(secret) => guard.release(standing, sum, (round, lr), secret),
+            None => guard.release_shares(&sum, lr, rotation),
+        };
+        let means = means.map_err(SimulationError::Failed)?;
+        let epsilon = guard.epsilon(&private.journal);
+        Ok(Some(Released { means, facts: guard.round_facts(), epsilon, told }))
     }
 }

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use worker::{data::Dataset, engine::Model};
+use worker::{data::Dataset, engine::Model, trainer::ShareMaker};
 
 /// What was in the making when the program ended; removed when a simulation is finished.
 pub(super) const STATE: &str = "state";
@@ -38,6 +38,7 @@ pub(super) struct Server<'a> {
     pub(super) threads: usize,
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
@@ -59,6 +60,7 @@ pub(super) struct Opened {
     pub(super) store: Store,
     pub(super) states: Mutex<States>,
     guard: Option<Guard>,
+    maker: Option<ShareMaker>,
     record: RunRecord,
     vectors: Vectors,
 }
@@ -78,6 +80,8 @@ impl Opened {
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
         let shares = Shares::divide(train, division, *clients, spec.seed)?;
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
+        let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
+        let maker = made.map_err(|error| wrong(error.to_string()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -97,7 +101,7 @@ impl Opened {
         let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
-        Ok(Self { algorithm, model, shares, store, states, guard, record, vectors })
+        Ok(Self { algorithm, model, shares, store, states, guard, maker, record, vectors })
     }
 
     /// The server over it.
@@ -112,6 +116,7 @@ impl Opened {
             threads: setup.threads.max(1),
             store: &self.store,
             states: &self.states,
+            maker: self.maker.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
             private: self

@@ -6,11 +6,13 @@
 mod examples;
 mod local;
 mod private;
+mod shares;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
 pub use private::clip_upload;
-pub use update::finish;
+pub use shares::{ShareMaker, fresh_key};
+pub use update::{Outgoing, finish};
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};

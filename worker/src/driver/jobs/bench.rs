@@ -7,7 +7,9 @@ use super::{Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{self, EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+    trainer::{
+        self, EvaluateJob, LocalResult, Outgoing, Progress, Scores, ShareMaker, Train, TrainError, TrainJob,
+    },
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
@@ -86,7 +88,9 @@ impl Bench {
         let (order, basis) = (order.clone(), order.basis());
         self.lend(move |tools| {
             let Assignment { run, round, committed, .. } = &order;
-            let durable = tools.states.get(run, &order.spec.algorithm.kind, stateful)?;
+            // Noise that left once must not be drawn again.
+            let kept = stateful || order.spec.has_shares();
+            let durable = tools.states.get(run, &order.spec.algorithm.kind, kept)?;
             match durable.assigned(*round, basis, *committed, stateful) {
                 Verdict::Counted => Ok(Next::Counted),
                 Verdict::Offer => Ok(durable.pending.clone().map_or(Next::Counted, Next::Offer)),
@@ -115,11 +119,11 @@ impl Bench {
                 flow(&cancel)
             };
             let kind = task.order.spec.algorithm.kind.clone();
-            let stateful = task.algorithm.has_client_state();
+            let kept = task.algorithm.has_client_state() || task.order.spec.has_shares();
             let pending = local_run(tools.trainer.as_mut(), task, &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
-            let durable: &mut Durable = tools.states.get(&run, &kind, stateful)?;
+            let durable: &mut Durable = tools.states.get(&run, &kind, kept)?;
             durable.pending = Some(pending.clone());
             tools.states.save(&run)?;
             Ok(pending)
@@ -189,16 +193,22 @@ fn local_run(
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
     let Assignment { round, lr, spec, clip_norm, .. } = order;
+    let maker = ShareMaker::of(&spec, algorithm.as_ref(), down[MODEL].len())?;
+    let key = maker.as_ref().map(|_| trainer::fresh_key()).transpose()?;
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
+    let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
     let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
     let LocalResult { run, examples, loss } = engine.train(&job, report)?;
     // The plan's vectors go before the next state comes.
     drop(job);
     let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
     let facts = match clip_norm {
-        // Nothing that was not paid for leaves the worker.
-        Some(_) => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
+        // Nothing that is not paid for leaves the worker.
+        Some(_) => {
+            let train_loss = if told { loss } else { 0.0 };
+            Facts { examples: 1, steps: public_steps, lr, train_loss, seconds: 0.0 }
+        }
         None => Facts { examples, steps, lr, train_loss: loss, seconds },
     };
     // One pass over memory for finiteness and digest.
@@ -206,7 +216,8 @@ fn local_run(
     let mut seen = |block: &[f32]| {
         hasher.update(bytemuck::cast_slice(block));
     };
-    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, clip_norm), &mut seen)?;
+    let outgoing = Outgoing { round, clip_norm, shares: maker.as_ref().zip(key.as_ref()) };
+    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), outgoing, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
 }
