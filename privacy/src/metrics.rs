@@ -73,7 +73,12 @@ impl MetricsSpec {
         let deviation = total.get() / (0.5 * self.budget_share).sqrt() * SCALE as f64;
         let variance = (deviation * deviation * (1.0 + 1e-14)).ceil();
         let most = 2.0_f64.powi(60);
-        require(variance <= most, "budget_share", self.budget_share, "a larger share: its noise is too wide")?;
+        require(
+            variance <= most,
+            "budget_share",
+            self.budget_share,
+            "a larger share: its noise is too wide",
+        )?;
         Ok(NonZeroU64::new(variance as u64).unwrap_or(NonZeroU64::MIN))
     }
 
@@ -90,7 +95,10 @@ impl MetricsSpec {
         let participants = (tally.participants + sampler.sample(one)) as f64 / SCALE as f64;
         let loss = (tally.loss + sampler.sample(two)) as f64 / SCALE as f64 * self.loss_bound.get();
         let mean = (loss / participants).clamp(0.0, self.loss_bound.get());
-        Told { participants: participants.round().max(0.0) as u64, train_loss: (participants >= 1.0).then_some(mean) }
+        Told {
+            participants: participants.round().max(0.0) as u64,
+            train_loss: (participants >= 1.0).then_some(mean),
+        }
     }
 }
 
@@ -116,9 +124,22 @@ mod tests {
         let each = (metrics.variance(z).unwrap().get() as f64).sqrt() / SCALE as f64;
         let each = NoiseMultiplier::new(each).unwrap();
         let whole = NoiseMultiplier::combined(&[metrics.update_noise(z).unwrap(), each, each]).unwrap();
-        assert!((whole.get() / z.get() - 1.0).abs() < 1e-9 && whole >= NoiseMultiplier::new(1.7 * (1.0 - 1e-12)).unwrap());
-        assert!(spec(1e-9).variance(NoiseMultiplier::new(1e3).unwrap()).unwrap_err().to_string().contains("larger share"));
-        for bad in [r#"{"budget_share":0,"loss_bound":1}"#, r#"{"budget_share":1,"loss_bound":1}"#, r#"{"budget_share":0.1}"#] {
+        assert!(
+            (whole.get() / z.get() - 1.0).abs() < 1e-9
+                && whole >= NoiseMultiplier::new(1.7 * (1.0 - 1e-12)).unwrap()
+        );
+        assert!(
+            spec(1e-9)
+                .variance(NoiseMultiplier::new(1e3).unwrap())
+                .unwrap_err()
+                .to_string()
+                .contains("larger share")
+        );
+        for bad in [
+            r#"{"budget_share":0,"loss_bound":1}"#,
+            r#"{"budget_share":1,"loss_bound":1}"#,
+            r#"{"budget_share":0.1}"#,
+        ] {
             assert!(serde_json::from_str::<MetricsSpec>(bad).is_err(), "{bad}");
         }
     }

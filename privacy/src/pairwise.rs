@@ -43,7 +43,12 @@ impl View {
         for step in &steps {
             let inside = step.columns.iter().flatten().all(|(to, _)| *to < nodes);
             let count = step.columns.len();
-            require(count == nodes && inside, "columns", count as f64, "one for each node, to nodes of the run")?;
+            require(
+                count == nodes && inside,
+                "columns",
+                count as f64,
+                "one for each node, to nodes of the run",
+            )?;
         }
         Ok(Self { nodes, steps })
     }

@@ -138,7 +138,12 @@ impl Shares {
     /// If the modulus is too small for the clients, their noise and the length of the vectors.
     pub fn checked(self) -> Result<Self, ParameterError> {
         let bits = f64::from(u32::from(self.wanted.modulus_bits));
-        require(self.fits, "modulus_bits", bits, "more bits, fewer clients or less noise: the ring is too small for their sum")?;
+        require(
+            self.fits,
+            "modulus_bits",
+            bits,
+            "more bits, fewer clients or less noise: the ring is too small for their sum",
+        )?;
         Ok(self)
     }
 

@@ -176,13 +176,17 @@ async fn dp_ftrl_pays_for_the_whole_run_before_the_first_round() {
 
 fn shared(name: &str, rounds: u64, law: &str) -> String {
     let promise = "noise_multiplier=1.0\nsampling={kind='everyone'}\nleast_shares=3\n";
-    private(name, rounds, promise).replace("central_gaussian", law).replace("deadline_s=20", "min_updates=4\ndeadline_s=2")
+    private(name, rounds, promise)
+        .replace("central_gaussian", law)
+        .replace("deadline_s=20", "min_updates=4\ndeadline_s=2")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_add_the_noise_and_every_round_is_paid_for() {
     let mut federation = toys(0).await;
-    for (law, kind) in [("distributed_discrete_gaussian", "distributed_discrete_gaussian"), ("skellam", "skellam")] {
+    for (law, kind) in
+        [("distributed_discrete_gaussian", "distributed_discrete_gaussian"), ("skellam", "skellam")]
+    {
         let spec = shared(&format!("shares-{kind}").replace('_', "-"), 5, law);
         let run = federation.operator.submit(&spec).await;
         federation.operator.finished(&run).await;
@@ -223,7 +227,10 @@ async fn a_round_with_too_few_shares_is_not_released() {
     // A contribution without rotation and noise is no share, but what the ring can hold is not told apart.
     let mut upload = late.update(&assignment, &[0.0; 1024]);
     upload.header.vectors[0].name = "shares".into();
-    assert_eq!(late.send(upload.clone().with_values(&[0.5; 1024])).await.0, Judged::Rejected(RejectReason::Range));
+    assert_eq!(
+        late.send(upload.clone().with_values(&[0.5; 1024])).await.0,
+        Judged::Rejected(RejectReason::Range)
+    );
     let mut late = Peer::join(federation.coordinator.address, "later").await;
     federation.operator.watch(&run, short).await;
     let assignment = late.assignment().await;

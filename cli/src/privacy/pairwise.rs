@@ -53,7 +53,8 @@ impl Matrix {
         let epsilon = |square: f64| -> Result<f64, Failure> {
             Ok(Mu::new(ratio * square.sqrt()).map_err(Failure::usage)?.epsilon(delta))
         };
-        let row = |row: Vec<Option<f64>>| row.into_iter().map(|square| square.map(epsilon).transpose()).collect();
+        let row =
+            |row: Vec<Option<f64>>| row.into_iter().map(|square| square.map(epsilon).transpose()).collect();
         Ok(Self(squares.into_iter().map(row).collect::<Result<_, Failure>>()?))
     }
 
@@ -81,9 +82,8 @@ impl Matrix {
 
 /// Computes and prints.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::new(Code::Data, format!("{}: {error}", args.file.display()))
-    };
+    let wrong =
+        |error: &dyn std::fmt::Display| Failure::new(Code::Data, format!("{}: {error}", args.file.display()));
     let spec = RunSpec::from_toml(&output::read_text(&args.file)?).map_err(|error| wrong(&error))?;
     let mixing = spec.mixing().map_err(|error| wrong(&error))?;
     let privacy = spec.privacy.as_ref().ok_or_else(|| wrong(&"it has no [privacy] section"))?;
@@ -94,7 +94,9 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let nodes = mixing.nodes;
     let work = spec.rounds.saturating_mul(mixing.repeats).saturating_mul(nodes as u64);
     if work > MOST_WORK {
-        return Err(wrong(&format!("{work} mixing steps of single peers, at most {MOST_WORK} are looked at")));
+        return Err(wrong(&format!(
+            "{work} mixing steps of single peers, at most {MOST_WORK} are looked at"
+        )));
     }
     let view = View::new(nodes, steps(&mixing, spec.rounds)).map_err(|error| wrong(&error))?;
     let in_step = mixing.config.barrier == Barrier::Synchronous && mixing.config.deadline_ms.is_none();
@@ -117,7 +119,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
             "linear": linear.unwrap_or(Value::Null),
         }));
     }
-    let told = |matrix: &Matrix| format!("at most {}, {} on average", show(matrix.most()), show(matrix.mean()));
+    let told =
+        |matrix: &Matrix| format!("at most {}, {} on average", show(matrix.most()), show(matrix.mean()));
     if nodes <= SHOWN {
         output::line(proved.text())?;
     }
@@ -128,7 +131,9 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         told(&proved)
     ))?;
     match linear {
-        Some(linear) if spec.rounds == 1 => output::line(format!("  with the noise between them: {}", told(&linear))),
+        Some(linear) if spec.rounds == 1 => {
+            output::line(format!("  with the noise between them: {}", told(&linear)))
+        }
         Some(linear) => output::line(format!(
             "  if changes did not depend on what was received, with the noise between them: {}",
             told(&linear)

@@ -141,8 +141,17 @@ impl Guard {
         &self.plan
     }
 
+    /// Whether noise is added to the sum, and not by the workers.
+    pub fn adds_noise(&self) -> bool {
+        !self.spec.mechanism().is_local()
+    }
+
     /// Whether nobody may learn who took part, or how many.
     pub fn hides_cohort(&self) -> bool {
+        if !self.adds_noise() {
+            // Records are drawn on the workers, which say themselves what they send.
+            return false;
+        }
         let drawn = self.spec.sampling() != privacy::Sampling::Everyone;
         drawn || self.spec.adjacency() == Adjacency::AddRemove
     }
@@ -274,13 +283,7 @@ impl Guard {
     }
 
     /// The means of the folds from all vectors of the sum, end to end, in units of `unit`.
-    fn fold<T: Sync>(
-        &self,
-        sum: &[T],
-        unit: f64,
-        lr: f32,
-        value: impl Fn(&T) -> f64 + Sync,
-    ) -> Vectors {
+    fn fold<T: Sync>(&self, sum: &[T], unit: f64, lr: f32, value: impl Fn(&T) -> f64 + Sync) -> Vectors {
         let mut means = Vectors::new();
         for fold in &self.folds {
             let at = self.shapes.iter().position(|(name, _)| *name == fold.from);

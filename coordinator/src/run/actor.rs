@@ -242,7 +242,7 @@ impl Actor {
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
-            let folded = if self.private.is_some() {
+            let folded = if self.sums_up() {
                 self.sum_up(values, loss).await
             } else {
                 self.fold(values, fold_facts).await
@@ -343,7 +343,7 @@ impl Actor {
             committed,
             vectors: vectors.map(|(name, digest)| self.vector_ref(name, digest)).collect(),
             remaining_ms,
-            clip_norm: self.record.privacy.as_ref().map(|standing| standing.norm.get()),
+            clip_norm: self.clip_norm(),
         };
         self.send(worker, Body::Assignment(assignment));
     }

@@ -42,7 +42,8 @@ fn a_sum_comes_back_with_noise_of_the_promised_size() {
             let mut exact = vec![0.0_f64; 300];
             let mut sum = vec![0; shares.length()];
             for client in 0..10_u64 {
-                let x: Vec<f32> = (0..300).map(|i| ((i as f32 + 1.0) * (client as f32 + 0.3)).sin()).collect();
+                let x: Vec<f32> =
+                    (0..300).map(|i| ((i as f32 + 1.0) * (client as f32 + 0.3)).sin()).collect();
                 let norm = crate::clip::l2_norm(&x);
                 exact.iter_mut().zip(&x).for_each(|(sum, x)| *sum += f64::from(*x) * 0.7 / norm);
                 let sent = shares.encode(&x, rotation, (&noise, &key(client))).unwrap();
@@ -50,7 +51,8 @@ fn a_sum_comes_back_with_noise_of_the_promised_size() {
             }
             let back = shares.decode(&sum, rotation);
             assert_eq!(back.len(), 300);
-            let error = back.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>() / 300.0;
+            let error =
+                back.iter().zip(&exact).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>() / 300.0;
             let quantum = shares.quantum();
             let due = 10.0 * (shares.variance().get() as f64 + 0.1) * quantum * quantum;
             // 300 squares: 8 % of deviation; rounding adds at most a quarter of a quantum's square each.
@@ -86,17 +88,26 @@ fn what_cannot_be_a_share_is_not_added() {
     let mut sum = vec![1; 4];
     let mut refuse = |sent: [f32; 4]| shares.add(&mut sum, &sent).unwrap_err().to_string();
     assert!(refuse([0.0, 0.5, 0.0, 0.0]).contains("element 1 is 0.5"));
-    assert!(refuse([0.0, 0.0, 2048.0, 0.0]).contains("element 2 is 2048, expected a whole number of at most 12"));
+    assert!(
+        refuse([0.0, 0.0, 2048.0, 0.0]).contains("element 2 is 2048, expected a whole number of at most 12")
+    );
     assert!(refuse([f32::NAN, 0.0, 0.0, 0.0]).contains("element 0 is NaN"));
     assert!(refuse([-2048.0, 2047.0, -2048.0, 2047.0]).contains("the norm is"));
     assert_eq!(sum, [1; 4]);
-    assert!(shares.encode(&[0.0, f32::INFINITY, 0.0], Rotation::new(1), (&shares.noise().unwrap(), &key(0))).is_err());
+    assert!(
+        shares
+            .encode(&[0.0, f32::INFINITY, 0.0], Rotation::new(1), (&shares.noise().unwrap(), &key(0)))
+            .is_err()
+    );
 }
 
 #[test]
 fn numbers_wrap_around_and_back() {
     let shares = Shares::plan(wanted(Law::DiscreteGaussian, 4, (1, 4), 12), z(1.0));
-    assert_eq!([2047, 2048, -2048, -2049, 4096, 0].map(|x| shares.centred(x)), [2047, -2048, -2048, 2047, 0, 0]);
+    assert_eq!(
+        [2047, 2048, -2048, -2049, 4096, 0].map(|x| shares.centred(x)),
+        [2047, -2048, -2048, 2047, 0, 0]
+    );
     let mut sum = vec![2000, 0, 0, 0];
     shares.add(&mut sum, &[100.0, 0.0, 0.0, 0.0]).unwrap();
     assert_eq!(sum[0], 2100 - 4096);
@@ -163,6 +174,9 @@ fn the_audit_passes_sound_shares_and_catches_half_the_noise_and_a_missing_clip()
         let halved = ask(law, 0.25, true);
         assert!(refutes(halved, claimed) && halved.mu > 1.7, "{law:?} {halved:?}");
         let unclipped = ask(law, 1.0, false);
-        assert!(refutes(unclipped, claimed) && unclipped.epsilon > epsilon, "{law:?} {unclipped:?} {epsilon}");
+        assert!(
+            refutes(unclipped, claimed) && unclipped.epsilon > epsilon,
+            "{law:?} {unclipped:?} {epsilon}"
+        );
     }
 }

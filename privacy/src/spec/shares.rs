@@ -34,14 +34,14 @@ impl PrivacySpec {
                 None => Ok(()),
             };
         }
+        if !self.clipping.is_flat() {
+            return wrong("clipping", "shares are rotated, which mixes the layers: `clipping = \"flat\"`");
+        }
         if self.participation.is_some() {
             return wrong("participation", "a cap is covered for Gaussian noise only");
         }
         if self.adjacency == Adjacency::AddRemove {
-            return wrong(
-                "adjacency",
-                "who is not there adds no noise either: `zero_out` or `replace_one`",
-            );
+            return wrong("adjacency", "who is not there adds no noise either: `zero_out` or `replace_one`");
         }
         if self.sampling != Sampling::Everyone {
             return wrong(

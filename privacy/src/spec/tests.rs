@@ -127,7 +127,11 @@ fn a_section_that_makes_no_sense_says_what_would() {
         ("central_gaussian", "skellam", "`least_shares`"),
         ("delta = 1e-5", "delta = 1e-5\nstrategy = { kind = \"tree\" }", "only `dp_ftrl`"),
         ("delta = 1e-5", "delta = 1e-5\nhidden_state = true", "`hidden_state`"),
-        ("delta = 1e-5", "delta = 1e-5\nmetrics = { budget_share = 1.0, loss_bound = 1.0 }", "above 0 and below 1"),
+        (
+            "delta = 1e-5",
+            "delta = 1e-5\nmetrics = { budget_share = 1.0, loss_bound = 1.0 }",
+            "above 0 and below 1",
+        ),
         ("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"\naccountant = \"pld\"", "`rdp`"),
     ] {
         let error = parse(&changed(&[(from, to)])).unwrap_err();

@@ -29,8 +29,9 @@ impl Server<'_> {
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
         let (mean, facts, epsilon, told) = match self.release(round, secret)? {
-            Some(Released { means, facts, epsilon, told }) => (means, facts, Some(epsilon), told),
-            None => (self.means(), facts, None, None),
+            Released::Noised { means, facts, epsilon, told } => (means, facts, Some(epsilon), told),
+            Released::Paid(epsilon) => (self.means(), facts, Some(epsilon), None),
+            Released::Open => (self.means(), facts, None, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         self.record.round = round + 1;

@@ -1,11 +1,10 @@
 //! A simulated private run: the coordinator's guard around the sum, and the ledger beside the metrics.
 //!
-//! Its secrets follow from the seed, so that it is the same again and goes on after an interruption: a
-//! simulation tells how good a private run would be and what it would cost. It protects nobody, since all
-//! data lie on this machine.
+//! A simulation tells how good a private run would be and what it would cost. Its noise is as secret as a real
+//! run's ([`super::secrets`]), so that the model that comes out of it keeps the promise.
 
-use super::{SimulationError, server::Server};
-use algorithms::{Algorithm, RoundFacts, Vectors, seed};
+use super::{SimulationError, secrets::Secrets, server::Server};
+use algorithms::{Algorithm, RoundFacts, Vectors};
 use coordinator::{
     machine::Counted,
     private::{Guard, Secret, Standing, Sum},
@@ -21,8 +20,6 @@ use std::{fs::File, io::Write, path::Path, path::PathBuf};
 
 /// The ledger's file name.
 const LEDGER: &str = "ledger.jsonl";
-/// The number of the secret of noise that is correlated over rounds: no round's.
-const STREAM: u64 = u64::MAX;
 
 /// Guard, sum and ledger of a private run.
 #[derive(Debug)]
@@ -35,13 +32,24 @@ pub(super) struct Private<'a> {
     path: PathBuf,
 }
 
-/// What a private round gives.
+/// What a round releases.
 #[derive(Debug)]
-pub(super) struct Released {
-    pub(super) means: Vectors,
-    pub(super) facts: RoundFacts,
-    pub(super) epsilon: f64,
-    pub(super) told: Option<Told>,
+pub(super) enum Released {
+    /// Nothing is promised.
+    Open,
+    /// Clients have added the noise; ε so far.
+    Paid(f64),
+    /// The sum with noise.
+    Noised {
+        /// Its means.
+        means: Vectors,
+        /// What the rule may know.
+        facts: RoundFacts,
+        /// ε so far.
+        epsilon: f64,
+        /// What may be told of the round.
+        told: Option<Told>,
+    },
 }
 
 /// The guard of a run, if all of its rounds fit its budget.
@@ -55,7 +63,7 @@ pub(super) fn guard(
         return Ok(None);
     };
     let population = spec.cohort.population.unwrap_or(0);
-    if population != clients as u64 {
+    if guard.adds_noise() && population != clients as u64 {
         let text = format!("cohort.population is {population}, expected the number of clients, {clients}");
         return Err(wrong(text));
     }
@@ -68,28 +76,10 @@ fn opened(guard: &Guard, spec: &RunSpec) -> Journal {
 }
 
 /// How a private run starts.
-pub(super) fn start(guard: &Guard, seed: u64) -> Result<Standing, SimulationError> {
+pub(super) fn start(guard: &Guard, secrets: &Secrets) -> Result<Standing, SimulationError> {
     let mut standing = guard.start().map_err(SimulationError::Failed)?;
-    standing.stream = standing.stream.map(|_| secret(seed, STREAM));
+    standing.stream = standing.stream.map(|_| secrets.stream());
     Ok(standing)
-}
-
-/// The secret of a round.
-pub(super) fn secret(from: u64, round: u64) -> Secret {
-    Secret::new(bits(from, "simulated secret", round))
-}
-
-/// The key of a client's noise in a round.
-pub(super) fn share_key(from: u64, round: u64, client: usize) -> ReleaseKey {
-    Key::new(bits(from, "simulated share", round)).release(client as u64)
-}
-
-fn bits(from: u64, purpose: &str, round: u64) -> [u8; 32] {
-    let mut bits = [0; 32];
-    for (part, chunk) in (0_u64..).zip(bits.chunks_mut(8)) {
-        chunk.copy_from_slice(&seed::derive(from, purpose, &[round, part]).to_le_bytes());
-    }
-    bits
 }
 
 impl<'a> Private<'a> {
@@ -127,7 +117,7 @@ impl Server<'_> {
         upload: &Vectors,
         loss: f64,
     ) -> Option<Result<(), (RejectReason, String)>> {
-        let private = self.private.as_mut()?;
+        let private = self.private.as_mut().filter(|private| private.guard.adds_noise())?;
         let standing = self.record.privacy.as_ref()?;
         let sum = match private.sum.take().map_or_else(|| private.guard.sum(standing), Ok) {
             Ok(sum) => private.sum.insert(sum),
@@ -156,20 +146,24 @@ impl Server<'_> {
         }
     }
 
-    /// Pays for a round and releases its means: ledger first. `None`: the run promises nothing.
+    /// Pays for a round and releases its means: ledger first.
     pub(super) fn release(
         &mut self,
         round: u64,
         secret: Option<&Secret>,
-    ) -> Result<Option<Released>, SimulationError> {
+    ) -> Result<Released, SimulationError> {
         let (lr, rotation) = (self.spec.lr(round), self.spec.rotation(round));
         let (Some(private), Some(standing)) = (&mut self.private, &mut self.record.privacy) else {
-            return Ok(None);
+            return Ok(Released::Open);
         };
         let guard = private.guard;
         if let Some(line) = pay(guard, &mut private.journal, &private.run, round + 1)? {
             let written = private.file.write_all(line.as_bytes()).and_then(|()| private.file.sync_data());
             written.map_err(|error| SimulationError::file(&private.path, error))?;
+        }
+        let epsilon = guard.epsilon(&private.journal);
+        if !guard.adds_noise() {
+            return Ok(Released::Paid(epsilon));
         }
         let sum =
             private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
@@ -180,7 +174,6 @@ impl Server<'_> {
             None => guard.release_shares(&sum, lr, rotation),
         };
         let means = means.map_err(SimulationError::Failed)?;
-        let epsilon = guard.epsilon(&private.journal);
-        Ok(Some(Released { means, facts: guard.round_facts(), epsilon, told }))
+        Ok(Released::Noised { means, facts: guard.round_facts(), epsilon, told })
     }
 }

@@ -157,7 +157,8 @@ fn promise(
     spec: &RunSpec,
     (length, begins): (usize, bool),
 ) -> Result<Option<Arc<Mutex<Private>>>, String> {
-    let folder = config.ledger_dir.as_ref().unwrap_or(&config.state_dir);
+    let own = config.ledger_dir.as_deref();
+    let folder = (own.unwrap_or(&config.state_dir), own.is_some());
     let told = |why: String| format!("privacy: {why}");
     let Some(private) = Private::open(spec, folder, length).map_err(told)? else { return Ok(None) };
     if begins {

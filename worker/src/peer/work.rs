@@ -94,7 +94,10 @@ impl Job {
         model: &Arc<Vec<f32>>,
     ) -> Result<Trained, TrainError> {
         if let Some(reason) = self.private.as_ref().and_then(|private| lock(private).spent()) {
-            tracing::warn!(reason, "the privacy budget is used up: this peer goes on mixing and trains no more");
+            tracing::warn!(
+                reason,
+                "the privacy budget is used up: this peer goes on mixing and trains no more"
+            );
             let (change, sketch) = (vec![0.0; model.len()], vec![0.0; BUCKETS]);
             return Ok(Trained { change, sketch, end: None, loss: f64::NAN });
         }
@@ -106,7 +109,7 @@ impl Job {
         };
         let plan = LocalPlan { offset: offset.map(relaxed), ..plan(&self.local) };
         let spec = Arc::clone(&self.spec);
-        let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan };
+        let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
         let mut change: Vec<f32> = run.end.iter().zip(model.iter()).map(|(end, z)| end - z).collect();
         if let Some(private) = &self.private {

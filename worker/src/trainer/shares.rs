@@ -4,7 +4,7 @@
 use super::TrainError;
 use algorithms::{Algorithm, Vectors};
 use privacy::{
-    sampler::{Key, ReleaseKey},
+    sampler::ReleaseKey,
     shares::{Noise, Shares},
 };
 use proto::spec::{RunSpec, SHARES};
@@ -36,29 +36,16 @@ impl ShareMaker {
         Ok(Some(Self { spec: Arc::clone(spec), shares, noise }))
     }
 
-    /// Replaces an upload by its integers with noise.
-    pub(super) fn make(
-        &self,
-        upload: &mut Vectors,
-        round: u64,
-        key: &ReleaseKey,
-    ) -> Result<(), TrainError> {
-        let whole: Vec<f32> = upload.values().flat_map(|vector| vector.iter().copied()).collect();
+    /// Replaces an upload by its integers with noise. One that has no norm counts as zero: that it has none is
+    /// a fact about the data.
+    pub(super) fn make(&self, upload: &mut Vectors, round: u64, key: &ReleaseKey) -> Result<(), TrainError> {
+        let mut whole: Vec<f32> = upload.values().flat_map(|vector| vector.iter().copied()).collect();
+        if !whole.iter().all(|value| value.is_finite()) {
+            whole.fill(0.0);
+        }
         let sent = self.shares.encode(&whole, self.spec.rotation(round), (&self.noise, key));
         let sent = sent.map_err(|error| TrainError::Training(format!("clipping: {error}")))?;
         *upload = Vectors::from([(SHARES.to_owned(), Arc::new(sent))]);
         Ok(())
     }
-}
-
-/// A fresh key for the noise of one upload: never the run's seed, which everybody knows.
-///
-/// # Errors
-/// If the operating system gives no randomness.
-pub fn fresh_key() -> Result<ReleaseKey, TrainError> {
-    let mut bits = [0; 32];
-    getrandom::fill(&mut bits).map_err(|error| {
-        TrainError::Training(format!("the operating system gives no randomness: {error}"))
-    })?;
-    Ok(Key::new(bits).release(0))
 }

@@ -218,6 +218,8 @@ fn a_run_file_that_would_release_too_little_noise_is_refused() {
         spec.check().unwrap_err().to_string()
     };
     assert!(text(&|spec| spec.cohort.min_updates = 2).contains("2 is below `privacy.least_shares`, 3"));
-    assert!(text(&|spec| spec.cohort.population = Some(3)).contains("a cohort of 3 has never so many updates"));
+    assert!(
+        text(&|spec| spec.cohort.population = Some(3)).contains("a cohort of 3 has never so many updates")
+    );
     assert!(text(&|spec| spec.vetting.max_norm = Some(10.0)).contains("vetting.max_norm"));
 }
