@@ -152,7 +152,9 @@ fn extend(basis: &mut Vec<Vec<f64>>, vector: &[f64]) {
     }
     let length = norm(&rest);
     if length > NOTHING * whole {
-        rest.iter_mut().for_each(|x| *x /= length);
+        for x in &mut rest {
+            *x /= length;
+        }
         basis.push(rest);
     }
 }

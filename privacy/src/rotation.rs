@@ -70,7 +70,9 @@ fn transform(x: &mut [f32]) {
         half *= 2;
     }
     let scale = 1.0 / (x.len() as f32).sqrt();
-    x.iter_mut().for_each(|x| *x *= scale);
+    for x in x {
+        *x *= scale;
+    }
 }
 
 #[cfg(test)]

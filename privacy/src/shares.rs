@@ -204,16 +204,16 @@ impl Shares {
     /// # Errors
     /// If the variance is out of its bounds, which a plan that [fits](Self::checked) excludes.
     pub fn noise(&self) -> Result<Noise, ParameterError> {
-        let bounds = |_| ParameterError {
+        let error = ParameterError {
             parameter: "noise_multiplier",
             value: self.variance.get() as f64,
             expected: "a variance of a share within the sampler's bounds",
         };
         Ok(match self.wanted.law {
             Law::DiscreteGaussian => {
-                Noise::DiscreteGaussian(Sampler::new(Kind::Discrete, self.variance).map_err(|_| bounds(()))?)
+                Noise::DiscreteGaussian(Sampler::new(Kind::Discrete, self.variance).map_err(|_| error)?)
             }
-            Law::Skellam => Noise::Skellam(Skellam::new(self.variance).map_err(|_| bounds(()))?),
+            Law::Skellam => Noise::Skellam(Skellam::new(self.variance).map_err(|_| error)?),
         })
     }
 
@@ -245,14 +245,18 @@ impl Shares {
         let mut x = contribution.to_vec();
         crate::clip::clip(&mut x, self.wanted.clip_norm)?;
         let inverse = exp2(-self.exponent) as f32;
-        x.iter_mut().for_each(|x| *x *= inverse);
+        for x in &mut x {
+            *x *= inverse;
+        }
         x.resize(self.length(), 0.0);
         rotation.forward(&mut x);
         let mut quanta = vec![0; x.len()];
         for attempt in 0.. {
             if attempt >= ATTEMPTS {
                 // Only a float's error can bring us here: shorten what it made too long.
-                x.iter_mut().for_each(|x| *x *= 0.99);
+                for x in &mut x {
+                    *x *= 0.99;
+                }
             }
             round(&x, &mut quanta, &mut key.stream(ROUNDING, attempt));
             if square(&quanta) <= u128::from(self.square) {

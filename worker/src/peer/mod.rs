@@ -35,7 +35,7 @@ use node::{Node, Parts};
 use private::Private;
 use proto::{
     limits, peers,
-    spec::RunSpec,
+    spec::{Mixing, RunSpec},
     v1::{self, peers_server::PeersServer},
 };
 use rumour::Rumours;
@@ -81,11 +81,7 @@ pub async fn run(
 ) -> Result<Ended, WorkerError> {
     config.check()?;
     let mixing = spec.mixing().map_err(|error| WorkerError::Run(error.to_string()))?;
-    let report = mixing.report(spec.rounds);
-    tracing::info!("topology of the run\n{}", report.to_string().trim_end());
-    if !report.accepted() {
-        return Err(WorkerError::Run("the topology cannot bring the peers together, see the report".into()));
-    }
+    let report = look_at(&mixing, spec.rounds)?;
     let bundle = bundle(&config)?;
     let unusable = |problem| WorkerError::StateDir { path: config.state_dir.clone(), problem };
     let store = Store::open(&config.state_dir).map_err(unusable)?;
@@ -124,7 +120,7 @@ pub async fn run(
         net,
         rumours,
         store,
-        report: serde_json::to_string(&report).unwrap_or_default(),
+        report,
         private,
     };
     let start = if stored.is_some() {
@@ -149,6 +145,16 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// What the topology promises, as it is told to who asks.
+fn look_at(mixing: &Mixing, rounds: u64) -> Result<String, WorkerError> {
+    let report = mixing.report(rounds);
+    tracing::info!("topology of the run\n{}", report.to_string().trim_end());
+    if !report.accepted() {
+        return Err(WorkerError::Run("the topology cannot bring the peers together, see the report".into()));
+    }
+    Ok(serde_json::to_string(&report).unwrap_or_default())
 }
 
 /// What a private run promises; one that begins must fit what is left of the budget.
