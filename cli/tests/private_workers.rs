@@ -87,13 +87,15 @@ fn a_worker_pays_once_for_each_round_whenever_it_dies() {
     let reset = ["privacy", "ledger", "reset", "digits", "--reason", "a test"];
     fleet.ask(&reset).unwrap();
     let again = submit(&fleet, "again", (ROUNDS, 1), &promise).unwrap();
+    let mut watching = fleet.watch(&again);
     let declined = until("declined", || {
         let log = fleet.log("worker-2");
         log.contains("this worker's ledger of `digits` holds").then_some(log)
     });
     assert!(declined.contains("above the budget of 8"), "{declined}");
     fleet.ask(&["run", "cancel", &again]).unwrap();
-    let told = fleet.events(&again);
+    until("the end of the watch", || watching.try_wait().unwrap());
+    let told = fleet.watched();
     let why: BTreeSet<String> =
         told.iter().filter_map(|event| event["detail"].as_str().map(str::to_owned)).collect();
     assert!(why.iter().any(|why| why.contains("holds ε = ")), "{told:?}");

@@ -28,8 +28,9 @@ use worker::{
 /// central noise against the key stream that it is made of and a plain pass over the same memory.
 ///
 /// Reading the batch belongs to both steps, the update of the weights to neither. JSON: one object a line:
-/// for steps with model, parameters, batch, threads, plain_ms, private_ms, noise_ms (medians) and ratio; for
-/// noise with parameters, threads, seconds, draws_per_second, gigabytes_per_second (read and written),
+/// for steps with model, parameters, batch, threads, plain_ms, private_ms, noise_ms (medians) and ratio, and
+/// the same of processor time (plain_processor_ms, …, means over all threads; a busy machine shows in the
+/// others first); for noise with parameters, threads, seconds, draws_per_second, gigabytes_per_second (read and written),
 /// stream_gigabytes_per_second (ChaCha20, one thread) and pass_seconds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -43,9 +44,9 @@ pub(crate) struct Args {
     /// Threads of a step
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: u16,
-    /// Times that each step is measured
-    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u16).range(3..=10_000))]
-    repeats: u16,
+    /// Seconds of each kind of step
+    #[arg(long, value_name = "S", default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
     /// Elements of the sum that gets central noise; k, M and G are thousands, millions and milliards
     #[arg(long, value_name = "P", default_value = "100M")]
     parameters: Size,
@@ -54,37 +55,82 @@ pub(crate) struct Args {
     json: bool,
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 3600.0 => Ok(value),
+        _ => Err(format!("`{text}`: expected seconds above 0 and at most 3600")),
+    }
+}
+
 /// Measures and prints.
 pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for model in &args.models {
         for batch in &args.batch {
             let step = step(model, usize::from(*batch), args)?;
+            let ([plain, private, noise], cpu) = (step.wall(), step.processor());
+            let ratios = [private / plain, cpu[1] / cpu[0]];
             if args.json {
                 output::line(json!({
                     "model": model, "parameters": step.parameters, "batch": batch, "threads": args.threads,
-                    "plain_ms": step.plain, "private_ms": step.private, "noise_ms": step.noise,
-                    "ratio": step.private / step.plain,
+                    "plain_ms": plain, "private_ms": private, "noise_ms": noise, "ratio": ratios[0],
+                    "plain_processor_ms": cpu[0], "private_processor_ms": cpu[1], "noise_processor_ms": cpu[2],
+                    "processor_ratio": ratios[1],
                 }))?;
             }
-            let ms = [step.plain, step.private, step.noise].map(|ms| format!("{ms:.2}"));
             let names = vec![model.clone(), step.parameters.to_string(), batch.to_string()];
-            rows.push([names, ms.to_vec(), vec![format!("{:.2}", step.private / step.plain)]].concat());
+            let cells = [plain, private, ratios[0], cpu[0], cpu[1], cpu[2], ratios[1]];
+            rows.push([names, cells.map(|value| format!("{value:.2}")).to_vec()].concat());
         }
     }
     if !args.json {
-        let heading = ["model", "parameters", "records", "plain ms", "DP-SGD ms", "of it noise ms", "ratio"];
+        let heading = [
+            "model",
+            "parameters",
+            "records",
+            "plain ms",
+            "DP-SGD ms",
+            "ratio",
+            "plain, processor ms",
+            "DP-SGD, processor ms",
+            "of it noise",
+            "ratio",
+        ];
         output::line(table::table(&heading, &rows))?;
     }
     noise(args)
 }
 
+/// Blocks of each kind, in turns.
+const BLOCKS: usize = 5;
+
+struct Times {
+    /// Seconds of each.
+    wall: Vec<f64>,
+    /// Seconds of all, on all threads.
+    processor: f64,
+}
+
+/// Of a plain step, a private one, and its noise alone.
 struct Step {
     parameters: usize,
-    /// Milliseconds, medians.
-    plain: f64,
-    private: f64,
-    noise: f64,
+    times: [Times; 3],
+    counts: [usize; 3],
+}
+
+impl Step {
+    /// Milliseconds: the median.
+    fn wall(&self) -> [f64; 3] {
+        self.times.each_ref().map(|times| 1e3 * median(&mut times.wall.clone()))
+    }
+
+    /// Milliseconds of the processor: the mean.
+    fn processor(&self) -> [f64; 3] {
+        let mut counts = self.counts.iter();
+        let mean =
+            |times: &Times| 1e3 * times.processor / (BLOCKS * counts.next().copied().unwrap_or(1)) as f64;
+        self.times.each_ref().map(mean)
+    }
 }
 
 fn step(name: &str, batch: usize, args: &Args) -> Result<Step, Failure> {
@@ -103,28 +149,54 @@ fn step(name: &str, batch: usize, args: &Args) -> Result<Step, Failure> {
     let promise = Promise::of(&spec, algorithm.as_ref(), model.parameters()).map_err(Failure::usage)?;
     let promise = promise.map(Arc::new).ok_or_else(|| Failure::internal("the run promises nothing"))?;
     let (w, mut grad) = (model.initial(0), vec![0.0; model.parameters()]);
+    let (mut plain_grad, quanta_length) = (grad.clone(), grad.len());
     let all: Vec<usize> = (0..batch).collect();
-    let (plan, key) = (promise.plan(), draw_key().map_err(Failure::internal)?);
-    let variance = plan.grid.variance(plan.update_noise).map_err(Failure::internal)?;
-    let sampler = Sampler::new(Kind::Rounded, variance).map_err(Failure::internal)?;
-    let mut quanta = vec![0; grad.len()];
     let secret = Private::new(Arc::clone(&promise), draw_key().map_err(Failure::internal)?);
     let mut steps = NoisySteps::new(&secret, &model, &data).map_err(Failure::internal)?;
-    let mut times = [const { Vec::new() }; 3];
-    for number in 0..=args.repeats {
-        let plain = timed(|| model.gradient(&w, &data.batch(&all, None), &mut grad).map(drop));
-        let noisy = timed(|| steps.gradient(&w, &mut grad));
-        let release = key.release(number.into());
-        let noise = timed(|| add(&sampler, &release, &mut quanta));
-        plain.1.map_err(Failure::internal)?;
-        noisy.1.map_err(Failure::internal)?;
-        // The first ones warm caches and allocators.
-        if number > 0 {
-            times.iter_mut().zip([plain.0, noisy.0, noise.0]).for_each(|(all, one)| all.push(one * 1e3));
+    let plan = promise.plan();
+    let variance = plan.grid.variance(plan.update_noise).map_err(Failure::internal)?;
+    let sampler = Sampler::new(Kind::Rounded, variance).map_err(Failure::internal)?;
+    let (key, mut quanta, mut number) = (draw_key().map_err(Failure::internal)?, vec![0; grad.len()], 0);
+    let mut kinds: [&mut dyn FnMut() -> Result<(), Failure>; 3] = [
+        &mut || {
+            let done = model.gradient(&w, &data.batch(&all, None), &mut plain_grad);
+            done.map(drop).map_err(Failure::internal)
+        },
+        &mut || steps.gradient(&w, &mut grad).map_err(Failure::internal),
+        &mut || {
+            number += 1;
+            add(&sampler, &key.release(number), &mut quanta);
+            Ok(())
+        },
+    ];
+    let mut times = [const { Times { wall: Vec::new(), processor: 0.0 } }; 3];
+    for (kind, times) in kinds.iter_mut().zip(&mut times) {
+        // The first ones warm caches and allocators, and say how many fit a block.
+        kind()?;
+        let first = timed(&mut **kind);
+        first.1?;
+        times.wall.push(first.0);
+    }
+    let steps = |first: f64| ((args.seconds / BLOCKS as f64 / first) as usize).clamp(1, 10_000);
+    let counts = times.each_ref().map(|times| steps(times.wall[0]));
+    for _ in 0..BLOCKS {
+        for ((kind, times), count) in kinds.iter_mut().zip(&mut times).zip(counts) {
+            let before = processor();
+            for _ in 0..count {
+                let (seconds, done) = timed(&mut **kind);
+                done?;
+                times.wall.push(seconds);
+            }
+            times.processor += processor() - before;
         }
     }
-    let [plain, private, noise] = times.map(|mut times| median(&mut times));
-    Ok(Step { parameters: grad.len(), plain, private, noise })
+    let parameters = quanta_length;
+    Ok(Step { parameters, times, counts })
+}
+
+/// Seconds that this process has computed, on all threads.
+fn processor() -> f64 {
+    process::cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
 fn add(sampler: &Sampler, release: &privacy::sampler::ReleaseKey, sum: &mut [i64]) {

@@ -314,7 +314,8 @@ impl<'a, 'w> Drive<'a, 'w> {
                 self.server.states().offer(client, round, next)?;
             }
         }
-        let facts = Facts { examples, train_loss: Some(loss), seconds };
+        let told = !self.server.spec.has_local_noise();
+        let facts = Facts { examples, train_loss: Some(loss).filter(|_| told), seconds };
         self.handle(Event::Update { worker, round, facts })
     }
 
