@@ -3,14 +3,16 @@
 //!
 //! [`PrivacySpec::plan`] turns it into numbers for a given run: noise, grid, the events to record.
 
+mod keys;
 mod plan;
+mod shares;
 
 pub use plan::{Plan, PlanError, RunFacts};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Accountant, Adjacency, Budget, ClipNorm, NoiseMultiplier, Positive, Probability, Sampling, Unit,
-    adaptive::QuantileClip, strategy::Factor,
+    adaptive::QuantileClip, metrics::MetricsSpec, shares::ModulusBits, strategy::Factor,
 };
 
 /// How a run is private.
@@ -27,9 +29,9 @@ pub enum MechanismKind {
     DpSgd,
     /// The coordinator adds noise that is correlated over the rounds (DP-FTRL): no sampling is assumed.
     DpFtrl,
-    /// Clients add Skellam noise, which adds up, under secure aggregation.
+    /// Clients add shares of Skellam noise, which adds up.
     Skellam,
-    /// Clients add discrete Gaussian noise, under secure aggregation.
+    /// Clients add shares of discrete Gaussian noise.
     DistributedDiscreteGaussian,
 }
 
@@ -89,6 +91,24 @@ impl AdaptiveSpec {
     }
 }
 
+/// What the clipping norm bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clipping {
+    /// The norm of a whole contribution.
+    #[default]
+    Flat,
+    /// The norm of each of its `L` tensors, at `clip_norm / √L` each, so that the whole keeps to `clip_norm`
+    /// (McMahan, Ramage, Talwar and Zhang 2018).
+    PerLayer,
+}
+
+impl Clipping {
+    fn is_flat(&self) -> bool {
+        *self == Self::Flat
+    }
+}
+
 /// How the budget is watched during the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,13 +128,16 @@ pub struct PrivacySpec {
     pub(crate) adjacency: Adjacency,
     pub(crate) mechanism: MechanismKind,
     pub(crate) clip_norm: ClipNorm,
+    pub(crate) clipping: Clipping,
     pub(crate) noise: Noise,
     pub(crate) delta: f64,
     pub(crate) sampling: Sampling,
     pub(crate) participation: Option<Cap>,
     pub(crate) strategy: Option<StrategyKind>,
     pub(crate) adaptive: Option<AdaptiveSpec>,
+    pub(crate) metrics: Option<MetricsSpec>,
     pub(crate) least_shares: Option<std::num::NonZeroU64>,
+    pub(crate) modulus_bits: Option<ModulusBits>,
     pub(crate) accountant: Option<Accountant>,
     pub(crate) stop: Stop,
     pub(crate) hidden_state: bool,
@@ -128,6 +151,8 @@ struct RawSpec {
     adjacency: Adjacency,
     mechanism: MechanismKind,
     clip_norm: ClipNorm,
+    #[serde(default, skip_serializing_if = "Clipping::is_flat")]
+    clipping: Clipping,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     noise_multiplier: Option<NoiseMultiplier>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +167,8 @@ struct RawSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     least_shares: Option<std::num::NonZeroU64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    modulus_bits: Option<ModulusBits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     sampling: Option<Sampling>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     participation: Option<Cap>,
@@ -149,6 +176,8 @@ struct RawSpec {
     strategy: Option<StrategyKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adaptive_clipping: Option<AdaptiveSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metrics: Option<MetricsSpec>,
 }
 
 /// What is wrong with a section.
@@ -199,13 +228,16 @@ impl TryFrom<RawSpec> for PrivacySpec {
             adjacency: raw.adjacency,
             mechanism: raw.mechanism,
             clip_norm: raw.clip_norm,
+            clipping: raw.clipping,
             noise,
             delta: raw.delta,
             sampling,
             participation: raw.participation,
             strategy: raw.strategy,
             adaptive: raw.adaptive_clipping,
+            metrics: raw.metrics,
             least_shares: raw.least_shares,
+            modulus_bits: raw.modulus_bits,
             accountant: raw.accountant,
             stop: raw.stop,
             hidden_state: raw.hidden_state,
@@ -221,12 +253,14 @@ impl From<PrivacySpec> for RawSpec {
             Noise::Multiplier(multiplier) => (Some(multiplier), None),
             Noise::Epsilon(epsilon) => (None, Some(epsilon)),
         };
-        let sampling = if spec.participation.is_some() { None } else { Some(spec.sampling) };
+        let implied = spec.participation.is_some() && spec.sampling == Sampling::Everyone;
+        let sampling = if implied { None } else { Some(spec.sampling) };
         Self {
             unit: spec.unit,
             adjacency: spec.adjacency,
             mechanism: spec.mechanism,
             clip_norm: spec.clip_norm,
+            clipping: spec.clipping,
             noise_multiplier,
             epsilon,
             delta: spec.delta,
@@ -234,10 +268,12 @@ impl From<PrivacySpec> for RawSpec {
             stop: spec.stop,
             hidden_state: spec.hidden_state,
             least_shares: spec.least_shares,
+            modulus_bits: spec.modulus_bits,
             sampling,
             participation: spec.participation,
             strategy: spec.strategy,
             adaptive_clipping: spec.adaptive,
+            metrics: spec.metrics,
         }
     }
 }
@@ -246,13 +282,15 @@ impl PrivacySpec {
     fn check(&self) -> Result<(), SpecError> {
         self.check_unit()?;
         self.check_strategy()?;
+        self.check_shares()?;
         self.check_rest()
     }
 
     fn check_unit(&self) -> Result<(), SpecError> {
         use MechanismKind as Kind;
         let everyone = self.sampling == Sampling::Everyone;
-        if !everyone && self.participation.is_some() {
+        // DP-SGD samples records within the rounds that the cap counts.
+        if !everyone && self.participation.is_some() && self.mechanism != Kind::DpSgd {
             return wrong("participation", "a cap is for cohorts that are not drawn: leave `sampling` out");
         }
         if self.participation.is_some() && self.adjacency == Adjacency::AddRemove {
@@ -315,16 +353,6 @@ impl PrivacySpec {
 
     fn check_rest(&self) -> Result<(), SpecError> {
         use MechanismKind as Kind;
-        let shares = matches!(self.mechanism, Kind::Skellam | Kind::DistributedDiscreteGaussian);
-        if shares != self.least_shares.is_some() {
-            return wrong(
-                "least_shares",
-                "the number of honest noise shares that must arrive; for `skellam` and `distributed_discrete_gaussian`, and only there",
-            );
-        }
-        if shares && self.participation.is_some() {
-            return wrong("participation", "a cap is covered for Gaussian noise only");
-        }
         if self.mechanism == Kind::CentralDiscreteGaussian && self.participation.is_some() {
             return wrong(
                 "participation",
@@ -333,6 +361,12 @@ impl PrivacySpec {
         }
         if self.adaptive.is_some() && self.mechanism != Kind::CentralGaussian {
             return wrong("adaptive_clipping", "the norm can follow a quantile with `central_gaussian` only");
+        }
+        if self.metrics.is_some() && self.mechanism != Kind::CentralGaussian {
+            return wrong("metrics", "they can be paid for with `central_gaussian` only");
+        }
+        if self.adaptive.is_some() && !self.clipping.is_flat() {
+            return wrong("adaptive_clipping", "the quantile is one of whole norms: `clipping = \"flat\"`");
         }
         if self.stop == Stop::Filter && self.accountant.is_some_and(|a| a != Accountant::Rdp) {
             return wrong("accountant", "a filter sums Rényi divergences: `rdp`, or leave it out");
@@ -344,56 +378,6 @@ impl PrivacySpec {
             );
         }
         Ok(())
-    }
-
-    /// Whose privacy.
-    pub fn unit(&self) -> Unit {
-        self.unit
-    }
-
-    /// Against what.
-    pub fn adjacency(&self) -> Adjacency {
-        self.adjacency
-    }
-
-    /// By what.
-    pub fn mechanism(&self) -> MechanismKind {
-        self.mechanism
-    }
-
-    /// The largest norm of a contribution; where the norm adapts, that of the first round.
-    pub fn clip_norm(&self) -> ClipNorm {
-        self.clip_norm
-    }
-
-    /// How much noise, or for which ε.
-    pub fn noise(&self) -> Noise {
-        self.noise
-    }
-
-    /// δ.
-    pub fn delta(&self) -> f64 {
-        self.delta
-    }
-
-    /// Who takes part in a round, or in a step of DP-SGD.
-    pub fn sampling(&self) -> Sampling {
-        self.sampling
-    }
-
-    /// The cap on rounds of one unit.
-    pub fn participation(&self) -> Option<Cap> {
-        self.participation
-    }
-
-    /// How the norm adapts.
-    pub fn adaptive(&self) -> Option<AdaptiveSpec> {
-        self.adaptive
-    }
-
-    /// Whether nobody sees a model before the last. It never gates a run.
-    pub fn hidden_state(&self) -> bool {
-        self.hidden_state
     }
 }
 

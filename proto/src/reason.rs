@@ -50,6 +50,7 @@ impl DeclineReason {
             Self::Training => "training",
             Self::State => "client state",
             Self::Transfer => "transfer",
+            Self::Privacy => "privacy",
         }
     }
 }

@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod private;
+mod private_peers;
+mod shares;
 mod topology;
 
 pub use check::SpecError;
+pub use shares::SHARES;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.

@@ -40,6 +40,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         folder: folder.to_owned(),
         checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
+        reproducible_noise: true,
     }
 }
 
@@ -230,10 +231,12 @@ fn what_cannot_work_is_said() {
 fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
     let drawn = "mechanism='central_gaussian'\nepsilon=6.0\nsampling={kind='poisson',rate=0.5}\n";
     let capped = "mechanism='dp_ftrl'\nepsilon=6.0\nparticipation={most=4}\nstrategy={kind='toeplitz',factor={kind='square_root'}}\n";
-    for (promise, releases) in [(drawn, 4), (capped, 1)] {
+    let shared = "mechanism='distributed_discrete_gaussian'\nepsilon=6.0\nleast_shares=5\nsampling={kind='everyone'}\n";
+    for (promise, releases) in [(drawn, 4), (capped, 1), (shared, 4)] {
         let spec = |population: usize| {
+            let least = if promise == shared { "min_updates=5\n" } else { "" };
             let rest = format!(
-                "[cohort]\npopulation={population}\n[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
+                "[cohort]\npopulation={population}\n{least}[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
                  delta=1e-5\n{promise}"
             );
             spec("fedavg", &rest)
@@ -260,4 +263,41 @@ fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
         let refused = run(&setup(spec(7), folder.path()), &mut quiet).expect_err("another number of clients");
         assert!(refused.to_string().contains("cohort.population is 7"), "{refused}");
     }
+}
+
+#[test]
+fn clients_that_add_noise_are_the_same_on_any_threads_and_after_an_interruption() {
+    let steps = "unit='record'\nadjacency='zero_out'\nmechanism='dp_sgd'\nepsilon=6.0\n\
+                 sampling={kind='poisson',rate=0.5}\n";
+    let layers = format!("{steps}clipping='per_layer'\n");
+    let local = "unit='client'\nadjacency='replace_one'\nmechanism='local_gaussian'\nepsilon=6.0\n\
+                 participation={most=4}\n";
+    let mut digests = std::collections::BTreeSet::new();
+    for (promise, releases, rule) in
+        [(steps, 4, "fedavg"), (&layers, 4, "fedavg"), (steps, 4, "scaffold"), (local, 1, "fedavg")]
+    {
+        let once = |threads: usize, dies: Option<usize>, secret: bool| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let text = format!("steps=2\n[privacy]\nclip_norm=0.5\ndelta=1e-5\n{promise}");
+            let mut setup = setup(spec(rule, &text), folder.path());
+            (setup.threads, setup.checkpoint, setup.reproducible_noise) = (threads, Duration::ZERO, !secret);
+            if let Some(notices) = dies {
+                assert!(dies_after(&setup, notices).is_none());
+            }
+            let outcome = run(&setup, &mut quiet).expect("it comes to its end");
+            let ledger = std::fs::read_to_string(folder.path().join("ledger.jsonl")).expect("a ledger");
+            (outcome, privacy::Journal::parse(&ledger).expect("a journal"))
+        };
+        let (outcome, journal) = once(1, None, false);
+        assert_eq!(journal.ledger().events().len(), releases);
+        let shown = outcome.lines.last().and_then(|line| line.metrics.epsilon);
+        let again = privacy::accountants::report::epsilon(journal.ledger(), 1e-5, 1).epsilon;
+        assert!(shown == Some(again) && again <= 6.0 && again > 5.5, "{shown:?} {again}");
+        assert_eq!(once(3, None, false), (outcome.clone(), journal.clone()));
+        assert_eq!(once(2, Some(20), false), (outcome.clone(), journal.clone()));
+        // A real secret is another one each time.
+        digests.extend([once(2, None, true).0.digest, once(2, Some(20), true).0.digest]);
+        digests.insert(outcome.digest);
+    }
+    assert_eq!(digests.len(), 12);
 }

@@ -31,6 +31,7 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
         folder: folder.path().to_owned(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
+        reproducible_noise: false,
     };
     let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
     outcome.lines.iter().map(|line| line.metrics.model_digest).collect()

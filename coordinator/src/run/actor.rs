@@ -92,14 +92,14 @@ impl Actor {
         let algorithm: Arc<dyn Algorithm> =
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
-        let upload = algorithm.upload(record.length as usize);
+        let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
             upload,
-            folds: algorithm.folds(),
+            folds: record.spec.folds(algorithm.as_ref()),
             bytes_up: 0.into(),
             bytes_down: 0.into(),
             buffers: Buffers::new(slots),
@@ -241,13 +241,14 @@ impl Actor {
     }
 
     async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        let loss = upload.facts.train_loss;
         self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
-            let folded = if self.private.is_some() {
-                self.sum_up(values).await
+            let folded = if self.sums_up() {
+                self.sum_up(values, loss).await
             } else {
                 self.fold(values, fold_facts).await
             };
@@ -354,7 +355,7 @@ impl Actor {
             committed,
             vectors: vectors.map(|(name, digest)| self.vector_ref(name, digest)).collect(),
             remaining_ms,
-            clip_norm: self.record.privacy.as_ref().map(|standing| standing.norm.get()),
+            clip_norm: self.clip_norm(),
         };
         self.send(worker, Body::Assignment(assignment));
     }

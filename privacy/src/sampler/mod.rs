@@ -16,6 +16,7 @@
 mod batch;
 mod fixed;
 mod key;
+pub mod skellam;
 mod table;
 
 use std::num::NonZeroU64;
@@ -24,6 +25,7 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use key::{Key, ReleaseKey, SHARD, shards};
+pub use skellam::Skellam;
 use table::Table;
 
 /// Version of the stream: which noise follows from a key. Noise that is made again must be that of before.

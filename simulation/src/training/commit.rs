@@ -1,7 +1,7 @@
 //! Closing a round: means, server rule, client states, evaluation, the line of `metrics.jsonl`. What the
 //! coordinator's commit does, in its order.
 
-use super::{Evaluation, Line, SimulationError, client_index, server::Server};
+use super::{Evaluation, Line, SimulationError, client_index, private::Released, server::Server};
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
 use algorithms::{
     MODEL, RoundFacts, Vectors,
@@ -28,9 +28,10 @@ impl Server<'_> {
             return Ok(None);
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
-        let (mean, facts, epsilon) = match self.release(round, secret)? {
-            Some((mean, facts, epsilon)) => (mean, facts, Some(epsilon)),
-            None => (self.means(), facts, None),
+        let (mean, facts, epsilon, told) = match self.release(round, secret)? {
+            Released::Noised { means, facts, epsilon, told } => (means, facts, Some(epsilon), told),
+            Released::Paid(epsilon) => (self.means(), facts, Some(epsilon), None),
+            Released::Open => (self.means(), facts, None, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         self.record.round = round + 1;
@@ -46,9 +47,9 @@ impl Server<'_> {
         let mut line = Line::new(Metrics {
             round,
             seconds: now.saturating_sub(opened_at) as f64 / 1_000.0,
-            participants: counted.len(),
+            participants: told.map_or(counted.len(), |told| told.participants as usize),
             rejected,
-            train_loss: train_loss(&counted),
+            train_loss: told.map_or_else(|| train_loss(&counted), |told| told.train_loss),
             eval_loss: None,
             eval_accuracy: None,
             federated_loss: None,

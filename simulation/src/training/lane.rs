@@ -3,6 +3,7 @@
 use super::{
     SimulationError,
     desk::Desk,
+    secrets::Secrets,
     shares::Shares,
     states::{States, load},
 };
@@ -18,7 +19,10 @@ use std::{
 use worker::{
     data::Dataset,
     engine::Model,
-    trainer::{LocalResult, Progress, TrainError, TrainJob, finish, local_run},
+    trainer::{
+        LocalResult, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, clips_layers,
+        finish, local_run,
+    },
 };
 
 /// A client's part of a round.
@@ -64,6 +68,10 @@ pub(super) struct Ground<'a> {
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    /// Where clients add the noise together.
+    pub(super) maker: Option<&'a ShareMaker>,
+    pub(super) promise: Option<Arc<Promise>>,
+    pub(super) secrets: &'a Secrets,
 }
 
 impl Ground<'_> {
@@ -99,13 +107,32 @@ impl Ground<'_> {
         let mut trained = || {
             let plan = self.algorithm.plan(&down, &state);
             let model = Arc::clone(&down[MODEL]);
-            let job = TrainJob { spec: Arc::clone(&self.spec), round, lr, model, plan };
-            let examples = self.shares.of(client);
-            let LocalResult { run, examples, loss } = local_run(self.model, &examples, &job, &name, go)?;
+            let secret = |promise: &Arc<Promise>| {
+                Private::new(Arc::clone(promise), self.secrets.client(client, round))
+            };
+            let private = self.promise.as_ref().map(secret);
+            let layers = if clips_layers(&self.spec) { self.model.layers() } else { Vec::new() };
+            let key = self.secrets.client(client, round).release(0);
+            let seal = match (&private, clip_norm, self.maker) {
+                (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+                (Some(private), ..) => private.seal(&layers),
+                (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+                (None, None, _) => Seal::Open,
+            };
+            let spec = Arc::clone(&self.spec);
+            let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
+            let job = TrainJob { spec, round, lr, model, plan, private: private.clone() };
+            let trained = local_run(self.model, &self.shares.of(client), &job, &name, go);
             // The plan's vectors go before the next state comes.
             drop(job);
-            let steps = run.steps;
-            let finished = finish(self.algorithm, run, (&down, &state), (round, clip_norm), &mut |_| ())?;
+            let (examples, steps, loss) = match &trained {
+                Ok(LocalResult { run, examples, loss }) if private.is_none() && self.maker.is_none() => {
+                    (*examples, run.steps, *loss)
+                }
+                _ => hidden,
+            };
+            let run = trained.map(|trained| trained.run);
+            let finished = finish(self.algorithm, run, (&down, &state), (round, seal), &mut |_| ())?;
             Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
         };
         match trained() {
@@ -140,6 +167,7 @@ pub fn bare(work: &LocalWork<'_>, client: usize, round: u64) -> Result<LocalResu
         lr: work.spec.lr(round),
         model: Arc::clone(work.w),
         plan: LocalPlan::default(),
+        private: None,
     };
     let name = super::client_name(client);
     local_run(work.model, work.examples, &job, &name, &mut |_| ControlFlow::Continue(()))

@@ -45,6 +45,9 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         states: server.states,
         blobs: server.store.blobs(),
         desk: &desk,
+        maker: server.maker,
+        promise: opened.promise.clone(),
+        secrets: &opened.secrets,
     };
     let outcome = thread::scope(|scope| {
         let _closing = Closing(&desk);
@@ -169,7 +172,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         if self.machine.needs_secret() {
             // For the next round that opens.
             let round = self.machine.round() + u64::from(self.machine.secret().is_some());
-            self.machine.lend(super::private::secret(self.server.spec.seed, round));
+            self.machine.lend(self.server.secrets.round(round));
         }
         self.machine.handle(event, self.now)
     }
@@ -236,7 +239,8 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         let key = (self.now + steps * STEP_MS, self.orders);
         self.orders += 1;
-        let clip_norm = self.server.record.privacy.as_ref().map(|standing| standing.norm);
+        let standing = self.server.record.privacy.as_ref().filter(|_| spec.has_central_noise());
+        let clip_norm = standing.map(|standing| standing.norm);
         let lr = spec.lr(round);
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
@@ -297,7 +301,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         // Asked before folding: the machine's verdict is final, so the fold comes first.
         if self.machine.offer(&worker, round) == Decision::Accept {
-            match self.server.add_to_sum(&upload) {
+            match self.server.add_to_sum(&upload, loss) {
                 Some(Err((reason, detail))) => {
                     return self.handle(Event::Rejected { worker, round, reason, detail });
                 }
@@ -310,7 +314,8 @@ impl<'a, 'w> Drive<'a, 'w> {
                 self.server.states().offer(client, round, next)?;
             }
         }
-        let facts = Facts { examples, train_loss: Some(loss), seconds };
+        let told = !self.server.spec.has_local_noise();
+        let facts = Facts { examples, train_loss: Some(loss).filter(|_| told), seconds };
         self.handle(Event::Update { worker, round, facts })
     }
 

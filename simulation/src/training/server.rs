@@ -5,6 +5,7 @@ use super::{
     Setup, SimulationError, client_index, client_name,
     files::Metrics,
     private::{self, Private},
+    secrets::Secrets,
     shares::Shares,
     states::States,
 };
@@ -20,7 +21,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use worker::{data::Dataset, engine::Model};
+use worker::{
+    data::Dataset,
+    engine::Model,
+    trainer::{Promise, ShareMaker},
+};
 
 /// What was in the making when the program ended; removed when a simulation is finished.
 pub(super) const STATE: &str = "state";
@@ -38,10 +43,12 @@ pub(super) struct Server<'a> {
     pub(super) threads: usize,
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
     pub(super) private: Option<Private<'a>>,
+    pub(super) secrets: &'a Secrets,
     pub(super) metrics: Metrics,
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
@@ -58,7 +65,10 @@ pub(super) struct Opened {
     pub(super) shares: Shares,
     pub(super) store: Store,
     pub(super) states: Mutex<States>,
+    pub(super) promise: Option<Arc<Promise>>,
+    pub(super) secrets: Secrets,
     guard: Option<Guard>,
+    maker: Option<ShareMaker>,
     record: RunRecord,
     vectors: Vectors,
 }
@@ -78,11 +88,14 @@ impl Opened {
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
         let shares = Shares::divide(train, division, *clients, spec.seed)?;
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
+        let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
+        let maker = made.map_err(|error| wrong(error.to_string()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
         let same = |record: &RunRecord| record.spec == *spec && record.members.len() == *clients;
         let known = store.runs()?.pop().filter(same);
+        let secrets = Secrets::open(setup, &folder, known.is_some())?;
         let (record, vectors) = if let Some(record) = known {
             let read = |(name, digest): (&String, &Digest)| {
                 Ok((name.clone(), store.blobs().get(*digest, Vec::new)?))
@@ -91,13 +104,15 @@ impl Opened {
             (record, vectors)
         } else {
             let (mut record, vectors) = fresh(spec, &model, *clients, algorithm.as_ref());
-            record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
+            record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
         let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
-        Ok(Self { algorithm, model, shares, store, states, guard, record, vectors })
+        let promise = Promise::of(spec, algorithm.as_ref(), model.parameters());
+        let promise = promise.map_err(|error| wrong(error.to_string()))?.map(Arc::new);
+        Ok(Self { algorithm, model, shares, store, states, promise, secrets, guard, maker, record, vectors })
     }
 
     /// The server over it.
@@ -112,6 +127,7 @@ impl Opened {
             threads: setup.threads.max(1),
             store: &self.store,
             states: &self.states,
+            maker: self.maker.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
             private: self
@@ -119,6 +135,7 @@ impl Opened {
                 .as_ref()
                 .map(|guard| Private::open(guard, &setup.folder, &record))
                 .transpose()?,
+            secrets: &self.secrets,
             metrics: Metrics::open(&setup.folder, record.round)?,
             record,
             bytes: (0, 0),

@@ -3,11 +3,14 @@
 //! A panic in there is a bug of the engine or of a data format. It is caught and declined: one run
 //! that trips over it must not take the worker from the others.
 
-use super::{Ended, Reporter};
+use super::{Account, Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{self, EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+    trainer::{
+        self, EvaluateJob, LocalResult, Private, Progress, Scores, Seal, ShareMaker, Train, TrainError,
+        TrainJob,
+    },
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
@@ -40,9 +43,10 @@ pub(super) struct Task {
 struct Tools {
     trainer: Box<dyn Train>,
     states: States,
+    account: Account,
 }
 
-/// Trainer and client state.
+/// Trainer, client state and privacy ledgers.
 pub(super) struct Bench(Option<Tools>);
 
 impl From<TrainError> for Ended {
@@ -58,8 +62,8 @@ impl From<StateError> for Ended {
 }
 
 impl Bench {
-    pub(super) fn new(trainer: Box<dyn Train>, states: States) -> Self {
-        Self(Some(Tools { trainer, states }))
+    pub(super) fn new(trainer: Box<dyn Train>, states: States, account: Account) -> Self {
+        Self(Some(Tools { trainer, states, account }))
     }
 
     async fn lend<T: Send + 'static>(
@@ -86,7 +90,8 @@ impl Bench {
         let (order, basis) = (order.clone(), order.basis());
         self.lend(move |tools| {
             let Assignment { run, round, committed, .. } = &order;
-            let durable = tools.states.get(run, &order.spec.algorithm.kind, stateful)?;
+            let keeps = keeps(&order.spec, stateful);
+            let durable = tools.states.get(run, &order.spec.algorithm.kind, keeps)?;
             match durable.assigned(*round, basis, *committed, stateful) {
                 Verdict::Counted => Ok(Next::Counted),
                 Verdict::Offer => Ok(durable.pending.clone().map_or(Next::Counted, Next::Offer)),
@@ -99,6 +104,32 @@ impl Bench {
 
     pub(super) async fn prepare(&mut self, spec: Arc<RunSpec>) -> Result<usize, Ended> {
         self.lend(move |tools| Ok(tools.trainer.prepare(&spec)?)).await
+    }
+
+    /// Whether the worker may take part, before anything is fetched.
+    pub(super) async fn admit(
+        &mut self,
+        order: &Assignment,
+        algorithm: Arc<dyn Algorithm>,
+        length: usize,
+    ) -> Result<(), Ended> {
+        let order = order.clone();
+        self.lend(move |tools| tools.account.admit(&order, algorithm.as_ref(), length)).await
+    }
+
+    /// Pays for an upload that is pending.
+    pub(super) async fn pay(
+        &mut self,
+        order: &Assignment,
+        algorithm: Arc<dyn Algorithm>,
+        pending: &Pending,
+    ) -> Result<(), Ended> {
+        let (order, pending) = (order.clone(), pending.clone());
+        self.lend(move |tools| {
+            let length = tools.trainer.prepare(&order.spec)?;
+            tools.account.pay(&order, algorithm.as_ref(), (length, &pending))
+        })
+        .await
     }
 
     /// Trains, and keeps the upload as pending before anything leaves the machine.
@@ -115,11 +146,13 @@ impl Bench {
                 flow(&cancel)
             };
             let kind = task.order.spec.algorithm.kind.clone();
-            let stateful = task.algorithm.has_client_state();
-            let pending = local_run(tools.trainer.as_mut(), task, &mut report)?;
+            let keeps = keeps(&task.order.spec, task.algorithm.has_client_state());
+            let length = task.down[MODEL].len();
+            let private = tools.account.private(&task.order.spec, task.algorithm.as_ref(), length)?;
+            let pending = local_run(tools.trainer.as_mut(), task, private, &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
-            let durable: &mut Durable = tools.states.get(&run, &kind, stateful)?;
+            let durable: &mut Durable = tools.states.get(&run, &kind, keeps)?;
             durable.pending = Some(pending.clone());
             tools.states.save(&run)?;
             Ok(pending)
@@ -165,6 +198,12 @@ fn note(settled: Result<(), Ended>) {
     }
 }
 
+/// Whether the state of a run must survive the process: so must an upload that is paid for, or its noise would
+/// have to be paid for twice.
+fn keeps(spec: &RunSpec, stateful: bool) -> bool {
+    stateful || spec.has_local_noise() || spec.has_shares()
+}
+
 fn flow(cancel: &CancellationToken) -> ControlFlow<()> {
     if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
@@ -183,30 +222,49 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
 fn local_run(
     engine: &mut dyn Train,
     task: Task,
+    private: Option<Private>,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
     let Assignment { round, lr, spec, clip_norm, .. } = order;
+    let maker = ShareMaker::of(&spec, algorithm.as_ref(), down[MODEL].len())?;
+    let key = trainer::draw_key()?.release(0);
+    let layers = if trainer::clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
-    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
-    let LocalResult { run, examples, loss } = engine.train(&job, report)?;
+    let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
+    let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
     drop(job);
-    let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
-    let facts = match clip_norm {
+    let seconds = began.elapsed().as_secs_f64();
+    let facts = match &trained {
+        Ok(LocalResult { run, examples, loss })
+            if clip_norm.is_none() && private.is_none() && maker.is_none() =>
+        {
+            Facts { examples: *examples, steps: run.steps, lr, train_loss: *loss, seconds }
+        }
+        Ok(LocalResult { loss, .. }) if told => {
+            Facts { examples: 1, steps: public_steps, lr, train_loss: *loss, seconds: 0.0 }
+        }
         // Nothing that was not paid for leaves the worker.
-        Some(_) => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
-        None => Facts { examples, steps, lr, train_loss: loss, seconds },
+        _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
+    };
+    let seal = match (&private, clip_norm, &maker) {
+        (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+        (Some(private), ..) => private.seal(&layers),
+        (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+        (None, None, _) => Seal::Open,
     };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
     let mut seen = |block: &[f32]| {
         hasher.update(bytemuck::cast_slice(block));
     };
-    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, clip_norm), &mut seen)?;
+    let run = trained.map(|trained| trained.run);
+    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, seal), &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
 }
