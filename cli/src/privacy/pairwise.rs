@@ -155,7 +155,7 @@ fn steps(mixing: &Mixing, rounds: u64) -> Vec<Step> {
         let matrix = schedule.mixing(number);
         let column = |from| matrix.column(from).iter().map(|share| (share.to, share.weight)).collect();
         let columns = (0..matrix.nodes()).map(column).collect();
-        Step { columns, trains: number % mixing.repeats == 0 }
+        Step { columns, trains: number.is_multiple_of(mixing.repeats) }
     };
     (0..rounds * mixing.repeats).map(step).collect()
 }

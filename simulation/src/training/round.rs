@@ -314,7 +314,7 @@ impl<'a, 'w> Drive<'a, 'w> {
                 self.server.states().offer(client, round, next)?;
             }
         }
-        let told = !self.server.spec.has_local_noise();
+        let told = !(self.server.spec.has_local_noise() || self.server.spec.has_shares());
         let facts = Facts { examples, train_loss: Some(loss).filter(|_| told), seconds };
         self.handle(Event::Update { worker, round, facts })
     }

@@ -174,7 +174,9 @@ fn a_sum_of_too_few_shares_is_not_released_and_one_of_enough_is_the_same_in_any_
     };
     let sum = |clients: &[u64]| {
         let mut sum = guard.sum(&guard.start().unwrap()).unwrap();
-        clients.iter().for_each(|client| sum.add(&send(*client)).unwrap());
+        for client in clients {
+            sum.add(&send(*client)).unwrap();
+        }
         sum
     };
     let few = guard.release_shares(&sum(&[0, 1]), 0.1, rotation).unwrap_err();
