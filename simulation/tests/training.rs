@@ -57,11 +57,15 @@ fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
 }
 
 const HALF: &str = "[cohort]\nfraction=0.5\n";
+const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
+/// No state, what compression lost, client state, both, state that is sent again.
+const CASES: [(&str, &str); 5] =
+    [("fedavg", ""), ("fedavg", PACKED), ("scaffold", ""), ("scaffold", PACKED), ("afedpd", "")];
 
 #[test]
 fn threads_memory_and_checkpoints_change_nothing() {
-    for algorithm in ["fedavg", "scaffold", "afedpd"] {
-        let spec = || spec(algorithm, HALF);
+    for (algorithm, rest) in CASES {
+        let spec = || spec(algorithm, &[HALF, rest].concat());
         let one = go(|_| (), spec());
         assert_eq!(one.lines.len(), 4);
         assert!(one.lines.iter().all(|line| line.metrics.participants == 6), "{algorithm}");
@@ -90,13 +94,14 @@ fn dies_after(setup: &Setup, notices: usize) -> Option<Outcome> {
 
 #[test]
 fn an_interrupted_simulation_goes_on_with_the_same_bytes() {
-    for algorithm in ["fedavg", "scaffold", "afedpd"] {
-        let undisturbed = go(|_| (), spec(algorithm, HALF));
+    for (algorithm, rest) in CASES {
+        let rest = &[HALF, rest].concat();
+        let undisturbed = go(|_| (), spec(algorithm, rest));
         for (checkpoint, memory) in
             [(Duration::ZERO, 1 << 30), (Duration::ZERO, 0), (Duration::from_hours(1), 0)]
         {
             let folder = tempfile::tempdir().unwrap();
-            let mut setup = setup(spec(algorithm, HALF), folder.path());
+            let mut setup = setup(spec(algorithm, rest), folder.path());
             (setup.checkpoint, setup.memory, setup.threads) = (checkpoint, memory, 2);
             let mut deaths = 0;
             let outcome = loop {

@@ -1,7 +1,11 @@
 //! The simulator against the real thing: a federation over sockets and a simulation with the same seed,
 //! cohort and shares have the same model in every round.
 
-use proto::{digest::Digest, spec::RunSpec};
+use proto::{
+    digest::Digest,
+    event::Metrics,
+    spec::RunSpec,
+};
 use simulation::training::{self, Setup};
 use starling_tests::{
     federation::{Federation, Trainer},
@@ -21,6 +25,10 @@ fn spec(algorithm: &str) -> String {
 }
 
 fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
+    lines(spec, threads).iter().map(|line| line.model_digest).collect()
+}
+
+fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
         spec: RunSpec::from_toml(spec).expect("a run file"),
@@ -33,7 +41,7 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
         memory: 1 << 30,
     };
     let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
-    outcome.lines.iter().map(|line| line.metrics.model_digest).collect()
+    outcome.lines.into_iter().map(|line| line.metrics).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,6 +63,37 @@ async fn a_simulation_is_the_federation_without_sockets() {
         assert_eq!(real.len(), 4);
         for threads in [1, 2] {
             assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_updates_are_the_same_bytes_in_both() {
+    let mut federation = Federation::start().await;
+    let runs = [
+        ("fedavg", "kind='low-rank'\nrank=1", 0.2),
+        ("scaffold", "kind='top-k'\nratio=0.05", 0.1),
+        ("afedpd", "kind='int4'", 0.15),
+        ("fednova", "kind='sign'", 0.06),
+    ];
+    let compressed = |(kind, section, _): (&str, &str, f64)| format!("{}[compression]\n{section}\n", spec(kind));
+    let mut ids = Vec::new();
+    for run in runs {
+        ids.push(federation.operator.submit(&compressed(run)).await);
+    }
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    for (run, id) in runs.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.metrics(&id).await;
+        let (alone, plain) = (lines(&compressed(run), 2), lines(&spec(run.0), 2));
+        for ((real, alone), plain) in real.iter().zip(&alone).zip(&plain) {
+            assert_eq!(real.model_digest, alone.model_digest, "{run:?}");
+            assert_eq!(real.bytes_up, alone.bytes_up, "{run:?}");
+            let share = real.bytes_up as f64 / plain.bytes_up as f64;
+            assert!(share < run.2, "{run:?}: {share}");
         }
     }
 }

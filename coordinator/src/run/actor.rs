@@ -22,6 +22,7 @@ use crate::{
 };
 use algorithms::{
     Algorithm,
+    compress::Packing,
     fold::{Accumulator, UploadFacts},
 };
 use proto::{
@@ -90,10 +91,15 @@ impl Actor {
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = algorithm.upload(record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
+        let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
+        let packing =
+            record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
+            wire: packing.as_ref().map_or_else(|| upload.clone(), Packing::wire),
+            packing,
             upload,
             folds: algorithm.folds(),
             bytes_up: 0.into(),

@@ -25,6 +25,8 @@ pub(crate) struct Form<'a> {
     pub(crate) max_norm: Option<f64>,
     /// The learning rate that was assigned.
     pub(crate) lr: f32,
+    /// What the payload's elements are.
+    pub(crate) element: ElementType,
 }
 
 /// Checks everything that a header can tell, before any byte is received or allocated.
@@ -40,8 +42,10 @@ pub(crate) fn vet_header(header: &UploadHeader, form: &Form<'_>) -> Result<Uploa
             let detail = format!("`{}` has {} elements, expected {length}", vector.name, vector.length);
             return Err((RejectReason::Shape, detail));
         }
-        if vector.element() != ElementType::F32 {
-            let detail = format!("`{}` has element type {}, expected f32", vector.name, vector.element);
+        if vector.element() != form.element {
+            let expected = form.element.as_str_name();
+            let detail =
+                format!("`{}` has element type {}, expected {expected}", vector.name, vector.element);
             return Err((RejectReason::ElementType, detail));
         }
     }
@@ -183,7 +187,7 @@ mod tests {
     const FACTS: UploadFacts = UploadFacts { examples: 3, steps: 2, lr: 0.1 };
 
     fn form<'a>(shapes: &'a [(&'static str, usize); 1]) -> Form<'a> {
-        Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1 }
+        Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1, element: ElementType::F32 }
     }
 
     fn shapes(length: usize) -> [(&'static str, usize); 1] {
@@ -275,7 +279,9 @@ mod tests {
         let steps = Fold { into: "steps", from: "steps", ..FOLDS[0] };
         let mut accumulators = [Accumulator::new(FOLDS[0], 3), Accumulator::new(steps, 1)];
         let values = [1.0, -2.0, 3.0, 0.5];
-        let form = Form { shapes: &shapes, folds: &[FOLDS[0], steps], max_norm: Some(3.8), lr: 0.1 };
+        let folds = [FOLDS[0], steps];
+        let form = Form { shapes: &shapes, folds: &folds, ..form(&[("delta", 3)]) };
+        let form = Form { max_norm: Some(3.8), ..form };
         assert!(vet(&values, &form).is_ok());
         fold(&mut accumulators, &shapes, &values, &FACTS);
         let means: Vec<Vec<f32>> = accumulators.into_iter().map(|a| a.mean().unwrap()).collect();

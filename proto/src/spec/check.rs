@@ -1,9 +1,9 @@
 //! Reading a run file, and everything that can be wrong with one: found before the run is accepted,
 //! because a run that fails in its third hour over a typing error was accepted by mistake.
 
-use super::{Mode, ModelSpec, PartitionSpec, RunSpec};
+use super::{LocalSpec, Mode, ModelSpec, PartitionSpec, RunSpec};
 use crate::{limits, names::RunId, nearest};
-use algorithms::fold;
+use algorithms::{fold, schedule::LearningRate};
 
 /// What is wrong with a run file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,9 +60,11 @@ impl RunSpec {
         serde_json::to_string(self).expect("a run file has string keys and finite numbers only")
     }
 
-    /// Learning rate of a round, `lr · lr_decay^t`, computed in `f64`.
+    /// Learning rate of a round, computed in `f64`: `lr · lr_decay^t`, times the schedule's factor.
     pub fn lr(&self, round: u64) -> f32 {
-        (f64::from(self.local.lr) * f64::from(self.local.lr_decay).powf(round as f64)) as f32
+        let LocalSpec { lr, lr_decay, schedule, warmup, .. } = self.local;
+        let rate = LearningRate { schedule: schedule.unwrap_or_default(), warmup };
+        (f64::from(lr) * f64::from(lr_decay).powf(round as f64) * rate.factor(round, self.rounds)) as f32
     }
 
     /// Checks everything that can be checked without data or workers.
@@ -81,6 +83,9 @@ impl RunSpec {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
         if self.mode == Mode::Decentralised {
+            require(self.compression.is_none(), "compression", || {
+                "peers exchange whole models in this version; the section belongs to federated runs".into()
+            })?;
             self.mixing()?;
             self.check_model()?;
             self.check_data()?;
@@ -98,6 +103,7 @@ impl RunSpec {
         self.check_local()?;
         self.check_cohort()?;
         self.check_privacy(algorithm.as_ref())?;
+        self.check_compression()?;
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })
@@ -162,6 +168,12 @@ impl RunSpec {
         require(local.lr.is_finite() && local.lr > 0.0, "local.lr", || "expected a number above 0".into())?;
         require(local.lr_decay > 0.0 && local.lr_decay <= 1.0, "local.lr_decay", || {
             "expected in (0, 1]".into()
+        })?;
+        if let Some(schedule) = local.schedule {
+            schedule.check().map_err(|detail| SpecError::new("local.schedule", detail))?;
+        }
+        require(local.warmup < self.rounds, "local.warmup", || {
+            format!("{} rounds, expected fewer than the run's {}", local.warmup, self.rounds)
         })?;
         require(local.weight_decay.is_finite() && local.weight_decay >= 0.0, "local.weight_decay", || {
             "expected at least 0".into()
@@ -229,6 +241,19 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_and_a_warm_start_make_the_learning_rate() {
+        let keys = "lr_decay = 1.0\nwarmup = 4\nschedule = { kind = \"cosine\" }";
+        let spec = RunSpec::from_toml(&GOOD.replacen("lr_decay = 0.998", keys, 1)).unwrap();
+        let near = |round, want: f32| assert!((spec.lr(round) - want).abs() < 1e-7, "{}", spec.lr(round));
+        // A fifth in round 0; half-way of the 16 rounds after the start; almost nothing in the last.
+        near(0, 0.01);
+        near(4, 0.05);
+        near(12, 0.025);
+        assert!(spec.lr(19) > 0.0 && spec.lr(19) < 0.001);
+        assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (from, to, want) in [
             ("rounds = 20", "rouns = 20", "did you mean `rounds`"),
@@ -239,6 +264,10 @@ mod tests {
             ("kind = \"scaffold\"", "kind = \"scaffold\"\nserver_rl = 1.0", "expected `server_lr`"),
             ("lr = 0.05", "lr = -1.0", "local.lr"),
             ("lr = 0.05", "learning = 0.1", "unknown field `learning`"),
+            ("lr = 0.05", "lr = 0.05\nwarmup = 20", "local.warmup"),
+            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"step\", every = 0, factor = 0.5 }", "`every`"),
+            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"cosin\" }", "did you mean `cosine`"),
+            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"constant\", floor = 1.0 }", "unknown field `floor`"),
             ("fraction = 0.1", "fraction = 0.1\nsize = 3", "exclude"),
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),

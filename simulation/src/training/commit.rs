@@ -39,7 +39,7 @@ impl Server<'_> {
         self.count_participations(&counted);
         self.record.vectors = self.digests();
         self.record.recall(round, self.algorithm);
-        if self.algorithm.has_client_state() {
+        if self.spec.has_client_state(self.algorithm) {
             self.states().commit(counted.iter().filter_map(|counted| client_index(&counted.worker)));
         }
         let (bytes_down, bytes_up) = std::mem::take(&mut self.bytes);

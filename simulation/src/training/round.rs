@@ -40,6 +40,7 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
     let ground = Ground {
         spec: Arc::clone(&server.spec),
         algorithm: server.algorithm,
+        packing: opened.packing.as_ref(),
         model: server.model,
         shares: server.shares,
         states: server.states,
@@ -267,7 +268,7 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn deliver(&mut self, worker: String, (round, since): (u64, Millis), update: Update) -> Step {
-        let Update { examples, steps, loss, upload, next } = update;
+        let Update { examples, steps, loss, upload, bytes, next } = update;
         let lengths = upload.iter().map(|(name, vector)| VectorShape {
             name: name.clone(),
             length: vector.len() as u64,
@@ -286,7 +287,7 @@ impl<'a, 'w> Drive<'a, 'w> {
             train_loss: loss,
             seconds,
         };
-        self.server.bytes.1 += upload.values().map(|vector| vector.len() as u64 * 4).sum::<u64>();
+        self.server.bytes.1 += bytes;
         let length = self.server.record.length as usize;
         let algorithm = self.server.algorithm;
         let fold_facts = match vet_local(&header, &upload, (&self.server.spec, algorithm, length)) {
@@ -304,7 +305,7 @@ impl<'a, 'w> Drive<'a, 'w> {
                 Some(Ok(())) => {}
                 None => self.server.fold(&upload, &fold_facts),
             }
-            if algorithm.has_client_state()
+            if self.server.spec.has_client_state(algorithm)
                 && let Some(client) = client_index(&worker)
             {
                 self.server.states().offer(client, round, next)?;

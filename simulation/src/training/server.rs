@@ -8,7 +8,7 @@ use super::{
     shares::Shares,
     states::States,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator};
 use coordinator::{
     private::Guard,
     store::{RunRecord, Store, Stored},
@@ -54,6 +54,7 @@ pub(super) struct Server<'a> {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) algorithm: Box<dyn Algorithm>,
+    pub(super) packing: Option<Packing>,
     pub(super) model: Model,
     pub(super) shares: Shares,
     pub(super) store: Store,
@@ -94,10 +95,13 @@ impl Opened {
             record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
             (record, vectors)
         };
-        let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
+        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
+        let packing = spec.packing(algorithm.as_ref(), &tensors).map_err(|error| wrong(error.to_string()))?;
+        let stateful = spec.has_client_state(algorithm.as_ref());
+        let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
-        Ok(Self { algorithm, model, shares, store, states, guard, record, vectors })
+        Ok(Self { algorithm, packing, model, shares, store, states, guard, record, vectors })
     }
 
     /// The server over it.

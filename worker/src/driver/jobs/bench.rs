@@ -7,10 +7,18 @@ use super::{Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{self, EvaluateJob, LocalResult, Progress, Scores, Train, TrainError, TrainJob},
+    trainer::{
+        EvaluateJob, LocalResult, Outgoing, Progress, Scores, Train, TrainError, TrainJob, Way, outgoing,
+        packing_seed,
+    },
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors};
-use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing};
+use proto::{
+    digest::Digest,
+    names::{RunId, WorkerName},
+    spec::RunSpec,
+    v1::DeclineReason,
+};
 use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -115,8 +123,9 @@ impl Bench {
                 flow(&cancel)
             };
             let kind = task.order.spec.algorithm.kind.clone();
-            let stateful = task.algorithm.has_client_state();
-            let pending = local_run(tools.trainer.as_mut(), task, &mut report)?;
+            let stateful = task.order.spec.has_client_state(task.algorithm.as_ref());
+            let worker = tools.states.worker().clone();
+            let pending = local_run(tools.trainer.as_mut(), (task, &worker), &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
             let durable: &mut Durable = tools.states.get(&run, &kind, stateful)?;
@@ -180,14 +189,29 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
     )
 }
 
+fn packing(
+    engine: &mut dyn Train,
+    spec: &RunSpec,
+    algorithm: &dyn Algorithm,
+) -> Result<Option<Packing>, Ended> {
+    let shapes = engine.shapes(spec)?;
+    spec.packing(algorithm, &shapes)
+        .map_err(|error| Ended::Declined(DeclineReason::Spec, error.to_string()))
+}
+
 fn local_run(
     engine: &mut dyn Train,
-    task: Task,
+    (task, worker): (Task, &WorkerName),
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
+    let packing = match order.spec.compression {
+        None => None,
+        Some(_) => packing(engine, &order.spec, algorithm.as_ref())?,
+    };
+    let seed = packing_seed(order.spec.seed, worker.as_str());
     let Assignment { round, lr, spec, clip_norm, .. } = order;
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
@@ -206,7 +230,9 @@ fn local_run(
     let mut seen = |block: &[f32]| {
         hasher.update(bytemuck::cast_slice(block));
     };
-    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, clip_norm), &mut seen)?;
+    let way = Way { round, clip_norm, packing: packing.as_ref().map(|packing| (packing, seed)) };
+    let Outgoing { payload, next, .. } =
+        outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
-    Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
+    Ok(Pending { round, basis, facts, digest, upload: payload, next })
 }
