@@ -6,15 +6,17 @@
 //! costs a week of training.
 
 use crate::nearest;
-use algorithms::{Algorithm, schedule::Schedule};
+use algorithms::{Algorithm, combine::Combiner, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod combiner;
 mod compression;
 mod private;
 mod topology;
 
 pub use check::SpecError;
+pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
@@ -54,6 +56,12 @@ pub struct RunSpec {
     /// How updates are made smaller on their way; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
+    /// How the updates of a round become one; absent: their mean, as the algorithm weighs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combiner: Option<Combiner>,
+    /// Clients that lie, in a simulation alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<AttackSpec>,
     /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]

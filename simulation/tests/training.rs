@@ -58,9 +58,18 @@ fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
 
 const HALF: &str = "[cohort]\nfraction=0.5\n";
 const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
-/// No state, what compression lost, client state, both, state that is sent again.
-const CASES: [(&str, &str); 5] =
-    [("fedavg", ""), ("fedavg", PACKED), ("scaffold", ""), ("scaffold", PACKED), ("afedpd", "")];
+const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.5\n";
+const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
+/// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars.
+const CASES: [(&str, &str); 7] = [
+    ("fedavg", ""),
+    ("fedavg", PACKED),
+    ("scaffold", ""),
+    ("scaffold", PACKED),
+    ("afedpd", ""),
+    ("fedcm", CLIPPED),
+    ("fedavg", ATTACKED),
+];
 
 #[test]
 fn threads_memory_and_checkpoints_change_nothing() {
@@ -80,6 +89,23 @@ fn threads_memory_and_checkpoints_change_nothing() {
         other.seed = 4;
         assert_ne!(one.digest, go(|_| (), other).digest, "{algorithm}: another seed");
     }
+}
+
+#[test]
+fn a_robust_combiner_withstands_what_a_mean_does_not() {
+    let loss = |combiner: &str, attack: &str| {
+        let rest = format!("[combiner]\n{combiner}\n[attack]\n{attack}\n[cohort]\nmin_updates=9\n");
+        let outcome = go(|setup| setup.threads = 2, spec("fedavg", &rest));
+        outcome.lines[3].metrics.eval_loss.expect("the last round is evaluated")
+    };
+    let forged = "kind='sign-flip'\nscale=10.0\nfraction=0.25";
+    let honest = loss("kind='mean'", "kind='label-flip'\nfraction=0.0");
+    for combiner in ["kind='median'", "kind='multi-krum'\nbyzantine=3", "kind='geometric-median'"] {
+        assert!(loss(combiner, forged) < honest + 0.2, "{combiner}");
+    }
+    assert!(loss("kind='mean'", forged) > honest + 0.5);
+    // Its labels are turned round, its update is as long as the others'.
+    assert!(loss("kind='mean'", "kind='label-flip'\nfraction=0.5") > honest + 0.01);
 }
 
 /// Dies when it has seen so many notices; true if it came to its end before.

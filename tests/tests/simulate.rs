@@ -97,3 +97,37 @@ async fn compressed_updates_are_the_same_bytes_in_both() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn combiners_are_the_same_bits_in_both() {
+    let mut federation = Federation::start().await;
+    let sections = [
+        ("kind='mean'", ""),
+        ("kind='norm-bounded'\nbound=0.3", ""),
+        ("kind='trimmed-mean'\ntrim=0.34", ""),
+        ("kind='krum'\nbyzantine=0", ""),
+        ("kind='centred-clipping'\nradius=0.2", ""),
+        ("kind='geometric-median'", "[compression]\nkind='int8'\n"),
+    ];
+    let plain = spec("fedcm").replace("size=3", "size=3\nmin_updates=3");
+    let combined = |(section, rest): (&str, &str)| format!("{plain}{rest}[combiner]\n{section}\n");
+    let mut ids = Vec::new();
+    for section in sections {
+        ids.push(federation.operator.submit(&combined(section)).await);
+    }
+    let refused = federation.operator.refused(&format!("{plain}[attack]\nkind='alie'\nfraction=0.2\n")).await;
+    assert!(refused.contains("starling simulate"), "{refused}");
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.committed(&ids[5], 1).await;
+    let mut federation = federation.restart_coordinator().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for (section, id) in sections.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.digests(&id).await;
+        assert_eq!(simulated(&combined(section), 2), real, "{section:?}");
+        assert!(seen.insert(real[3]), "{section:?} is like another");
+    }
+}

@@ -146,7 +146,7 @@ mod tests {
         let mut words = packing.pack(&some(1), None, 1).unwrap().words;
         words.extend(packing.pack(&[5.0], None, 1).unwrap().words);
         let refused = |words: &[f32]| packing.unpack(words).unwrap_err().to_string();
-        assert!(refused(&words[1..]).contains("`steps`: 0 words are left"));
+        assert!(refused(&words[..words.len() - 1]).contains("`steps`: 0 words are left"));
         assert!(refused(&[&words[..], &[0.0]].concat()).contains("too many"));
         // 2 scales and 98 bits: of the last word two bytes are padding.
         let at = words.len() - 2;

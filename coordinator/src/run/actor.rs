@@ -6,7 +6,7 @@
 
 use super::{
     Command, Delivery, RunHandle, Shared,
-    aggregate::{Refusal, fold},
+    aggregate::{Refusal, fold_by},
     buffers::Buffers,
     metrics::Pending,
     private::Private,
@@ -17,13 +17,14 @@ use crate::{
     fleet::Fleet,
     health::Health,
     machine::{Action, Decision, End, Event, Machine, Rules, Token},
+    spool::Spool,
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
 use algorithms::{
     Algorithm,
     compress::Packing,
-    fold::{Accumulator, UploadFacts},
+    fold::{Accumulator, UploadFacts, accumulators_of},
 };
 use proto::{
     digest::Digest,
@@ -61,6 +62,8 @@ pub(crate) struct Actor {
     pub(super) machine: Machine,
     pub(super) record: RunRecord,
     pub(super) accumulators: Vec<Accumulator>,
+    /// The updates of the open round, where the combiner needs them all.
+    pub(super) spool: Option<Spool>,
     pub(super) timers: BTreeSet<(u64, Token)>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) own: mpsc::Sender<Command>,
@@ -101,7 +104,7 @@ impl Actor {
             wire: packing.as_ref().map_or_else(|| upload.clone(), Packing::wire),
             packing,
             upload,
-            folds: algorithm.folds(),
+            folds: record.spec.folds(algorithm.as_ref()),
             bytes_up: 0.into(),
             bytes_down: 0.into(),
             buffers: Buffers::new(slots),
@@ -130,6 +133,7 @@ impl Actor {
             machine,
             record,
             accumulators: Vec::new(),
+            spool: None,
             timers: BTreeSet::new(),
             commands,
             own,
@@ -249,6 +253,8 @@ impl Actor {
         if self.machine.offer(&worker, round) == Decision::Accept {
             let folded = if self.private.is_some() {
                 self.sum_up(values).await
+            } else if self.shared.spec.spooled().is_some() {
+                self.keep(&worker, values, fold_facts).await
             } else {
                 self.fold(values, fold_facts).await
             };
@@ -267,13 +273,13 @@ impl Actor {
 
     async fn fold(&mut self, values: Vec<f32>, facts: UploadFacts) -> Result<Option<Refusal>, String> {
         let mut accumulators = std::mem::take(&mut self.accumulators);
-        let (shared, algorithm) = (Arc::clone(&self.shared), Arc::clone(&self.algorithm));
-        let length = self.record.length as usize;
+        let shared = Arc::clone(&self.shared);
         let folded = tokio::task::spawn_blocking(move || {
             if accumulators.is_empty() {
-                accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
+                accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
             }
-            fold(&mut accumulators, &shared.upload, &values, &facts);
+            let combiner = shared.spec.combiner;
+            fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
             shared.buffers.give(values);
             accumulators
         });
@@ -327,6 +333,7 @@ impl Actor {
     /// Drops what was uploaded, and gives its memory back to the system.
     pub(super) fn release(&mut self) {
         self.accumulators = Vec::new();
+        self.spool = None;
         self.drop_sum();
         self.shared.drop_parked();
         self.shared.buffers.clear();

@@ -4,7 +4,10 @@
 //! Nothing is folded before everything was checked: an integer aggregate cannot be cleaned
 //! afterwards.
 
-use algorithms::fold::{Accumulator, ELEMENT_MAX, Fold, UploadFacts, WEIGHT_MAX, fold_into};
+use algorithms::{
+    combine::Combiner,
+    fold::{Accumulator, ELEMENT_MAX, Fold, UploadFacts, WEIGHT_MAX, fold_into},
+};
 use proto::v1::{ElementType, RejectReason, UploadHeader};
 use rayon::prelude::*;
 
@@ -165,13 +168,25 @@ pub(crate) fn vet_values(
 /// # Panics
 /// If an accumulator reads a vector that is not among them, or `values` is shorter than all of them.
 pub fn fold(accumulators: &mut [Accumulator], shapes: &[(&str, usize)], values: &[f32], facts: &UploadFacts) {
+    fold_by(None, accumulators, shapes, (values, facts));
+}
+
+/// As [`fold`], each vector as much as the combiner lets it count.
+pub(crate) fn fold_by(
+    combiner: Option<Combiner>,
+    accumulators: &mut [Accumulator],
+    shapes: &[(&str, usize)],
+    (values, facts): (&[f32], &UploadFacts),
+) {
     for accumulator in accumulators {
         let from = accumulator.fold().from;
         let at = shapes.iter().position(|(name, _)| *name == from);
         let at = at.expect("a fold reads what its rule uploads");
         let start: usize = shapes[..at].iter().map(|(_, length)| length).sum();
         let source = &values[start..start + shapes[at].1];
+        let factor = combiner.map_or(1.0, |combiner| combiner.factor_of(source));
         let (sum, scale) = accumulator.parts(facts);
+        let scale = scale * factor;
         sum.par_chunks_mut(BLOCK).zip(source.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));
     }
 }

@@ -3,6 +3,7 @@
 mod actor;
 pub(crate) mod aggregate;
 mod buffers;
+pub(crate) mod combine;
 mod commit;
 mod journal;
 mod metrics;

@@ -58,6 +58,7 @@ impl Actor {
             stop: self.parts.stop.clone(),
             algorithm: Arc::clone(&self.algorithm),
             accumulators: std::mem::take(&mut self.accumulators),
+            spool: self.spool.take(),
             facts: self.facts(RoundFacts { included: counted.len(), population, population_before }),
             noise,
             payment: self.payment(round),

@@ -46,11 +46,14 @@ impl RunSpec {
         Ok(spec)
     }
 
-    /// Refuses a run that has no use for a coordinator.
+    /// Refuses a run that has no use for a coordinator, or that only a simulation may do.
     pub fn for_coordinator(self) -> Result<Self, SpecError> {
         require(self.mode == Mode::Federated, "mode", || {
             "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine"
                 .into()
+        })?;
+        require(self.attack.is_none(), "attack", || {
+            "liars are for simulations: `starling simulate FILE`; remove the section to train for real".into()
         })?;
         Ok(self)
     }
@@ -86,6 +89,9 @@ impl RunSpec {
             require(self.compression.is_none(), "compression", || {
                 "peers exchange whole models in this version; the section belongs to federated runs".into()
             })?;
+            require(self.combiner.is_none() && self.attack.is_none(), "combiner", || {
+                "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
+            })?;
             self.mixing()?;
             self.check_model()?;
             self.check_data()?;
@@ -104,6 +110,7 @@ impl RunSpec {
         self.check_cohort()?;
         self.check_privacy(algorithm.as_ref())?;
         self.check_compression()?;
+        self.check_combiner(algorithm.as_ref())?;
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })

@@ -5,9 +5,10 @@ use super::{Evaluation, Line, SimulationError, client_index, server::Server};
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
 use algorithms::{
     MODEL, RoundFacts, Vectors,
-    fold::{UploadFacts, accumulators, drain_into},
+    fold::{UploadFacts, accumulators_of, drain_into, fold_into},
 };
 use coordinator::{
+    Spool, centre_name, keep_centres,
     machine::{Action, Counted, Millis},
     private::Secret,
 };
@@ -30,9 +31,10 @@ impl Server<'_> {
         let facts = RoundFacts { included: counted.len(), population, population_before };
         let (mean, facts, epsilon) = match self.release(round, secret)? {
             Some((mean, facts, epsilon)) => (mean, facts, Some(epsilon)),
-            None => (self.means(), facts, None),
+            None => (self.means()?, facts, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
+        keep_centres(self.spec.combiner, &mut self.vectors, &mean);
         self.record.round = round + 1;
         self.record.population_before = population;
         self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
@@ -65,17 +67,48 @@ impl Server<'_> {
     }
 
     /// Adds an update to the means of the round.
-    pub(super) fn fold(&mut self, upload: &Vectors, facts: &UploadFacts) {
+    pub(super) fn fold(
+        &mut self,
+        worker: &str,
+        upload: &Vectors,
+        facts: &UploadFacts,
+    ) -> Result<(), SimulationError> {
+        let shapes = self.algorithm.upload(self.record.length as usize);
+        if self.spec.spooled().is_some() {
+            return self.keep(worker, shapes, (upload, facts)).map_err(|error| SimulationError::file(&self.folder, error));
+        }
         if self.accumulators.is_empty() {
-            self.accumulators = accumulators(self.algorithm, self.record.length as usize);
+            self.accumulators = accumulators_of(self.spec.folds(self.algorithm), &shapes);
         }
         for accumulator in &mut self.accumulators {
-            let from = accumulator.fold().from;
-            accumulator.accumulate(&upload[from], facts);
+            let x = &upload[accumulator.fold().from];
+            let factor = self.spec.combiner.map_or(1.0, |combiner| combiner.factor_of(x));
+            let (sum, scale) = accumulator.parts(facts);
+            fold_into(sum, x, scale * factor);
         }
+        Ok(())
     }
 
-    fn means(&mut self) -> Vectors {
+    fn keep(
+        &mut self,
+        worker: &str,
+        shapes: Vec<(&'static str, usize)>,
+        (upload, facts): (&Vectors, &UploadFacts),
+    ) -> std::io::Result<()> {
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            None => self.spool.insert(Spool::create(&self.folder, shapes)?),
+        };
+        let parts: Vec<&[f32]> = upload.values().map(|vector| vector.as_slice()).collect();
+        spool.add(worker, *facts, &parts)
+    }
+
+    fn means(&mut self) -> Result<Vectors, SimulationError> {
+        if let (Some(combiner), Some(spool)) = (self.spec.spooled(), self.spool.take()) {
+            let centre = |fold: &str| self.vectors.get(&centre_name(fold)).cloned();
+            let combined = spool.combine(&combiner, &self.spec.folds(self.algorithm), centre);
+            return combined.map_err(|error| SimulationError::Failed(error.to_string()));
+        }
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();
@@ -84,7 +117,7 @@ impl Server<'_> {
             drain_into(&mut mean, sum, unit);
             means.insert(name, Arc::new(mean));
         }
-        means
+        Ok(means)
     }
 
     fn is_due(&self, round: u64) -> bool {

@@ -14,7 +14,7 @@ use coordinator::{
 };
 use proto::{
     event::RunEvent,
-    spec::{ModelSpec, PartitionSpec},
+    spec::PartitionSpec,
     v1::{ElementType, Phase, UploadHeader, VectorShape},
 };
 use std::{
@@ -25,7 +25,7 @@ use std::{
 };
 use worker::{
     engine::save_safetensors,
-    trainer::{Scores, scores, steps_due},
+    trainer::{Scores, scores},
 };
 
 /// Runs a simulation to its end, from where it was interrupted.
@@ -203,6 +203,7 @@ impl<'a, 'w> Drive<'a, 'w> {
             Action::FederatedDone { sums, .. } => self.federated(&sums)?,
             Action::DropUploads => {
                 self.server.accumulators.clear();
+                self.server.spool = None;
                 self.server.drop_sum();
                 self.server.states().give_up();
             }
@@ -230,15 +231,10 @@ impl<'a, 'w> Drive<'a, 'w> {
         let Some(client) = client_index(&worker) else { return };
         let (down, recalled, bytes) = self.server.payload(committed);
         self.server.bytes.0 += bytes;
-        let spec = &self.server.spec;
-        let steps = match spec.model {
-            ModelSpec::Flat { .. } => 1,
-            _ => u64::from(steps_due(&spec.local, self.server.shares.size(client))),
-        };
-        let key = (self.now + steps * STEP_MS, self.orders);
+        let key = (self.now + self.server.duration(client, round), self.orders);
         self.orders += 1;
         let clip_norm = self.server.record.privacy.as_ref().map(|standing| standing.norm);
-        let lr = spec.lr(round);
+        let lr = self.server.spec.lr(round);
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
         self.awaited.insert(key, Awaited { worker, round, since: self.now });
@@ -269,6 +265,7 @@ impl<'a, 'w> Drive<'a, 'w> {
 
     fn deliver(&mut self, worker: String, (round, since): (u64, Millis), update: Update) -> Step {
         let Update { examples, steps, loss, upload, bytes, next } = update;
+        let upload = self.server.arriving(&worker, round, upload);
         let lengths = upload.iter().map(|(name, vector)| VectorShape {
             name: name.clone(),
             length: vector.len() as u64,
@@ -303,7 +300,7 @@ impl<'a, 'w> Drive<'a, 'w> {
                     return self.handle(Event::Rejected { worker, round, reason, detail });
                 }
                 Some(Ok(())) => {}
-                None => self.server.fold(&upload, &fold_facts),
+                None => self.server.fold(&worker, &upload, &fold_facts)?,
             }
             if self.server.spec.has_client_state(algorithm)
                 && let Some(client) = client_index(&worker)

@@ -4,12 +4,14 @@
 use super::{
     Setup, SimulationError, client_index, client_name,
     files::Metrics,
+    liars::Liars,
     private::{self, Private},
     shares::Shares,
     states::States,
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator};
 use coordinator::{
+    Spool,
     private::Guard,
     store::{RunRecord, Store, Stored},
 };
@@ -41,6 +43,11 @@ pub(super) struct Server<'a> {
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
+    /// The updates of the open round, where the combiner needs them all.
+    pub(super) spool: Option<Spool>,
+    pub(super) liars: Option<Liars>,
+    /// Where what is in the making lies.
+    pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
     pub(super) metrics: Metrics,
     pub(super) bytes: (u64, u64),
@@ -77,7 +84,10 @@ impl Opened {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
-        let shares = Shares::divide(train, division, *clients, spec.seed)?;
+        let mut shares = Shares::divide(train, division, *clients, spec.seed)?;
+        if let Some(liars) = Liars::of(spec, *clients, train)? {
+            shares.flip(liars.flipped());
+        }
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
@@ -118,6 +128,9 @@ impl Opened {
             states: &self.states,
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
+            spool: None,
+            liars: Liars::of(&setup.spec, setup.clients, &setup.train)?,
+            folder: setup.folder.join(STATE),
             private: self
                 .guard
                 .as_ref()

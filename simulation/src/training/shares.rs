@@ -3,6 +3,7 @@
 
 use super::SimulationError;
 use proto::spec::PartitionSpec;
+use std::collections::BTreeSet;
 use worker::data::{Dataset, partition};
 
 /// A division of a data set.
@@ -12,6 +13,8 @@ pub struct Shares {
     order: Vec<u32>,
     /// Client `i` holds `order[bounds[i]..bounds[i + 1]]`.
     bounds: Vec<u32>,
+    /// Clients whose labels are turned round.
+    flipped: BTreeSet<usize>,
 }
 
 impl Shares {
@@ -27,12 +30,22 @@ impl Shares {
     ) -> Result<Self, SimulationError> {
         let parts = partition(data, division, clients, seed)
             .map_err(|error| SimulationError::Setup(error.to_string()))?;
-        let mut shares = Self { data: data.clone(), order: Vec::with_capacity(data.len()), bounds: vec![0] };
+        let mut shares = Self {
+            data: data.clone(),
+            order: Vec::with_capacity(data.len()),
+            bounds: vec![0],
+            flipped: BTreeSet::new(),
+        };
         for part in parts {
             shares.order.extend(part.into_iter().map(|example| example as u32));
             shares.bounds.push(shares.order.len() as u32);
         }
         Ok(shares)
+    }
+
+    /// Turns the labels of these clients round.
+    pub(super) fn flip(&mut self, clients: BTreeSet<usize>) {
+        self.flipped = clients;
     }
 
     fn range(&self, client: usize) -> &[u32] {
@@ -52,7 +65,8 @@ impl Shares {
     /// A client's view of the data.
     pub fn of(&self, client: usize) -> Dataset {
         let indices: Vec<usize> = self.range(client).iter().map(|example| *example as usize).collect();
-        self.data.subset(&indices)
+        let share = self.data.subset(&indices);
+        if self.flipped.contains(&client) { share.flipped() } else { share }
     }
 
     /// Examples of each class that each client holds; `None` for text.
