@@ -130,7 +130,11 @@ impl Fleet {
             }
             if !run.shared.is_eligible(&session.datasets, &session.capabilities) {
                 if joined && run.shared.is_eligible(&session.datasets, &[proto::COMPRESSION.to_owned()]) {
-                    tracing::warn!(worker, run = run.shared.id, "cannot compress updates; a newer worker can");
+                    tracing::warn!(
+                        worker,
+                        run = run.shared.id,
+                        "cannot compress updates; a newer worker can"
+                    );
                 }
                 continue;
             }
@@ -144,7 +148,9 @@ impl Fleet {
     pub(crate) fn eligible(&self, run: &Shared) -> Vec<String> {
         lock(&self.workers)
             .iter()
-            .filter(|(_, known)| known.session.as_ref().is_some_and(|s| run.is_eligible(&s.datasets, &s.capabilities)))
+            .filter(|(_, known)| {
+                known.session.as_ref().is_some_and(|s| run.is_eligible(&s.datasets, &s.capabilities))
+            })
             .map(|(worker, _)| worker.clone())
             .collect()
     }

@@ -11,15 +11,7 @@ use algorithms::{
     fold::{Fold, UploadFacts},
 };
 use rayon::prelude::*;
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io,
-    ops::Range,
-    os::unix::fs::FileExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 /// Scalars of all updates together that a thread has in memory.
 const BLOCK: usize = 1 << 20;
@@ -32,8 +24,10 @@ pub struct Spool {
     file: File,
     /// Names and lengths of the vectors of an upload.
     shapes: Vec<(&'static str, usize)>,
-    /// By worker: where its update lies, and its scalars.
-    updates: BTreeMap<String, (u64, UploadFacts)>,
+    /// Updates in the file.
+    written: u64,
+    /// By worker and draw: where its update lies, and its scalars.
+    updates: BTreeMap<(String, usize), (u64, UploadFacts)>,
 }
 
 /// Why updates cannot be combined.
@@ -63,22 +57,31 @@ impl Spool {
     /// If no file can be made there.
     pub fn create(folder: &Path, shapes: Vec<(&'static str, usize)>) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        Ok(Self { file: tempfile::tempfile_in(folder)?, shapes, updates: BTreeMap::new() })
+        Ok(Self { file: tempfile::tempfile_in(folder)?, shapes, written: 0, updates: BTreeMap::new() })
     }
 
-    /// Adds a vetted update: its vectors in the order of their names, in any number of parts.
+    /// Adds a vetted update, which counts as often as its worker was drawn: its vectors in the order of their
+    /// names, in any number of parts.
     ///
     /// # Errors
     /// If it cannot be written; then it is not there.
-    pub fn add(&mut self, worker: &str, facts: UploadFacts, parts: &[&[f32]]) -> io::Result<()> {
-        let start = self.updates.len() as u64 * self.bytes();
+    pub fn add(
+        &mut self,
+        worker: &str,
+        (facts, draws): (UploadFacts, usize),
+        parts: &[&[f32]],
+    ) -> io::Result<()> {
+        let start = self.written * self.bytes();
         let mut at = start;
         for part in parts {
             let bytes: &[u8] = bytemuck::cast_slice(part);
             self.file.write_all_at(bytes, at)?;
             at += bytes.len() as u64;
         }
-        self.updates.insert(worker.to_owned(), (start, facts));
+        self.written += 1;
+        for draw in 0..draws {
+            self.updates.insert((worker.to_owned(), draw), (start, facts));
+        }
         Ok(())
     }
 
@@ -175,7 +178,10 @@ impl Spool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use algorithms::{fold::{Scale, Weighting}, seed};
+    use algorithms::{
+        fold::{Scale, Weighting},
+        seed,
+    };
 
     const D: usize = 40_000;
     const FOLDS: [Fold; 2] = [
@@ -195,7 +201,7 @@ mod tests {
         for worker in order {
             let (name, facts, values) = update(*worker);
             let (head, tail) = values.split_at(D / 3);
-            spool.add(&name, facts, &[head, tail]).unwrap();
+            spool.add(&name, (facts, 1), &[head, tail]).unwrap();
         }
         spool
     }

@@ -6,7 +6,7 @@
 //! costs a week of training.
 
 use crate::nearest;
-use algorithms::{Algorithm, combine::Combiner, schedule::Schedule};
+use algorithms::{Algorithm, cohort::draw::Sampler, combine::Combiner, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 mod check;
@@ -323,6 +323,9 @@ pub struct CohortSpec {
     pub fraction: Option<f64>,
     /// Number of workers that take part in a round; exclusive with `fraction`.
     pub size: Option<usize>,
+    /// How a cohort is drawn; absent: uniformly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<Sampler>,
     /// Number of clients of the whole federation, N: what a private run divides by. Declared, so that
     /// ε and the model do not depend on who happens to be connected.
     pub population: Option<u64>,
@@ -341,6 +344,7 @@ impl Default for CohortSpec {
         Self {
             fraction: None,
             size: None,
+            sampler: None,
             population: None,
             min_updates: 1,
             min_workers: 1,

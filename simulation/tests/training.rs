@@ -56,12 +56,14 @@ fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
     outcome
 }
 
-const HALF: &str = "[cohort]\nfraction=0.5\n";
+const HALF: &str = "[cohort]\nsize=6\n";
 const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
 const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.5\n";
 const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
-/// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars.
-const CASES: [(&str, &str); 7] = [
+const CHOSEN: &str = "sampler={kind='power-of-choice',candidates=9}\n";
+/// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars, what was
+/// seen of clients.
+const CASES: [(&str, &str); 8] = [
     ("fedavg", ""),
     ("fedavg", PACKED),
     ("scaffold", ""),
@@ -69,6 +71,7 @@ const CASES: [(&str, &str); 7] = [
     ("afedpd", ""),
     ("fedcm", CLIPPED),
     ("fedavg", ATTACKED),
+    ("fedavg", CHOSEN),
 ];
 
 #[test]

@@ -146,7 +146,11 @@ fn packed(mut upload: Upload, falsify: fn(&mut Vec<u8>)) -> Upload {
 async fn what_the_compression_does_not_make_is_refused() {
     const CASES: &[Case] = &[
         ("not packed", |u| u, RejectReason::Shape),
-        ("as numbers", |u| change(packed(u, |_| ()), |u| u.header.vectors[0].element = 1), RejectReason::ElementType),
+        (
+            "as numbers",
+            |u| change(packed(u, |_| ()), |u| u.header.vectors[0].element = 1),
+            RejectReason::ElementType,
+        ),
         ("form", |u| packed(u, |bytes| bytes[0] = 9), RejectReason::Compression),
         ("positions", |u| packed(u, |bytes| bytes[4] = 0xFF), RejectReason::Compression),
         ("padding", |u| packed(u, |bytes| bytes[83] = 1), RejectReason::Compression),
@@ -166,7 +170,10 @@ async fn a_worker_that_cannot_compress_is_not_asked() {
     federation.add("new", Trainer::Toy(Toy::default()));
     federation.operator.finished(&run).await;
     let lines = federation.operator.metrics(&run).await;
-    assert!(lines.iter().all(|line| line.participants == 1 && line.bytes_up < LENGTH as u64 + 32), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.participants == 1 && line.bytes_up < LENGTH as u64 + 32),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

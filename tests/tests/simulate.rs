@@ -1,11 +1,7 @@
 //! The simulator against the real thing: a federation over sockets and a simulation with the same seed,
 //! cohort and shares have the same model in every round.
 
-use proto::{
-    digest::Digest,
-    event::Metrics,
-    spec::RunSpec,
-};
+use proto::{digest::Digest, event::Metrics, spec::RunSpec};
 use simulation::training::{self, Setup};
 use starling_tests::{
     federation::{Federation, Trainer},
@@ -76,7 +72,8 @@ async fn compressed_updates_are_the_same_bytes_in_both() {
         ("afedpd", "kind='int4'", 0.15),
         ("fednova", "kind='sign'", 0.06),
     ];
-    let compressed = |(kind, section, _): (&str, &str, f64)| format!("{}[compression]\n{section}\n", spec(kind));
+    let compressed =
+        |(kind, section, _): (&str, &str, f64)| format!("{}[compression]\n{section}\n", spec(kind));
     let mut ids = Vec::new();
     for run in runs {
         ids.push(federation.operator.submit(&compressed(run)).await);

@@ -182,9 +182,7 @@ impl Compressor {
             Self::Int4 { block } => d.div_ceil(2) + 4 * d.div_ceil(block),
             Self::TopK { ratio } => sparse::top_size(kept(ratio, d), d),
             Self::RandomK { ratio, .. } => 8 + 4 * kept(ratio, d),
-            Self::NOfM { keep, group } => {
-                d.div_ceil(8) + 4 * (d / group * keep + keep.min(d % group))
-            }
+            Self::NOfM { keep, group } => d.div_ceil(8) + 4 * (d / group * keep + keep.min(d % group)),
             Self::Sign { block } => d.div_ceil(8) + 4 * d.div_ceil(block),
             Self::LowRank { rank } => low_rank::size(matrices, rank),
         }

@@ -100,7 +100,11 @@ impl Packing {
             // One vector is the usual case: it is not copied.
             if values.is_empty() { values = decoded } else { values.extend_from_slice(&decoded) }
         }
-        if rest.is_empty() { Ok(values) } else { Err(CompressError::Bytes(format!("{} words too many", rest.len()))) }
+        if rest.is_empty() {
+            Ok(values)
+        } else {
+            Err(CompressError::Bytes(format!("{} words too many", rest.len())))
+        }
     }
 
     fn of(&self, length: usize) -> Compressor {

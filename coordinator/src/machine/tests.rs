@@ -21,6 +21,7 @@ fn rules() -> Rules {
         evaluation_ms: 1_000,
         noised: false,
         rate: None,
+        sampler: None,
         cap: None,
     }
 }

@@ -95,8 +95,7 @@ impl Actor {
         let upload = algorithm.upload(record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
         let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
-        let packing =
-            record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
+        let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
@@ -251,12 +250,13 @@ impl Actor {
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
+            let draws = self.machine.draws(&worker);
             let folded = if self.private.is_some() {
                 self.sum_up(values).await
             } else if self.shared.spec.spooled().is_some() {
-                self.keep(&worker, values, fold_facts).await
+                self.keep(&worker, values, (fold_facts, draws)).await
             } else {
-                self.fold(values, fold_facts).await
+                self.fold(values, (fold_facts, draws)).await
             };
             match folded {
                 Ok(None) => {}
@@ -271,7 +271,12 @@ impl Actor {
         self.act(actions).await;
     }
 
-    async fn fold(&mut self, values: Vec<f32>, facts: UploadFacts) -> Result<Option<Refusal>, String> {
+    /// Adds an update to the means, as often as its worker was drawn.
+    async fn fold(
+        &mut self,
+        values: Vec<f32>,
+        (facts, draws): (UploadFacts, usize),
+    ) -> Result<Option<Refusal>, String> {
         let mut accumulators = std::mem::take(&mut self.accumulators);
         let shared = Arc::clone(&self.shared);
         let folded = tokio::task::spawn_blocking(move || {
@@ -279,7 +284,9 @@ impl Actor {
                 accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
             }
             let combiner = shared.spec.combiner;
-            fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
+            for _ in 0..draws {
+                fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
+            }
             shared.buffers.give(values);
             accumulators
         });

@@ -33,7 +33,7 @@ impl Actor {
         &mut self,
         worker: &str,
         values: Vec<f32>,
-        facts: UploadFacts,
+        (facts, draws): (UploadFacts, usize),
     ) -> Result<Option<Refusal>, String> {
         let (mut spool, shared) = (self.spool.take(), Arc::clone(&self.shared));
         let (health, stop) = (self.parts.health.clone(), self.parts.stop.clone());
@@ -44,7 +44,7 @@ impl Actor {
                     Some(to) => to,
                     None => spool.insert(Spool::create(&folder, shared.upload.clone())?),
                 };
-                to.add(&worker, facts, &[&values])
+                to.add(&worker, (facts, draws), &[&values])
             };
             while let Err(error) = attempt(&mut spool) {
                 tracing::error!(%error, "an update cannot be kept; trying again in {RETRY:?}");

@@ -32,6 +32,7 @@ impl Actor {
                 *record.participations.entry(counted.worker.clone()).or_default() += 1;
             }
         }
+        record.profile(&counted);
         let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
         let mut metrics = Metrics {

@@ -220,6 +220,7 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
+            profiles: BTreeMap::new(),
         })
     }
 

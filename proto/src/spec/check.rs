@@ -3,7 +3,7 @@
 
 use super::{LocalSpec, Mode, ModelSpec, PartitionSpec, RunSpec};
 use crate::{limits, names::RunId, nearest};
-use algorithms::{fold, schedule::LearningRate};
+use algorithms::{cohort::draw::Sampler, fold, schedule::LearningRate};
 
 /// What is wrong with a run file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,10 @@ impl RunSpec {
     pub fn for_coordinator(self) -> Result<Self, SpecError> {
         require(self.mode == Mode::Federated, "mode", || {
             "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine"
+                .into()
+        })?;
+        require(!matches!(self.cohort.sampler, Some(Sampler::Diverse { .. })), "cohort.sampler", || {
+            "a coordinator does not know its workers' labels: `diverse` is for `starling simulate FILE`"
                 .into()
         })?;
         require(self.attack.is_none(), "attack", || {
@@ -208,9 +212,41 @@ impl RunSpec {
         require(cohort.size.is_none_or(|n| cohort.min_updates <= n), "cohort.min_updates", || {
             "more than the cohort's size: no round could ever commit".into()
         })?;
+        self.check_sampler()?;
         require(cohort.min_workers >= 1, "cohort.min_workers", || "expected at least 1".into())?;
         require((1..=31_536_000).contains(&cohort.deadline_s), "cohort.deadline_s", || {
             "expected 1 second to a year".into()
+        })
+    }
+}
+
+impl RunSpec {
+    fn check_sampler(&self) -> Result<(), SpecError> {
+        let wrong = |detail: &str| Err(SpecError::new("cohort.sampler", detail));
+        let size = self.cohort.size;
+        match self.cohort.sampler {
+            None | Some(Sampler::Uniform {}) => return Ok(()),
+            Some(_) if self.privacy.is_some() => {
+                return wrong("`privacy.sampling` draws the cohort of a private run; leave the key out");
+            }
+            Some(Sampler::Poisson { .. }) => {
+                return wrong("`poisson` is what private runs draw by: `privacy.sampling`");
+            }
+            Some(Sampler::PowerOfChoice { candidates } | Sampler::Diverse { candidates, .. }) => {
+                if size.is_none_or(|size| size > candidates) {
+                    return wrong("expected `cohort.size`, and at least as many `candidates`");
+                }
+            }
+            Some(Sampler::WithReplacement {} | Sampler::SizeWeighted {}) => {}
+        }
+        let partial = size.is_some() || self.cohort.fraction.is_some();
+        require(partial, "cohort.sampler", || {
+            "where all take part nobody is drawn: give `size` or `fraction`".into()
+        })?;
+        let repeats = self.cohort.sampler == Some(Sampler::WithReplacement {});
+        require(!repeats || self.cohort.min_updates == 1, "cohort.min_updates", || {
+            "a cohort that is drawn with replacement may be one worker, several times; leave the key out"
+                .into()
         })
     }
 }
@@ -274,7 +310,27 @@ mod tests {
             ("lr = 0.05", "lr = 0.05\nwarmup = 20", "local.warmup"),
             ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"step\", every = 0, factor = 0.5 }", "`every`"),
             ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"cosin\" }", "did you mean `cosine`"),
-            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"constant\", floor = 1.0 }", "unknown field `floor`"),
+            (
+                "lr = 0.05",
+                "lr = 0.05\nschedule = { kind = \"constant\", floor = 1.0 }",
+                "unknown field `floor`",
+            ),
+            (
+                "fraction = 0.1",
+                "fraction = 0.1\nsampler = { kind = \"poisson\", probability = 0.1 }",
+                "privacy.sampling",
+            ),
+            (
+                "fraction = 0.1",
+                "size = 5\nsampler = { kind = \"power-of-choice\", candidates = 4 }",
+                "at least as many",
+            ),
+            ("fraction = 0.1", "sampler = { kind = \"size-weighted\" }", "nobody is drawn"),
+            (
+                "fraction = 0.1",
+                "fraction = 0.1\nsampler = { kind = \"with-replacement\" }",
+                "drawn with replacement",
+            ),
             ("fraction = 0.1", "fraction = 0.1\nsize = 3", "exclude"),
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),

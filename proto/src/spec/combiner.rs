@@ -36,7 +36,8 @@ impl TryFrom<Keys> for AttackSpec {
 
     fn try_from(mut keys: Keys) -> Result<Self, String> {
         let fraction = keys.remove("fraction").ok_or("attack: missing field `fraction`")?;
-        let fraction = fraction.as_f64().ok_or_else(|| format!("`fraction` is {fraction}, expected a number"))?;
+        let fraction =
+            fraction.as_f64().ok_or_else(|| format!("`fraction` is {fraction}, expected a number"))?;
         let kind = if keys.len() == 1 && keys.get("kind").is_some_and(|kind| kind == LABEL_FLIP) {
             AttackKind::LabelFlip
         } else {

@@ -76,7 +76,8 @@ impl RunSpec {
         compressor.check().map_err(|error| SpecError::new("compression", error.to_string()))?;
         let unbiased = matches!(compressor, Compressor::RandomK { unbiased: true, .. });
         require(!(unbiased && feedback), "compression.feedback", || {
-            "what `unbiased` multiplies by d/k would be given back a second time; leave one of them out".into()
+            "what `unbiased` multiplies by d/k would be given back a second time; leave one of them out"
+                .into()
         })?;
         require(self.privacy.is_none(), "compression", || {
             "a private run checks the norm of exactly what its clients clipped, and pays for one round of it: \
@@ -110,7 +111,11 @@ mod tests {
         for (section, compressor, feedback) in [
             ("kind='int8'", Compressor::Int8 { block: 256 }, true),
             ("kind='top-k'\nratio=0.1\nfeedback=false", Compressor::TopK { ratio: 0.1 }, false),
-            ("kind='random-k'\nratio=0.1\nunbiased=true", Compressor::RandomK { ratio: 0.1, unbiased: true }, false),
+            (
+                "kind='random-k'\nratio=0.1\nunbiased=true",
+                Compressor::RandomK { ratio: 0.1, unbiased: true },
+                false,
+            ),
             ("kind='none'", Compressor::None {}, false),
         ] {
             let spec = read(&format!("[compression]\n{section}")).unwrap();

@@ -39,6 +39,7 @@ impl Server<'_> {
         self.record.population_before = population;
         self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
         self.count_participations(&counted);
+        self.record.profile(&counted);
         self.record.vectors = self.digests();
         self.record.recall(round, self.algorithm);
         if self.spec.has_client_state(self.algorithm) {
@@ -71,11 +72,12 @@ impl Server<'_> {
         &mut self,
         worker: &str,
         upload: &Vectors,
-        facts: &UploadFacts,
+        (facts, draws): (&UploadFacts, usize),
     ) -> Result<(), SimulationError> {
         let shapes = self.algorithm.upload(self.record.length as usize);
         if self.spec.spooled().is_some() {
-            return self.keep(worker, shapes, (upload, facts)).map_err(|error| SimulationError::file(&self.folder, error));
+            let kept = self.keep(worker, shapes, (upload, facts, draws));
+            return kept.map_err(|error| SimulationError::file(&self.folder, error));
         }
         if self.accumulators.is_empty() {
             self.accumulators = accumulators_of(self.spec.folds(self.algorithm), &shapes);
@@ -83,8 +85,10 @@ impl Server<'_> {
         for accumulator in &mut self.accumulators {
             let x = &upload[accumulator.fold().from];
             let factor = self.spec.combiner.map_or(1.0, |combiner| combiner.factor_of(x));
-            let (sum, scale) = accumulator.parts(facts);
-            fold_into(sum, x, scale * factor);
+            for _ in 0..draws {
+                let (sum, scale) = accumulator.parts(facts);
+                fold_into(sum, x, scale * factor);
+            }
         }
         Ok(())
     }
@@ -93,14 +97,14 @@ impl Server<'_> {
         &mut self,
         worker: &str,
         shapes: Vec<(&'static str, usize)>,
-        (upload, facts): (&Vectors, &UploadFacts),
+        (upload, facts, draws): (&Vectors, &UploadFacts, usize),
     ) -> std::io::Result<()> {
         let spool = match &mut self.spool {
             Some(spool) => spool,
             None => self.spool.insert(Spool::create(&self.folder, shapes)?),
         };
         let parts: Vec<&[f32]> = upload.values().map(|vector| vector.as_slice()).collect();
-        spool.add(worker, *facts, &parts)
+        spool.add(worker, (*facts, draws), &parts)
     }
 
     fn means(&mut self) -> Result<Vectors, SimulationError> {

@@ -3,7 +3,7 @@
 //! Those that conspire know every honest update of the round: theirs arrive after all others, and the
 //! honest ones stay in memory until then.
 
-use super::{SimulationError, STEP_MS, client_index, client_name, server::Server};
+use super::{STEP_MS, SimulationError, client_index, client_name, server::Server};
 use algorithms::{Vectors, cohort, combine::attacks::Attack, seed};
 use proto::spec::{AttackKind, ModelSpec, RunSpec};
 use std::{collections::BTreeSet, sync::Arc};
@@ -22,7 +22,11 @@ pub(super) struct Liars {
 
 impl Liars {
     /// Those of a run; `None`: nobody lies.
-    pub(super) fn of(spec: &RunSpec, clients: usize, train: &Dataset) -> Result<Option<Self>, SimulationError> {
+    pub(super) fn of(
+        spec: &RunSpec,
+        clients: usize,
+        train: &Dataset,
+    ) -> Result<Option<Self>, SimulationError> {
         let Some(attack) = spec.attack else { return Ok(None) };
         if attack.kind == AttackKind::LabelFlip && train.labels().is_none() {
             let text = "attack: text has no labels to be flipped";

@@ -97,7 +97,8 @@ type Step = Result<(), SimulationError>;
 
 impl<'a, 'w> Drive<'a, 'w> {
     fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>)) -> Self {
-        let machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        let mut machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        machine.know_labels(server.shares.label_shares(server.spec.as_ref()));
         Self {
             server,
             machine,
@@ -300,7 +301,10 @@ impl<'a, 'w> Drive<'a, 'w> {
                     return self.handle(Event::Rejected { worker, round, reason, detail });
                 }
                 Some(Ok(())) => {}
-                None => self.server.fold(&worker, &upload, &fold_facts)?,
+                None => {
+                    let draws = self.machine.draws(&worker);
+                    self.server.fold(&worker, &upload, (&fold_facts, draws))?;
+                }
             }
             if self.server.spec.has_client_state(algorithm)
                 && let Some(client) = client_index(&worker)

@@ -172,6 +172,7 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        profiles: BTreeMap::new(),
     };
     (record, vectors)
 }

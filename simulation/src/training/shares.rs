@@ -1,9 +1,10 @@
 //! Who holds which examples: numbers of examples end to end, four bytes each, however many clients there
 //! are. Pixels are shared; a client's view of them exists while it runs.
 
-use super::SimulationError;
-use proto::spec::PartitionSpec;
-use std::collections::BTreeSet;
+use super::{SimulationError, client_name};
+use algorithms::cohort::draw::Sampler;
+use proto::spec::{PartitionSpec, RunSpec};
+use std::collections::{BTreeMap, BTreeSet};
 use worker::data::{Dataset, partition};
 
 /// A division of a data set.
@@ -67,6 +68,17 @@ impl Shares {
         let indices: Vec<usize> = self.range(client).iter().map(|example| *example as usize).collect();
         let share = self.data.subset(&indices);
         if self.flipped.contains(&client) { share.flipped() } else { share }
+    }
+
+    /// Share of each label that each client holds, by name, if the run's sampler asks for it.
+    pub(super) fn label_shares(&self, spec: &RunSpec) -> BTreeMap<String, Vec<f64>> {
+        let asked = matches!(spec.cohort.sampler, Some(Sampler::Diverse { .. }));
+        let histograms = self.histograms().filter(|_| asked).into_iter().flatten();
+        let share = |histogram: Vec<u32>| {
+            let total = histogram.iter().sum::<u32>().max(1);
+            histogram.into_iter().map(|count| f64::from(count) / f64::from(total)).collect()
+        };
+        histograms.enumerate().map(|(client, histogram)| (client_name(client), share(histogram))).collect()
     }
 
     /// Examples of each class that each client holds; `None` for text.

@@ -51,7 +51,8 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
     let delta: Vec<f32> = (0..LENGTH).map(|at| (at as f32 * 0.37).sin()).collect();
     let sample = |(number, compressor): (usize, &Compressor)| {
         let packing = packing(*compressor);
-        let parts = [&delta[..], &[3.0]].map(|x| packing.pack(x, None, 9).expect("it has the right length").words);
+        let parts =
+            [&delta[..], &[3.0]].map(|x| packing.pack(x, None, 9).expect("it has the right length").words);
         let bytes = parts.concat().into_iter().flat_map(f32::to_le_bytes);
         [number as u8].into_iter().chain(bytes).collect()
     };

@@ -184,7 +184,8 @@ impl Jobs {
             tracing::warn!(%run, round, "not sent again: the coordinator has found this update faulty");
             return Ok(());
         }
-        let offer = Offer { header: header(run, &self.worker, (pending, packed)), vectors: pending.upload.clone() };
+        let offer =
+            Offer { header: header(run, &self.worker, (pending, packed)), vectors: pending.upload.clone() };
         let bytes = pending.upload.values().map(|vector| vector.len() as u64 * 4).sum();
         let mut reporter = Reporter::new(&self.line, run, round, Phase::Uploading);
         let mut report = |done| reporter.report(done, bytes);

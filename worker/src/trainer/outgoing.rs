@@ -88,7 +88,8 @@ pub fn outgoing(
     if vectors.flat_map(|vector| vector.iter()).all(|value| value.is_finite()) {
         return Ok(out);
     }
-    let detail = format!("compression of round {} lost what is not finite (learning rate {})", way.round, facts.1);
+    let detail =
+        format!("compression of round {} lost what is not finite (learning rate {})", way.round, facts.1);
     Err(TrainError::Training(detail))
 }
 
@@ -109,7 +110,9 @@ mod tests {
         let run = LocalRun::new(Arc::new(some(1)), some(2), 3, 0.1);
         let way = Way { round: 4, clip_norm: None, packing: packing.map(|packing| (packing, 7)) };
         let mut seen = Vec::new();
-        let sent = outgoing(algorithm.as_ref(), run, (&server, state), &way, &mut |block| seen.extend_from_slice(block));
+        let sent = outgoing(algorithm.as_ref(), run, (&server, state), &way, &mut |block| {
+            seen.extend_from_slice(block)
+        });
         let sent = sent.unwrap();
         let payload: Vec<u32> =
             sent.payload.values().flat_map(|vector| vector.iter().map(|word| word.to_bits())).collect();

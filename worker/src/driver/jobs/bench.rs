@@ -195,8 +195,7 @@ fn packing(
     algorithm: &dyn Algorithm,
 ) -> Result<Option<Packing>, Ended> {
     let shapes = engine.shapes(spec)?;
-    spec.packing(algorithm, &shapes)
-        .map_err(|error| Ended::Declined(DeclineReason::Spec, error.to_string()))
+    spec.packing(algorithm, &shapes).map_err(|error| Ended::Declined(DeclineReason::Spec, error.to_string()))
 }
 
 fn local_run(
@@ -231,8 +230,7 @@ fn local_run(
         hasher.update(bytemuck::cast_slice(block));
     };
     let way = Way { round, clip_norm, packing: packing.as_ref().map(|packing| (packing, seed)) };
-    let Outgoing { payload, next, .. } =
-        outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
+    let Outgoing { payload, next, .. } = outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: payload, next })
 }
