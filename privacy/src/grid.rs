@@ -157,6 +157,26 @@ impl Grid {
     /// # Errors
     /// If an element is not finite; then nothing was changed.
     pub fn clip(self, parts: &mut [&mut [f32]]) -> Result<f64, NotFinite> {
+        self.clip_to(self.sensitivity, parts)
+    }
+
+    /// The bound, in quanta, on each of so many groups of elements that are clipped apart, such that all
+    /// together keep to the norm: `norm / √groups`.
+    pub fn share(self, groups: NonZeroU64) -> NonZeroU64 {
+        let square = u128::from(self.sensitivity.get()).pow(2);
+        let mut share = (self.sensitivity.get() as f64 / (groups.get() as f64).sqrt()) as u64;
+        while share > 1 && u128::from(share).pow(2) * u128::from(groups.get()) > square {
+            share -= 1;
+        }
+        NonZeroU64::new(share).unwrap_or(NonZeroU64::MIN)
+    }
+
+    /// As [`Self::clip`], to a norm of so many quanta.
+    ///
+    /// # Errors
+    /// If an element is not finite; then nothing was changed.
+    pub fn clip_to(self, quanta: NonZeroU64, parts: &mut [&mut [f32]]) -> Result<f64, NotFinite> {
+        let bound = quanta.get() as f64 * self.quantum();
         let mut before = 0;
         for part in parts.iter() {
             if let Some(index) = part.iter().position(|x| !x.is_finite()) {
@@ -166,8 +186,8 @@ impl Grid {
         }
         let norm = parts.iter().map(|part| crate::clip::l2_norm(part).powi(2)).sum::<f64>().sqrt();
         // A float's error must not make the first try too long for sure.
-        let mut factor = (self.norm() * (1.0 - 1.0 / 1_048_576.0) / norm).min(1.0);
-        let most = u128::from(self.sensitivity.get()).pow(2);
+        let mut factor = (bound * (1.0 - 1.0 / 1_048_576.0) / norm).min(1.0);
+        let most = u128::from(quanta.get()).pow(2);
         let mut step = 1.0 / 65_536.0;
         while parts.iter().map(|part| self.square(part, factor)).sum::<u128>() > most {
             factor *= 1.0 - step;
@@ -273,6 +293,13 @@ pub fn float_slack(terms: u64) -> f64 {
     2.0 * n * gamma
 }
 
+/// As [`float_slack`], for sums of at most `group` terms in `f32` that are added up in `f64`: `2·n·γ_group`.
+pub fn grouped_float_slack(terms: u64, group: u64) -> f64 {
+    let unit = group as f64 + 2.0;
+    let gamma = unit * exp2(-24) / (1.0 - (unit * exp2(-24)).min(0.5));
+    2.0 * (terms as f64 + 2.0) * gamma
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +399,9 @@ mod tests {
                 prop_assert!((f64::from(*x) * factor - f64::from(*y)).abs() <= 0.5001 * grid.quantum());
             }
             // And no shorter than need be.
+            let share = grid.share(NonZeroU64::new(7).unwrap()).get();
+            let square = u128::from(grid.sensitivity().get()).pow(2);
+            prop_assert!(7 * u128::from(share).pow(2) <= square && 7 * u128::from(share + 1).pow(2) > square);
             let size = clipped.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             let whole = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             prop_assert!(size >= 0.99 * norm.min(whole) - grid.quantum() * 8.0);

@@ -36,6 +36,10 @@ pub enum Entry {
         round: u64,
         /// What was released.
         event: Event,
+        /// BLAKE3 of the release, in the ledger of a worker: the same round may be tried again with another
+        /// one, which costs again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// An operator declared that what was released before does not count any more.
     Reset {
@@ -140,8 +144,30 @@ impl Journal {
     /// # Errors
     /// If the event makes no sense in this ledger.
     pub fn release(&mut self, run: &str, round: u64, event: Event) -> Result<String, LedgerError> {
-        self.append(Entry::Released { run: run.to_owned(), round, event })?;
+        self.append(Entry::Released { run: run.to_owned(), round, event, digest: None })?;
         Ok(self.last_line())
+    }
+
+    /// As [`Self::release`], of a release with this digest; `None`: it was paid for since the last reset.
+    ///
+    /// # Errors
+    /// If the event makes no sense in this ledger.
+    pub fn release_once(
+        &mut self,
+        (run, round): (&str, u64),
+        event: Event,
+        digest: &str,
+    ) -> Result<Option<String>, LedgerError> {
+        let same = |entry: &Entry| {
+            matches!(entry, Entry::Released { run: r, round: n, digest: Some(d), .. }
+                if r == run && *n == round && d == digest)
+        };
+        if self.current().any(same) {
+            return Ok(None);
+        }
+        let digest = Some(digest.to_owned());
+        self.append(Entry::Released { run: run.to_owned(), round, event, digest })?;
+        Ok(Some(self.last_line()))
     }
 
     /// Starts to count anew and returns the line that says so.
@@ -168,6 +194,17 @@ impl Journal {
         self.entries.last().map(Entry::to_line).unwrap_or_default()
     }
 
+    /// Why a run with another promise cannot use this ledger.
+    pub fn other_promise(&self) -> String {
+        let unit = if self.ledger.unit() == Unit::Record { "record" } else { "client" };
+        let adjacency = self.ledger.adjacency().name();
+        format!(
+            "the ledger of `{}` counts unit `{unit}` and adjacency `{adjacency}`; state the same in `[privacy]`: \
+             different promises cannot be added up",
+            self.dataset
+        )
+    }
+
     /// Name of the data set.
     pub fn dataset(&self) -> &str {
         &self.dataset
@@ -191,10 +228,13 @@ impl Journal {
     /// Whether a round of a run was paid for since the last reset: a retry of the same release is not paid
     /// for twice, since it has the same noise.
     pub fn paid(&self, run: &str, round: u64) -> bool {
-        let since = self.entries.iter().rev().take_while(|entry| !matches!(entry, Entry::Reset { .. }));
-        since
-            .into_iter()
+        self.current()
             .any(|entry| matches!(entry, Entry::Released { run: r, round: n, .. } if r == run && *n == round))
+    }
+
+    /// Entries since the last reset, the last one first.
+    fn current(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().rev().take_while(|entry| !matches!(entry, Entry::Reset { .. }))
     }
 
     /// All lines.

@@ -349,7 +349,7 @@ fn check(event: &Event, adjacency: Adjacency) -> Result<(), LedgerError> {
 }
 
 impl Adjacency {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AddRemove => "add_remove",
             Self::ReplaceOne => "replace_one",

@@ -3,6 +3,7 @@
 //!
 //! [`PrivacySpec::plan`] turns it into numbers for a given run: noise, grid, the events to record.
 
+mod keys;
 mod plan;
 
 pub use plan::{Plan, PlanError, RunFacts};
@@ -89,6 +90,24 @@ impl AdaptiveSpec {
     }
 }
 
+/// What the clipping norm bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clipping {
+    /// The norm of a whole contribution.
+    #[default]
+    Flat,
+    /// The norm of each of its `L` tensors, at `clip_norm / √L` each, so that the whole keeps to `clip_norm`
+    /// (McMahan, Ramage, Talwar and Zhang 2018).
+    PerLayer,
+}
+
+impl Clipping {
+    fn is_flat(&self) -> bool {
+        *self == Self::Flat
+    }
+}
+
 /// How the budget is watched during the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -108,6 +127,7 @@ pub struct PrivacySpec {
     pub(crate) adjacency: Adjacency,
     pub(crate) mechanism: MechanismKind,
     pub(crate) clip_norm: ClipNorm,
+    pub(crate) clipping: Clipping,
     pub(crate) noise: Noise,
     pub(crate) delta: f64,
     pub(crate) sampling: Sampling,
@@ -128,6 +148,8 @@ struct RawSpec {
     adjacency: Adjacency,
     mechanism: MechanismKind,
     clip_norm: ClipNorm,
+    #[serde(default, skip_serializing_if = "Clipping::is_flat")]
+    clipping: Clipping,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     noise_multiplier: Option<NoiseMultiplier>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,6 +221,7 @@ impl TryFrom<RawSpec> for PrivacySpec {
             adjacency: raw.adjacency,
             mechanism: raw.mechanism,
             clip_norm: raw.clip_norm,
+            clipping: raw.clipping,
             noise,
             delta: raw.delta,
             sampling,
@@ -221,12 +244,14 @@ impl From<PrivacySpec> for RawSpec {
             Noise::Multiplier(multiplier) => (Some(multiplier), None),
             Noise::Epsilon(epsilon) => (None, Some(epsilon)),
         };
-        let sampling = if spec.participation.is_some() { None } else { Some(spec.sampling) };
+        let implied = spec.participation.is_some() && spec.sampling == Sampling::Everyone;
+        let sampling = if implied { None } else { Some(spec.sampling) };
         Self {
             unit: spec.unit,
             adjacency: spec.adjacency,
             mechanism: spec.mechanism,
             clip_norm: spec.clip_norm,
+            clipping: spec.clipping,
             noise_multiplier,
             epsilon,
             delta: spec.delta,
@@ -252,7 +277,8 @@ impl PrivacySpec {
     fn check_unit(&self) -> Result<(), SpecError> {
         use MechanismKind as Kind;
         let everyone = self.sampling == Sampling::Everyone;
-        if !everyone && self.participation.is_some() {
+        // DP-SGD samples records within the rounds that the cap counts.
+        if !everyone && self.participation.is_some() && self.mechanism != Kind::DpSgd {
             return wrong("participation", "a cap is for cohorts that are not drawn: leave `sampling` out");
         }
         if self.participation.is_some() && self.adjacency == Adjacency::AddRemove {
@@ -334,6 +360,9 @@ impl PrivacySpec {
         if self.adaptive.is_some() && self.mechanism != Kind::CentralGaussian {
             return wrong("adaptive_clipping", "the norm can follow a quantile with `central_gaussian` only");
         }
+        if self.adaptive.is_some() && !self.clipping.is_flat() {
+            return wrong("adaptive_clipping", "the quantile is one of whole norms: `clipping = \"flat\"`");
+        }
         if self.stop == Stop::Filter && self.accountant.is_some_and(|a| a != Accountant::Rdp) {
             return wrong("accountant", "a filter sums Rényi divergences: `rdp`, or leave it out");
         }
@@ -344,56 +373,6 @@ impl PrivacySpec {
             );
         }
         Ok(())
-    }
-
-    /// Whose privacy.
-    pub fn unit(&self) -> Unit {
-        self.unit
-    }
-
-    /// Against what.
-    pub fn adjacency(&self) -> Adjacency {
-        self.adjacency
-    }
-
-    /// By what.
-    pub fn mechanism(&self) -> MechanismKind {
-        self.mechanism
-    }
-
-    /// The largest norm of a contribution; where the norm adapts, that of the first round.
-    pub fn clip_norm(&self) -> ClipNorm {
-        self.clip_norm
-    }
-
-    /// How much noise, or for which ε.
-    pub fn noise(&self) -> Noise {
-        self.noise
-    }
-
-    /// δ.
-    pub fn delta(&self) -> f64 {
-        self.delta
-    }
-
-    /// Who takes part in a round, or in a step of DP-SGD.
-    pub fn sampling(&self) -> Sampling {
-        self.sampling
-    }
-
-    /// The cap on rounds of one unit.
-    pub fn participation(&self) -> Option<Cap> {
-        self.participation
-    }
-
-    /// How the norm adapts.
-    pub fn adaptive(&self) -> Option<AdaptiveSpec> {
-        self.adaptive
-    }
-
-    /// Whether nobody sees a model before the last. It never gates a run.
-    pub fn hidden_state(&self) -> bool {
-        self.hidden_state
     }
 }
 

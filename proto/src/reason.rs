@@ -51,6 +51,7 @@ impl DeclineReason {
             Self::Training => "training",
             Self::State => "client state",
             Self::Transfer => "transfer",
+            Self::Privacy => "privacy",
         }
     }
 }

@@ -40,6 +40,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         folder: folder.to_owned(),
         checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
+        reproducible_noise: true,
     }
 }
 

@@ -35,6 +35,7 @@ fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
         folder: folder.path().to_owned(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
+        reproducible_noise: false,
     };
     let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
     outcome.lines.into_iter().map(|line| line.metrics).collect()

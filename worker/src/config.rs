@@ -5,6 +5,7 @@
 
 use crate::data::Source;
 use identity::Token;
+use privacy::Budget;
 use proto::{limits::DATASETS_MAX, names::WorkerName};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
@@ -42,6 +43,10 @@ pub struct Config {
     /// The data sets that this worker offers, by the name that runs use.
     #[serde(default, rename = "data", alias = "datasets")]
     pub datasets: BTreeMap<String, Source>,
+    /// The most that all runs together may cost a data set's records or its owner, by its name. Such data is
+    /// used only by runs whose workers add the noise themselves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub budgets: BTreeMap<String, Budget>,
     /// Which part of every data set is this worker's when a run divides one data set among workers
     /// (demo, experiments). Workers with data of their own leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +88,7 @@ impl Config {
             threads: 0,
             health: None,
             datasets: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             share: None,
         }
     }
@@ -111,6 +117,14 @@ impl Config {
             && index >= of
         {
             return wrong("share", format!("index {index} of {of}"), "an index below `of`");
+        }
+        for (name, budget) in &self.budgets {
+            if !self.datasets.contains_key(name) {
+                return wrong("budgets", format!("for `{name}`"), "a name of `[data]`");
+            }
+            if budget.delta() <= 0.0 {
+                return wrong("budgets", format!("δ = 0 for `{name}`"), "a `delta` above 0");
+            }
         }
         if self.datasets.len() > DATASETS_MAX {
             let most = format!("at most {DATASETS_MAX} data sets");

@@ -19,6 +19,9 @@ pub enum WorkerError {
         /// What is wrong, and what would help.
         problem: String,
     },
+    /// A privacy ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::LedgerFault),
     /// The worker's certificate.
     #[error("identity {}: {detail}", file.display())]
     Identity {

@@ -11,6 +11,7 @@ pub mod data;
 pub mod driver;
 pub mod engine;
 mod error;
+pub mod ledger;
 pub mod message;
 pub mod peer;
 pub mod session;

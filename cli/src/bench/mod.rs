@@ -6,6 +6,7 @@ mod crowd;
 mod gossip;
 mod kernels;
 mod limit;
+mod privacy;
 mod round;
 mod simulate;
 mod soak;
@@ -30,6 +31,7 @@ enum What {
     Aggregate(aggregate::Args),
     Train(train::Args),
     Kernels(kernels::Args),
+    Privacy(privacy::Args),
     Connections(connections::Args),
     Soak(soak::Args),
 }
@@ -43,6 +45,7 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
         What::Simulate(args) => simulate::measure(&args),
         What::Kernels(args) => kernels::measure(&args),
+        What::Privacy(args) => privacy::measure(&args),
         What::Train(args) => train::measure(&args),
         What::Round(args) => life::runtime()?.block_on(round::measure(&args)),
     }

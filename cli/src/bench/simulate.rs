@@ -126,6 +126,7 @@ fn simulated(
         folder: folder.path().to_owned(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
+        reproducible_noise: false,
     };
     let mut began = None;
     let mut ended = None;

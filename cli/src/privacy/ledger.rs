@@ -1,5 +1,5 @@
-//! `starling privacy ledger …`: what was released from each data set, on a coordinator. The lines are the
-//! truth; ε follows from them, for whoever computes it.
+//! `starling privacy ledger …`: what was released from each data set, on a coordinator or on a worker that adds
+//! noise itself. The lines are the truth; ε follows from them, for whoever computes it.
 
 use crate::{
     client::{Operator, Remote},
@@ -10,9 +10,10 @@ use clap::Subcommand;
 use privacy::{Accountant, Journal, accountants::report};
 use proto::v1;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use worker::ledger::Ledgers;
 
-/// The privacy ledgers of a coordinator: one for each data set, over all runs.
+/// The privacy ledgers of a coordinator or of a worker: one for each data set, over all runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -30,6 +31,8 @@ enum What {
         #[arg(long, default_value_t = 1e-5)]
         delta: f64,
         #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
         remote: Remote,
     },
     /// Writes a ledger as it is, one JSON object a line; JSON: an object with dataset, entries, file
@@ -43,6 +46,8 @@ enum What {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
         remote: Remote,
     },
     /// Counts anew from here on; the lines before stay. JSON: as in `show`
@@ -53,8 +58,60 @@ enum What {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
         remote: Remote,
     },
+}
+
+/// Where the ledgers are.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// State directory of a worker, whose own ledgers these are, instead of a coordinator
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// The ledger of that name; all without one.
+    async fn journals(&self, dataset: Option<&str>, remote: &Remote) -> Result<Vec<Journal>, Failure> {
+        let Some(dir) = &self.state_dir else {
+            let ledgers =
+                Operator::connect(&remote.target).await?.ledgers(dataset.unwrap_or_default()).await?;
+            return ledgers.iter().map(read).collect();
+        };
+        if !dir.is_dir() {
+            let text = format!("{}: no such directory; expected `state_dir` of a worker", dir.display());
+            return Err(Failure::new(Code::NotFound, text));
+        }
+        let ledgers = Ledgers::open(dir).map_err(|error| Failure::new(Code::Data, error))?;
+        let wanted = |journal: &&Journal| dataset.is_none_or(|dataset| journal.dataset() == dataset);
+        let found: Vec<Journal> = ledgers.journals().filter(wanted).cloned().collect();
+        match dataset.filter(|_| found.is_empty()) {
+            Some(dataset) => Err(nothing(dir, dataset)),
+            None => Ok(found),
+        }
+    }
+
+    async fn reset(&self, dataset: &str, reason: &str, remote: &Remote) -> Result<Journal, Failure> {
+        let Some(dir) = &self.state_dir else {
+            return read(&Operator::connect(&remote.target).await?.reset_ledger(dataset, reason).await?);
+        };
+        if reason.trim().is_empty() {
+            return Err(Failure::usage("a reset needs its reason: it is kept for ever"));
+        }
+        let failed = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, error.to_string());
+        // A worker that runs would go on to count from what it knows.
+        let _lock = worker::client_state::lock(dir)
+            .map_err(|error| failed(&format!("{error}; stop the worker first")))?;
+        let mut ledgers = Ledgers::open(dir).map_err(|error| failed(&error))?;
+        let journal = ledgers.reset(dataset, reason.trim()).map_err(|error| failed(&error))?;
+        journal.cloned().ok_or_else(|| nothing(dir, dataset))
+    }
+}
+
+fn nothing(dir: &Path, dataset: &str) -> Failure {
+    Failure::new(Code::NotFound, format!("{}: no privacy ledger of `{dataset}`", dir.display()))
 }
 
 /// Does what was asked about ledgers.
@@ -64,11 +121,13 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
 
 async fn answer(what: What) -> Result<(), Failure> {
     match what {
-        What::Show { dataset, delta, remote } => show(dataset.as_deref(), delta, &remote).await,
-        What::Export { dataset, to, force, remote } => {
+        What::Show { dataset, delta, place, remote } => {
+            show(dataset.as_deref(), delta, (&place, &remote)).await
+        }
+        What::Export { dataset, to, force, place, remote } => {
             output::refuse_existing(&to, force)?;
-            let ledgers = Operator::connect(&remote.target).await?.ledgers(&dataset).await?;
-            let text = ledgers.first().map(|ledger| ledger.journal.clone()).unwrap_or_default();
+            let journals = place.journals(Some(&dataset), &remote).await?;
+            let text = journals.first().map(Journal::export).unwrap_or_default();
             output::write_file(&to, force, &[text.as_bytes()])?;
             let entries = text.lines().count();
             if remote.json {
@@ -76,9 +135,8 @@ async fn answer(what: What) -> Result<(), Failure> {
             }
             output::line(format!("{}: {entries} entries of `{dataset}`", to.display()))
         }
-        What::Reset { dataset, reason, remote } => {
-            let ledger = Operator::connect(&remote.target).await?.reset_ledger(&dataset, &reason).await?;
-            let journal = read(&ledger)?;
+        What::Reset { dataset, reason, place, remote } => {
+            let journal = place.reset(&dataset, &reason, &remote).await?;
             if remote.json {
                 return output::line(as_json(&journal, 1e-5));
             }
@@ -90,10 +148,9 @@ async fn answer(what: What) -> Result<(), Failure> {
     }
 }
 
-async fn show(dataset: Option<&str>, delta: f64, remote: &Remote) -> Result<(), Failure> {
+async fn show(dataset: Option<&str>, delta: f64, (place, remote): (&Place, &Remote)) -> Result<(), Failure> {
     privacy::Budget::new(1.0, delta).map_err(Failure::usage)?;
-    let ledgers = Operator::connect(&remote.target).await?.ledgers(dataset.unwrap_or_default()).await?;
-    let journals = ledgers.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let journals = place.journals(dataset, remote).await?;
     if remote.json {
         return journals.iter().try_for_each(|journal| output::line(as_json(journal, delta)));
     }

@@ -17,7 +17,7 @@ use sweep::{Seeds, Set, Sweep};
 /// FILE is a run file (deploy/samples/run.toml explains its keys) that may also have [simulation] with
 /// `clients` and `seeds`, and [sweep] with a list of values for each key path to be varied. Results are the
 /// same bytes on any number of threads, and those of a real federation with workers called worker-1, worker-2,
-/// …, the same seed, cohort and shares. What was interrupted goes on when the same command is given again;
+/// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was interrupted goes on when the same command is given again;
 /// finished points of a sweep are skipped. JSON: one object a line for each point, as in its summary.json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Client state that may stay in memory, in MB; the rest is kept in files
     #[arg(long, value_name = "MB", default_value_t = 1024)]
     state_memory: u64,
+    /// For tests: the noise of private runs follows from the seed, so that it protects nobody
+    #[arg(long)]
+    reproducible_noise: bool,
     /// Prints JSON instead of text
     #[arg(long)]
     json: bool,
@@ -80,6 +83,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
             checkpoint: Duration::from_secs(args.checkpoint),
             memory: args.state_memory.saturating_mul(1_000_000),
             quiet: args.json,
+            reproducible_noise: args.reproducible_noise,
         };
         let summary = point::run(point, &folder, &mut library, &how)?;
         report(&summary, args.json, many)?;
@@ -130,6 +134,7 @@ fn report(summary: &Value, json: bool, many: bool) -> Result<(), Failure> {
                 percent("client_accuracy_worst_decile")
             ),
         ),
+        ("epsilon", number("epsilon")),
         ("traffic", format!("{} down, {} up (virtual)", bytes("bytes_down"), bytes("bytes_up"))),
         ("time", format!("{seconds:.1} s, memory at most {}", bytes("peak_bytes"))),
         ("digest", text("model_digest")),

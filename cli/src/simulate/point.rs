@@ -22,6 +22,7 @@ pub(super) struct How {
     pub(super) checkpoint: Duration,
     pub(super) memory: u64,
     pub(super) quiet: bool,
+    pub(super) reproducible_noise: bool,
 }
 
 /// Says which simulation a folder belongs to.
@@ -47,6 +48,7 @@ pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How
         folder: folder.to_owned(),
         checkpoint: how.checkpoint,
         memory: how.memory,
+        reproducible_noise: how.reproducible_noise,
     };
     let began = Instant::now();
     let (outcome, resumed) = train_it(&setup, how.quiet)?;
@@ -150,7 +152,7 @@ fn results(
         "point": point.name, "name": point.spec.name, "algorithm": point.spec.algorithm.kind,
         "clients": point.clients, "seed": point.spec.seed, "rounds": metrics.len(),
         "accuracy": of(|line| line.metrics.eval_accuracy), "best_accuracy": accuracies().reduce(f64::max),
-        "loss": of(|line| line.metrics.eval_loss),
+        "loss": of(|line| line.metrics.eval_loss), "epsilon": metrics.last().and_then(|line| line.epsilon),
         "ece": of(|line| line.ece), "ece_low": of(|line| line.ece_low), "ece_high": of(|line| line.ece_high),
         "client_accuracy": of(|line| line.client_accuracy),
         "client_accuracy_worst_decile": of(|line| line.client_accuracy_worst_decile),

@@ -131,8 +131,17 @@ impl Guard {
         &self.plan
     }
 
+    /// Whether noise is added to the sum, and not by the workers.
+    pub fn adds_noise(&self) -> bool {
+        !self.spec.mechanism().is_local()
+    }
+
     /// Whether nobody may learn who took part, or how many.
     pub fn hides_cohort(&self) -> bool {
+        if !self.adds_noise() {
+            // Records are drawn on the workers, which say themselves what they send.
+            return false;
+        }
         let drawn = self.spec.sampling() != privacy::Sampling::Everyone;
         drawn || self.spec.adjacency() == Adjacency::AddRemove
     }

@@ -251,7 +251,7 @@ impl Actor {
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
             let draws = self.machine.draws(&worker);
-            let folded = if self.private.is_some() {
+            let folded = if self.sums_up() {
                 self.sum_up(values).await
             } else if self.shared.spec.spooled().is_some() {
                 self.keep(&worker, values, (fold_facts, draws)).await
@@ -362,7 +362,7 @@ impl Actor {
             committed,
             vectors: vectors.map(|(name, digest)| self.vector_ref(name, digest)).collect(),
             remaining_ms,
-            clip_norm: self.record.privacy.as_ref().map(|standing| standing.norm.get()),
+            clip_norm: self.clip_norm(),
         };
         self.send(worker, Body::Assignment(assignment));
     }

@@ -93,6 +93,17 @@ impl Actor {
         Ok(added.err())
     }
 
+    /// Whether updates go into a sum that gets noise here.
+    pub(super) fn sums_up(&self) -> bool {
+        self.private.as_ref().is_some_and(|private| private.guard.adds_noise())
+    }
+
+    /// The norm to which workers shorten what they send to such a sum.
+    pub(super) fn clip_norm(&self) -> Option<f64> {
+        let standing = self.record.privacy.as_ref().filter(|_| self.sums_up());
+        standing.map(|standing| standing.norm.get())
+    }
+
     /// Hides what nobody paid for.
     pub(super) fn discreet(&self, upload: &mut Delivery) {
         if self.private.is_some() {
@@ -131,7 +142,7 @@ impl Actor {
     pub(super) fn noise(&mut self, round: u64) -> Option<Noise> {
         let secret = self.machine.secret().cloned();
         let lr = self.shared.spec.lr(round);
-        let private = self.private.as_mut()?;
+        let private = self.private.as_mut().filter(|private| private.guard.adds_noise())?;
         let secret = secret.expect("a round with noise was opened with its secret");
         Some(Noise { guard: Arc::clone(&private.guard), sum: private.sum.take(), secret, round, lr })
     }
@@ -142,7 +153,8 @@ impl Actor {
     }
 
     pub(super) fn facts(&self, facts: RoundFacts) -> RoundFacts {
-        self.private.as_ref().map_or(facts, |private| private.guard.round_facts())
+        let private = self.private.as_ref().filter(|private| private.guard.adds_noise());
+        private.map_or(facts, |private| private.guard.round_facts())
     }
 
     pub(super) fn discreet_metrics(&self, metrics: &mut Metrics) {

@@ -5,7 +5,7 @@ use crate::{
     access::{audit::Action, noted},
     private::{Guard, Standing},
     run::payment,
-    store::{Release, RunRecord, StoreError, StoredEvent, other_promise},
+    store::{Release, RunRecord, StoreError, StoredEvent},
     transport::Peer,
 };
 use privacy::Journal;
@@ -37,7 +37,7 @@ impl Service {
             && (journal.ledger().unit(), journal.ledger().adjacency())
                 != (privacy.unit(), privacy.adjacency())
         {
-            return Err(refuse(other_promise(journal)));
+            return Err(refuse(journal.other_promise()));
         }
         let journal =
             known.unwrap_or_else(|| Journal::open(&spec.data.name, privacy.unit(), privacy.adjacency()));

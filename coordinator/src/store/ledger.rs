@@ -113,7 +113,7 @@ impl Store {
             journal
         });
         if (journal.ledger().unit(), journal.ledger().adjacency()) != (*unit, *adjacency) {
-            return Ok(Release::Refused(other_promise(journal)));
+            return Ok(Release::Refused(journal.other_promise()));
         }
         if let Some(event) = event.as_ref().filter(|_| !journal.paid(&record.id, *round)) {
             if let Some(Err(error)) = gate.as_ref().map(|gate| gate.admit(journal.ledger(), event)) {
@@ -158,20 +158,6 @@ impl Store {
         ledgers.insert(dataset.to_owned(), journal);
         Ok(Some(resets))
     }
-}
-
-/// Why a run with another promise cannot use a ledger.
-pub(crate) fn other_promise(journal: &Journal) -> String {
-    let word = |value: serde_json::Result<serde_json::Value>| {
-        value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
-    };
-    let (data, ledger) = (journal.dataset(), journal.ledger());
-    let (unit, adjacency) =
-        (word(serde_json::to_value(ledger.unit())), word(serde_json::to_value(ledger.adjacency())));
-    format!(
-        "the ledger of `{data}` counts unit `{unit}` and adjacency `{adjacency}`; state the same in `[privacy]`: \
-         different promises cannot be added up"
-    )
 }
 
 fn append(transaction: &WriteTransaction, dataset: &str, lines: &[(u64, String)]) -> Result<(), StoreError> {

@@ -16,7 +16,6 @@ mod record;
 
 pub use access::{AccessTables, Holder, HolderRecord, TokenRecord};
 pub use blobs::{Blobs, Reader};
-pub(crate) use ledger::other_promise;
 pub use ledger::{Payment, Release};
 pub use record::{RunRecord, Stored, StoredEvent};
 

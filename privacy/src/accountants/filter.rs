@@ -48,6 +48,19 @@ impl Measure {
         require(order > 1.0 && order < 1e6, "order", order, "a number above 1, below 1e6")
     }
 
+    /// What suits Gaussian noise at this budget: the order `1 + √(ln(1/δ)/ρ)` for the ρ of zCDP that the
+    /// budget allows. A function of the budget alone, for whoever does not know what will be asked for.
+    ///
+    /// # Errors
+    /// If δ is 0.
+    pub fn of(budget: Budget) -> Result<Self, ParameterError> {
+        let (epsilon, delta) = (budget.epsilon(), budget.delta());
+        require(delta > 0.0, "delta", delta, "a number above 0, for a filter")?;
+        let ln = -delta.ln();
+        let root = (ln + epsilon).sqrt() - ln.sqrt();
+        Ok(Self::Renyi { order: (1.0 + ln.sqrt() / root).clamp(1.01, 999_999.0) })
+    }
+
     fn epsilon(self, cost: f64, delta: f64) -> f64 {
         match self {
             Self::Renyi { order } => rdp::to_epsilon(cost, order, delta),

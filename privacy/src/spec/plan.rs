@@ -42,6 +42,8 @@ pub struct Plan {
     pub before: Option<Event>,
     /// What each round costs.
     pub each_round: Option<Event>,
+    /// Where workers add the noise: what a round costs the one who takes part in it, in a ledger of its own.
+    pub own: Option<Event>,
     /// For DP-FTRL: how its noise is spread.
     pub strategy: Option<Strategy>,
     /// The watch over the budget; none if the section names no ε.
@@ -110,7 +112,8 @@ impl PrivacySpec {
             Noise::Multiplier(_) => None,
         };
         let strategy = (self.mechanism == MechanismKind::DpFtrl).then(|| self.correlation(facts));
-        Ok(Plan { noise_multiplier, update_noise, grid, before, each_round, strategy, gate, whole })
+        let own = self.own(noise_multiplier, facts);
+        Ok(Plan { noise_multiplier, update_noise, grid, before, each_round, own, strategy, gate, whole })
     }
 
     /// A filter's conversion is Rényi's at one order, so that calibrating with it leaves nothing over.
@@ -145,6 +148,16 @@ impl PrivacySpec {
             ledger.record(Event { count, ..event })?;
         }
         Ok(ledger)
+    }
+
+    /// What a worker that adds its own noise pays for a round in which it takes part.
+    fn own(&self, noise_multiplier: NoiseMultiplier, facts: RunFacts) -> Option<Event> {
+        let (sampling, count) = match self.mechanism {
+            MechanismKind::DpSgd => (self.sampling, facts.local_steps),
+            MechanismKind::LocalGaussian => (Sampling::Everyone, NonZeroU64::MIN),
+            _ => return None,
+        };
+        Some(Event { mechanism: Mechanism::Gaussian { noise_multiplier }, sampling, count })
     }
 
     /// What is paid before the first round, and in each.

@@ -1,10 +1,10 @@
 //! What a run file with a `[privacy]` section must satisfy besides: whatever would make the promise
 //! untrue is refused by name.
 
-use super::{RunSpec, SpecError, check::require};
-use algorithms::{Algorithm, fold::Scale};
-use privacy::{RunFacts, Sampling, spec::MechanismKind};
-use std::num::NonZeroU64;
+use super::{ModelSpec, RunSpec, SpecError, check::require};
+use algorithms::{Algorithm, fold::Scale, local::Probe};
+use privacy::{Adjacency, PrivacySpec, RunFacts, Sampling, spec::MechanismKind};
+use std::{num::NonZeroU64, sync::Arc};
 
 /// Rules whose uploads lose their sense under noise, and why.
 const SENSELESS: [(&str, &str); 1] = [("fedlada", "it uploads second moments, which noise makes negative")];
@@ -19,6 +19,11 @@ impl RunSpec {
                 Kind::CentralGaussian | Kind::CentralDiscreteGaussian | Kind::DpFtrl
             )
         })
+    }
+
+    /// Whether each worker adds the noise itself, before anything leaves it.
+    pub fn has_local_noise(&self) -> bool {
+        self.privacy.as_ref().is_some_and(|privacy| privacy.mechanism().is_local())
     }
 
     /// The probability with which each client is drawn in secret, if the guarantee counts on it.
@@ -42,9 +47,16 @@ impl RunSpec {
     /// What the plan of a private run depends on, for a model of `length` scalars.
     pub fn privacy_facts(&self, algorithm: &dyn Algorithm, length: usize) -> RunFacts {
         let whole = |number: u64| NonZeroU64::new(number).unwrap_or(NonZeroU64::MIN);
+        let steps = self.privacy.as_ref().is_some_and(|p| p.mechanism() == MechanismKind::DpSgd);
+        // What is clipped: a gradient, or all that is uploaded.
+        let parameters = if steps {
+            length as u64
+        } else {
+            algorithm.upload(length).iter().map(|(_, length)| *length as u64).sum()
+        };
         RunFacts {
             rounds: whole(self.rounds),
-            parameters: whole(algorithm.upload(length).iter().map(|(_, length)| *length as u64).sum()),
+            parameters: whole(parameters),
             clients: whole(self.expected_clients().round() as u64),
             local_steps: whole(self.local.steps.unwrap_or(1).into()),
         }
@@ -57,27 +69,75 @@ impl RunSpec {
                 "only a private run (one with a `[privacy]` section) divides by it".into()
             });
         };
+        require(!self.evaluation.federated, "evaluation.federated", || {
+            "workers' scores are not paid for from the privacy budget; expected `false` in a private run"
+                .into()
+        })?;
+        self.check_weighting()?;
+        if self.has_local_noise() {
+            require(population.is_none(), "cohort.population", || {
+                "where workers add the noise, a mean is divided by the updates that came; leave the key out"
+                    .into()
+            })?;
+            return match privacy.mechanism() {
+                MechanismKind::DpSgd => self.check_steps(privacy, algorithm),
+                _ => self.check_rule(algorithm),
+            };
+        }
         require(population.is_some_and(|n| (1..=1_000_000_000).contains(&n)), "cohort.population", || {
             "expected the number of clients of the federation, 1 to 1,000,000,000: a private mean is divided by \
              a number that is fixed before the run"
-                .into()
-        })?;
-        require(!self.evaluation.federated, "evaluation.federated", || {
-            "workers' scores are not paid for from the privacy budget; expected `false` in a private run"
                 .into()
         })?;
         self.check_mechanism(privacy)?;
         self.check_rule(algorithm)
     }
 
-    fn check_mechanism(&self, privacy: &privacy::PrivacySpec) -> Result<(), SpecError> {
-        use MechanismKind as Kind;
-        let local = matches!(privacy.mechanism(), Kind::LocalGaussian | Kind::DpSgd);
-        require(!local, "privacy.mechanism", || {
-            "workers do not add noise themselves in this version; use `central_gaussian`, \
-             `central_discrete_gaussian` or `dp_ftrl`"
+    /// What makes the steps of DP-SGD all that a worker's records are used for.
+    fn check_steps(&self, privacy: &PrivacySpec, algorithm: &dyn Algorithm) -> Result<(), SpecError> {
+        let kind = &self.algorithm.kind;
+        let drawn = matches!(privacy.sampling(), Sampling::Poisson { .. } | Sampling::Everyone);
+        require(drawn, "privacy.sampling", || {
+            "workers draw the records of a step by `poisson` or take `everyone`".into()
+        })?;
+        require(privacy.adjacency() != Adjacency::AddRemove, "privacy.adjacency", || {
+            "a step is divided by the number of a worker's records, which is therefore taken as known: \
+             `zero_out` or `replace_one`"
                 .into()
         })?;
+        require(self.local.steps.is_some(), "local.steps", || {
+            "`dp_sgd` pays by the step: expected `steps`".into()
+        })?;
+        require(!self.data.augment, "data.augment", || {
+            "the draws of one record would change with the records before it; expected `false` with `dp_sgd`"
+                .into()
+        })?;
+        require(!matches!(self.model, ModelSpec::Flat { .. }), "model.kind", || {
+            "`flat` has no gradient that `dp_sgd` could clip".into()
+        })?;
+        // What a rule asks of a worker shows in a plan; one made of zeros has the shape of all.
+        let down = algorithms::fresh_server(algorithm, Arc::new(vec![0.0]));
+        let plan = algorithm.plan(&down, &algorithms::Vectors::new());
+        require(matches!(plan.probe, Probe::Here | Probe::Fixed(_)), "algorithm.kind", || {
+            format!(
+                "`{kind}` takes two gradients of the same records in a step, of which `dp_sgd` pays for one; use a \
+                 rule with one, such as `fedavg`, `fedprox`, `scaffold`, `feddyn` or `fedlesam`"
+            )
+        })?;
+        require(!plan.start_loss, "algorithm.kind", || {
+            format!("`{kind}` uploads the loss of its records, which `dp_sgd` does not pay for")
+        })
+    }
+
+    fn check_weighting(&self) -> Result<(), SpecError> {
+        let by_examples = self.algorithm.params.get("weighting").and_then(serde_json::Value::as_str);
+        require(by_examples != Some("examples"), "algorithm.weighting", || {
+            "a private mean weighs all clients alike; expected `uniform`".into()
+        })
+    }
+
+    fn check_mechanism(&self, privacy: &PrivacySpec) -> Result<(), SpecError> {
+        use MechanismKind as Kind;
         let shares = matches!(privacy.mechanism(), Kind::Skellam | Kind::DistributedDiscreteGaussian);
         require(!shares, "privacy.mechanism", || {
             "noise shares of clients are private only under secure aggregation, which is not available in \
@@ -127,10 +187,6 @@ impl RunSpec {
         require(!(algorithm.needs_everyone() && self.secret_rate().is_some()), "algorithm.kind", || {
             format!("`{kind}` needs every worker in every round, and `privacy.sampling` draws some")
         })?;
-        let by_examples = self.algorithm.params.get("weighting").and_then(serde_json::Value::as_str);
-        require(by_examples != Some("examples"), "algorithm.weighting", || {
-            "a private mean weighs all clients alike; expected `uniform`".into()
-        })?;
         let folds = algorithm.folds();
         let by_steps = folds.iter().any(|fold| fold.scale != Scale::One);
         require(!by_steps || self.local.steps.is_some(), "local.steps", || {
@@ -139,5 +195,64 @@ impl RunSpec {
             )
         })?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const STEPS: &str = "name='p'\nrounds=5\nmodel={kind='linear'}\ndata={name='d'}\nlocal={steps=3}\n\
+        [algorithm]\nkind='fedavg'\n[privacy]\nunit='record'\nadjacency='zero_out'\nmechanism='dp_sgd'\n\
+        clip_norm=1.0\nepsilon=2.0\ndelta=1e-5\nsampling={kind='poisson',rate=0.1}\n";
+
+    #[test]
+    fn rules_that_dp_sgd_does_not_pay_for_are_refused_by_name() {
+        let mut refused = BTreeSet::new();
+        for rule in algorithms::rules::RULES {
+            let text = STEPS.replace("'fedavg'", &format!("'{}'", rule.name));
+            if let Err(error) = RunSpec::from_toml(&text) {
+                assert!(error.to_string().contains(&format!("`{}`", rule.name)), "{error}");
+                refused.insert(rule.name);
+            }
+        }
+        let want = ["afedpdsam", "fedgamma", "fedsam", "fedsmoo", "fedspeed", "mofedsam", "qfedavg"];
+        assert_eq!(refused, BTreeSet::from(want));
+    }
+
+    #[test]
+    fn what_would_make_noise_on_workers_worth_less_is_refused() {
+        let local = STEPS.replace("'record'", "'client'").replace("'dp_sgd'", "'local_gaussian'");
+        let local = local
+            .replace("'zero_out'", "'replace_one'")
+            .replace("kind='poisson',rate=0.1", "kind='everyone'");
+        RunSpec::from_toml(&local).unwrap();
+        for (text, from, to, want) in [
+            (STEPS, "local={steps=3}", "local={epochs=3}", "local.steps"),
+            (STEPS, "'zero_out'", "'add_remove'", "privacy.adjacency"),
+            (STEPS, "data={name='d'}", "data={name='d',augment=true}", "data.augment"),
+            (STEPS, "{kind='linear'}", "{kind='flat',parameters=3}", "model.kind"),
+            (STEPS, "[algorithm]", "[cohort]\npopulation=9\n[algorithm]", "cohort.population"),
+            (STEPS, "[algorithm]", "[evaluation]\nfederated=true\n[algorithm]", "evaluation.federated"),
+            (STEPS, "kind='fedavg'", "kind='fedavg'\nweighting='examples'", "algorithm.weighting"),
+            (STEPS, "kind='poisson',rate=0.1", "kind='fixed_size',population=9,sample=2", "privacy.sampling"),
+            (&local, "'fedavg'", "'scaffold'", "algorithm.kind"),
+            (&local, "'fedavg'", "'fednova'", "algorithm.kind"),
+            (&local, "'fedavg'", "'fedlada'", "algorithm.kind"),
+        ] {
+            let changed = text.replace(from, to);
+            assert_ne!(changed, text);
+            let error = RunSpec::from_toml(&changed).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{to}: {error}");
+        }
+        // Several rounds of one client, several records of a step: both are counted.
+        let capped = STEPS.to_owned() + "participation={most=2,separation=2}\n";
+        let spec = RunSpec::from_toml(&capped).unwrap();
+        assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
+        let algorithm = spec.algorithm.make().unwrap();
+        let plan = spec.privacy.as_ref().unwrap().plan(spec.privacy_facts(algorithm.as_ref(), 10)).unwrap();
+        let count = |event: Option<privacy::Event>| event.map(|event| event.count.get());
+        assert_eq!((count(plan.before), count(plan.own)), (Some(6), Some(3)));
     }
 }

@@ -267,7 +267,7 @@ impl Federation {
         };
         let mut finished = self.algorithm.finish(run, &down, &state);
         if let Some(norm) = order.clip_norm {
-            worker::trainer::clip_upload(&mut finished.upload, norm).expect("training stays finite");
+            worker::trainer::clip_upload(&mut finished.upload, norm, &[]).expect("training stays finite");
         }
         let digest = Digest::of(&bytes(&finished.upload));
         let (round, basis) = (order.round, order.basis());

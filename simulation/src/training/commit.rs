@@ -1,7 +1,7 @@
 //! Closing a round: means, server rule, client states, evaluation, the line of `metrics.jsonl`. What the
 //! coordinator's commit does, in its order.
 
-use super::{Evaluation, Line, SimulationError, client_index, server::Server};
+use super::{Evaluation, Line, SimulationError, client_index, private::Released, server::Server};
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
 use algorithms::{
     MODEL, RoundFacts, Vectors,
@@ -30,8 +30,9 @@ impl Server<'_> {
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
         let (mean, facts, epsilon) = match self.release(round, secret)? {
-            Some((mean, facts, epsilon)) => (mean, facts, Some(epsilon)),
-            None => (self.means()?, facts, None),
+            Released::Noised(mean, facts, epsilon) => (mean, facts, Some(epsilon)),
+            Released::Paid(epsilon) => (self.means()?, facts, Some(epsilon)),
+            Released::Open => (self.means()?, facts, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         keep_centres(self.spec.combiner, &mut self.vectors, &mean);

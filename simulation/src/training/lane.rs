@@ -3,6 +3,7 @@
 use super::{
     SimulationError,
     desk::Desk,
+    secrets::Secrets,
     shares::Shares,
     states::{States, load},
 };
@@ -19,7 +20,8 @@ use worker::{
     data::Dataset,
     engine::Model,
     trainer::{
-        LocalResult, Outgoing, Progress, TrainError, TrainJob, Way, local_run, outgoing, packing_seed,
+        LocalResult, Outgoing, Private, Progress, Promise, Seal, TrainError, TrainJob, Way, clips_layers,
+        local_run, outgoing, packing_seed,
     },
 };
 
@@ -70,6 +72,8 @@ pub(super) struct Ground<'a> {
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    pub(super) promise: Option<Arc<Promise>>,
+    pub(super) secrets: &'a Secrets,
 }
 
 impl Ground<'_> {
@@ -105,14 +109,29 @@ impl Ground<'_> {
         let mut trained = || {
             let plan = self.algorithm.plan(&down, &state);
             let model = Arc::clone(&down[MODEL]);
-            let job = TrainJob { spec: Arc::clone(&self.spec), round, lr, model, plan };
-            let examples = self.shares.of(client);
-            let LocalResult { run, examples, loss } = local_run(self.model, &examples, &job, &name, go)?;
+            let secret = |promise: &Arc<Promise>| {
+                Private::new(Arc::clone(promise), self.secrets.client(client, round))
+            };
+            let private = self.promise.as_ref().map(secret);
+            let layers = if clips_layers(&self.spec) { self.model.layers() } else { Vec::new() };
+            let seal = match (&private, clip_norm) {
+                (Some(private), _) => private.seal(&layers),
+                (None, Some(norm)) => Seal::Clipped(norm, &layers),
+                (None, None) => Seal::Open,
+            };
+            let spec = Arc::clone(&self.spec);
+            let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
+            let job = TrainJob { spec, round, lr, model, plan, private: private.clone() };
+            let trained = local_run(self.model, &self.shares.of(client), &job, &name, go);
             // The plan's vectors go before the next state comes.
             drop(job);
-            let steps = run.steps;
+            let (examples, steps, loss) = match &trained {
+                Ok(LocalResult { run, examples, loss }) if private.is_none() => (*examples, run.steps, *loss),
+                _ => hidden,
+            };
+            let run = trained.map(|trained| trained.run);
             let seed = packing_seed(self.spec.seed, &name);
-            let way = Way { round, clip_norm, packing: self.packing.map(|packing| (packing, seed)) };
+            let way = Way { round, seal, packing: self.packing.map(|packing| (packing, seed)) };
             let Outgoing { payload, read, next } =
                 outgoing(self.algorithm, run, (&down, &state), &way, &mut |_| ())?;
             let bytes = payload.values().map(|vector| vector.len() as u64 * 4).sum();
@@ -150,6 +169,7 @@ pub fn bare(work: &LocalWork<'_>, client: usize, round: u64) -> Result<LocalResu
         lr: work.spec.lr(round),
         model: Arc::clone(work.w),
         plan: LocalPlan::default(),
+        private: None,
     };
     let name = super::client_name(client);
     local_run(work.model, work.examples, &job, &name, &mut |_| ControlFlow::Continue(()))

@@ -24,6 +24,7 @@ mod liars;
 mod line;
 mod private;
 mod round;
+mod secrets;
 mod server;
 mod shares;
 mod states;
@@ -64,6 +65,8 @@ pub struct Setup {
     pub checkpoint: Duration,
     /// Bytes of client state that may stay in memory. Results do not depend on it.
     pub memory: u64,
+    /// For tests: noise and secret draws follow from the run's seed, so that they protect nobody.
+    pub reproducible_noise: bool,
 }
 
 /// What happens, for whoever watches.

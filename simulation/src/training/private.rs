@@ -1,11 +1,10 @@
 //! A simulated private run: the coordinator's guard around the sum, and the ledger beside the metrics.
 //!
-//! Its secrets follow from the seed, so that it is the same again and goes on after an interruption: a
-//! simulation tells how good a private run would be and what it would cost. It protects nobody, since all
-//! data lie on this machine.
+//! A simulation tells how good a private run would be and what it would cost. Its noise is as secret as a real
+//! run's ([`super::secrets`]), so that the model that comes out of it keeps the promise.
 
-use super::{SimulationError, server::Server};
-use algorithms::{Algorithm, RoundFacts, Vectors, seed};
+use super::{SimulationError, secrets::Secrets, server::Server};
+use algorithms::{Algorithm, RoundFacts, Vectors};
 use coordinator::{
     machine::Counted,
     private::{Guard, Secret, Standing, Sum},
@@ -17,8 +16,6 @@ use std::{fs::File, io::Write, path::Path, path::PathBuf};
 
 /// The ledger's file name.
 const LEDGER: &str = "ledger.jsonl";
-/// The number of the secret of noise that is correlated over rounds: no round's.
-const STREAM: u64 = u64::MAX;
 
 /// Guard, sum and ledger of a private run.
 #[derive(Debug)]
@@ -29,6 +26,17 @@ pub(super) struct Private<'a> {
     journal: Journal,
     file: File,
     path: PathBuf,
+}
+
+/// What a round releases.
+#[derive(Debug)]
+pub(super) enum Released {
+    /// Nothing is promised.
+    Open,
+    /// Clients have added the noise; ε so far.
+    Paid(f64),
+    /// Means with noise, what the rule may know, and ε so far.
+    Noised(Vectors, RoundFacts, f64),
 }
 
 /// The guard of a run, if all of its rounds fit its budget.
@@ -42,7 +50,7 @@ pub(super) fn guard(
         return Ok(None);
     };
     let population = spec.cohort.population.unwrap_or(0);
-    if population != clients as u64 {
+    if guard.adds_noise() && population != clients as u64 {
         let text = format!("cohort.population is {population}, expected the number of clients, {clients}");
         return Err(wrong(text));
     }
@@ -55,19 +63,10 @@ fn opened(guard: &Guard, spec: &RunSpec) -> Journal {
 }
 
 /// How a private run starts.
-pub(super) fn start(guard: &Guard, seed: u64) -> Result<Standing, SimulationError> {
+pub(super) fn start(guard: &Guard, secrets: &Secrets) -> Result<Standing, SimulationError> {
     let mut standing = guard.start().map_err(SimulationError::Failed)?;
-    standing.stream = standing.stream.map(|_| secret(seed, STREAM));
+    standing.stream = standing.stream.map(|_| secrets.stream());
     Ok(standing)
-}
-
-/// The secret of a round.
-pub(super) fn secret(from: u64, round: u64) -> Secret {
-    let mut bits = [0; 32];
-    for (part, chunk) in (0_u64..).zip(bits.chunks_mut(8)) {
-        chunk.copy_from_slice(&seed::derive(from, "simulated secret", &[round, part]).to_le_bytes());
-    }
-    Secret::new(bits)
 }
 
 impl<'a> Private<'a> {
@@ -101,7 +100,7 @@ fn pay(
 impl Server<'_> {
     /// Adds an update to the sum of a private run; `None`: the run promises nothing.
     pub(super) fn add_to_sum(&mut self, upload: &Vectors) -> Option<Result<(), (RejectReason, String)>> {
-        let private = self.private.as_mut()?;
+        let private = self.private.as_mut().filter(|private| private.guard.adds_noise())?;
         let standing = self.record.privacy.as_ref()?;
         let sum = match private.sum.take().map_or_else(|| private.guard.sum(standing), Ok) {
             Ok(sum) => private.sum.insert(sum),
@@ -126,26 +125,26 @@ impl Server<'_> {
         }
     }
 
-    /// Pays for a round and releases its means: ledger first. `None`: the run promises nothing.
+    /// Pays for a round and releases its means: ledger first.
     pub(super) fn release(
         &mut self,
         round: u64,
         secret: Option<&Secret>,
-    ) -> Result<Option<(Vectors, RoundFacts, f64)>, SimulationError> {
+    ) -> Result<Released, SimulationError> {
         let lr = self.spec.lr(round);
-        let (Some(private), Some(standing), Some(secret)) =
-            (&mut self.private, &mut self.record.privacy, secret)
-        else {
-            return Ok(None);
+        let (Some(private), Some(standing)) = (&mut self.private, &mut self.record.privacy) else {
+            return Ok(Released::Open);
         };
         let guard = private.guard;
         if let Some(line) = pay(guard, &mut private.journal, &private.run, round + 1)? {
             let written = private.file.write_all(line.as_bytes()).and_then(|()| private.file.sync_data());
             written.map_err(|error| SimulationError::file(&private.path, error))?;
         }
+        let epsilon = guard.epsilon(&private.journal);
+        let Some(secret) = secret.filter(|_| guard.adds_noise()) else { return Ok(Released::Paid(epsilon)) };
         let sum =
             private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
         let means = guard.release(standing, sum, (round, lr), secret).map_err(SimulationError::Failed)?;
-        Ok(Some((means, guard.round_facts(), guard.epsilon(&private.journal))))
+        Ok(Released::Noised(means, guard.round_facts(), epsilon))
     }
 }

@@ -46,6 +46,8 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         states: server.states,
         blobs: server.store.blobs(),
         desk: &desk,
+        promise: opened.promise.clone(),
+        secrets: &opened.secrets,
     };
     let outcome = thread::scope(|scope| {
         let _closing = Closing(&desk);
@@ -171,7 +173,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         if self.machine.needs_secret() {
             // For the next round that opens.
             let round = self.machine.round() + u64::from(self.machine.secret().is_some());
-            self.machine.lend(super::private::secret(self.server.spec.seed, round));
+            self.machine.lend(self.server.secrets.round(round));
         }
         self.machine.handle(event, self.now)
     }
@@ -234,8 +236,10 @@ impl<'a, 'w> Drive<'a, 'w> {
         self.server.bytes.0 += bytes;
         let key = (self.now + self.server.duration(client, round), self.orders);
         self.orders += 1;
-        let clip_norm = self.server.record.privacy.as_ref().map(|standing| standing.norm);
-        let lr = self.server.spec.lr(round);
+        let spec = &self.server.spec;
+        let standing = self.server.record.privacy.as_ref().filter(|_| spec.has_central_noise());
+        let clip_norm = standing.map(|standing| standing.norm);
+        let lr = spec.lr(round);
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
         self.awaited.insert(key, Awaited { worker, round, since: self.now });

@@ -6,6 +6,7 @@ use super::{
     files::Metrics,
     liars::Liars,
     private::{self, Private},
+    secrets::Secrets,
     shares::Shares,
     states::States,
 };
@@ -22,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use worker::{data::Dataset, engine::Model};
+use worker::{data::Dataset, engine::Model, trainer::Promise};
 
 /// What was in the making when the program ended; removed when a simulation is finished.
 pub(super) const STATE: &str = "state";
@@ -49,6 +50,7 @@ pub(super) struct Server<'a> {
     /// Where what is in the making lies.
     pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
+    pub(super) secrets: &'a Secrets,
     pub(super) metrics: Metrics,
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
@@ -66,6 +68,8 @@ pub(super) struct Opened {
     pub(super) shares: Shares,
     pub(super) store: Store,
     pub(super) states: Mutex<States>,
+    pub(super) promise: Option<Arc<Promise>>,
+    pub(super) secrets: Secrets,
     guard: Option<Guard>,
     record: RunRecord,
     vectors: Vectors,
@@ -94,6 +98,7 @@ impl Opened {
         let store = Store::open(&folder.join(STORE))?;
         let same = |record: &RunRecord| record.spec == *spec && record.members.len() == *clients;
         let known = store.runs()?.pop().filter(same);
+        let secrets = Secrets::open(setup, &folder, known.is_some())?;
         let (record, vectors) = if let Some(record) = known {
             let read = |(name, digest): (&String, &Digest)| {
                 Ok((name.clone(), store.blobs().get(*digest, Vec::new)?))
@@ -102,7 +107,7 @@ impl Opened {
             (record, vectors)
         } else {
             let (mut record, vectors) = fresh(spec, &model, *clients, algorithm.as_ref());
-            record.privacy = guard.as_ref().map(|guard| private::start(guard, spec.seed)).transpose()?;
+            record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
         let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
@@ -111,7 +116,21 @@ impl Opened {
         let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
-        Ok(Self { algorithm, packing, model, shares, store, states, guard, record, vectors })
+        let promise = Promise::of(spec, algorithm.as_ref(), model.parameters());
+        let promise = promise.map_err(|error| wrong(error.to_string()))?.map(Arc::new);
+        Ok(Self {
+            algorithm,
+            packing,
+            model,
+            shares,
+            store,
+            states,
+            promise,
+            secrets,
+            guard,
+            record,
+            vectors,
+        })
     }
 
     /// The server over it.
@@ -136,6 +155,7 @@ impl Opened {
                 .as_ref()
                 .map(|guard| Private::open(guard, &setup.folder, &record))
                 .transpose()?,
+            secrets: &self.secrets,
             metrics: Metrics::open(&setup.folder, record.round)?,
             record,
             bytes: (0, 0),

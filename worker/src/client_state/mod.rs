@@ -10,7 +10,7 @@ mod file;
 mod store;
 
 pub use file::{FileError, Owner, read as read_file, write as write_file};
-pub use store::{StateError, States};
+pub use store::{StateError, States, lock};
 
 use algorithms::Vectors;
 use proto::digest::Digest;

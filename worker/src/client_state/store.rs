@@ -61,17 +61,12 @@ impl States {
     /// # Errors
     /// If it cannot be created, or another process uses it.
     pub fn open(dir: &Path, worker: &WorkerName) -> Result<Self, WorkerError> {
-        let fail = |problem: String| WorkerError::StateDir { path: dir.to_owned(), problem };
         let runs = dir.join("runs");
-        fs::create_dir_all(&runs).map_err(|error| fail(format!("cannot be created: {error}")))?;
-        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"));
-        let lock = lock.map_err(|error| fail(format!("its lock cannot be opened: {error}")))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                fail("another worker uses it; give each worker a `state_dir` of its own".into())
-            }
-            TryLockError::Error(error) => fail(format!("cannot be locked: {error}")),
+        fs::create_dir_all(&runs).map_err(|error| WorkerError::StateDir {
+            path: dir.to_owned(),
+            problem: format!("cannot be created: {error}"),
         })?;
+        let lock = lock(dir)?;
         Ok(Self { runs, worker: worker.clone(), records: BTreeMap::new(), _lock: lock })
     }
 
@@ -148,6 +143,23 @@ impl States {
             Err(error) => Err(StateError::Read { path, error }),
         }
     }
+}
+
+/// Keeps others out of a state directory until dropped.
+///
+/// # Errors
+/// If it does not exist, or another process uses it.
+pub fn lock(dir: &Path) -> Result<File, WorkerError> {
+    let fail = |problem: String| WorkerError::StateDir { path: dir.to_owned(), problem };
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"));
+    let lock = lock.map_err(|error| fail(format!("its lock cannot be opened: {error}")))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            fail("another worker uses it; give each worker a `state_dir` of its own".into())
+        }
+        TryLockError::Error(error) => fail(format!("cannot be locked: {error}")),
+    })?;
+    Ok(lock)
 }
 
 /// Puts a new file in the place of `path`, or leaves the old one.

@@ -74,6 +74,19 @@ impl Dataset {
         Self { parts: Arc::new(parts), view: None, flipped: false }
     }
 
+    /// Records of `dimension` numbers and two classes.
+    #[cfg(test)]
+    pub(crate) fn of_features(dimension: usize, values: Vec<f32>, labels: Vec<u32>) -> Self {
+        Self::new(Parts {
+            info: DataInfo::Features { dimension, classes: 2 },
+            store: Store::Features { dimension, values },
+            labels,
+            keys: None,
+            normalisation: Normalisation { mean: vec![0.0; dimension], std: vec![1.0; dimension] },
+            augment: Augment::NONE,
+        })
+    }
+
     /// What a model must know.
     pub fn info(&self) -> &DataInfo {
         &self.parts.info

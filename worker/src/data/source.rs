@@ -189,6 +189,13 @@ impl Source {
         }
     }
 
+    /// Whether `mean` and `std` are missing where they may have to be measured on the data.
+    pub fn measures(&self) -> bool {
+        let given = self.overrides();
+        let measurable = matches!(self, Self::Parquet { .. } | Self::Csv { .. } | Self::Folder { .. });
+        measurable && (given.mean.is_none() || given.std.is_none())
+    }
+
     fn open(&self) -> Opened<'_> {
         match self {
             Self::Idx { path, .. } => Opened::Images(Box::new(idx::Idx { folder: path })),

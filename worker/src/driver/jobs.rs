@@ -4,6 +4,7 @@
 //! touches the disk. A job may be cancelled while it waits for the network at once, while it trains at
 //! the next step, and never while it writes client state.
 
+mod account;
 mod bench;
 
 use super::{Tagged, report::Reporter};
@@ -14,6 +15,7 @@ use crate::{
     trainer::{Scores, Train},
     transfer::{Cache, Line, Offer, TransferError, Verdict, fetch, upload},
 };
+pub(super) use account::Account;
 use algorithms::{Algorithm, MODEL, Vector, Vectors};
 use bench::{Bench, Next};
 use proto::{
@@ -61,8 +63,13 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(worker: WorkerName, line: Line, trainer: Box<dyn Train>, states: States) -> Self {
-        let bench = Bench::new(trainer, states);
+    pub(super) fn new(
+        worker: WorkerName,
+        line: Line,
+        trainer: Box<dyn Train>,
+        (states, account): (States, Account),
+    ) -> Self {
+        let bench = Bench::new(trainer, states, account);
         Self { worker, line, cache: Cache::default(), bench, faulty: BTreeMap::new() }
     }
 
@@ -112,12 +119,17 @@ impl Jobs {
             Next::Offer(pending) => pending,
             Next::Train(state) => {
                 let length = self.bench.prepare(Arc::clone(&order.spec)).await?;
+                self.bench.admit(order, Arc::clone(&algorithm), length).await?;
                 let down = self.vectors(order, algorithm.as_ref(), length, cancel).await?;
                 let reporter = Reporter::new(&self.line, run, *round, Phase::Training);
-                let task = bench::Task { order: order.clone(), algorithm, down, state };
+                let task =
+                    bench::Task { order: order.clone(), algorithm: Arc::clone(&algorithm), down, state };
                 self.bench.train(task, reporter, cancel.clone()).await?
             }
         };
+        if order.spec.has_local_noise() {
+            self.bench.pay(order, algorithm, &pending).await?;
+        }
         let packed = order.spec.compression.is_some();
         self.offer(run, (&pending, packed), cancel).await
     }

@@ -14,12 +14,13 @@ use crate::{
     Config, WorkerError,
     access::{self, Membership, Route},
     client_state::States,
+    ledger::Ledgers,
     session::{Action, Event, JobId, Level, Session, Time, Token},
     trainer::{EngineTrainer, Train},
     transfer::{Line, Live, channel},
 };
 use identity::{Dial, Tcp};
-use jobs::{Jobs, Order};
+use jobs::{Account, Jobs, Order};
 use proto::{limits::SESSION_QUEUE, v1::WorkerMessage};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -77,6 +78,7 @@ pub async fn run_on(
 ) -> Result<(), WorkerError> {
     config.check()?;
     let states = States::open(&config.state_dir, &config.name)?;
+    let account = Account::new(Ledgers::open(&config.state_dir)?, config.budgets.clone());
     let (line, listening) = watch::channel(None);
     let _health = match config.health {
         Some(address) => Some(health::serve(address, listening.clone()).await?),
@@ -94,7 +96,7 @@ pub async fn run_on(
     let (events, inbox) = mpsc::channel(EVENTS);
     let (orders, received) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
-    let jobs = Jobs::new(config.name.clone(), Line(listening), trainer, states);
+    let jobs = Jobs::new(config.name.clone(), Line(listening), trainer, (states, account));
     tasks.spawn(jobs.serve(received, events.clone()));
     let session = Session::new(&config.name);
     let mut driver = Driver {

@@ -4,7 +4,7 @@
 //! networks with other layers each example gets a pass of its own, which is right for every model.
 
 use super::buffer::Buffer;
-use super::layout::Params;
+use super::layout::{Layout, Params};
 use super::models::Network;
 use super::ops::loss::{Tally, cross_entropy};
 use super::shards::Shard;
@@ -12,6 +12,29 @@ use super::tape::{Gradients, Tape, factor};
 use super::tensor::Tensor;
 use super::{EngineError, Model, NOTHING, Outcome, add, outcome};
 use crate::data::Batch;
+
+/// What the norm of one example's gradient is bounded by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    /// The whole gradient, by this norm.
+    Flat(f64),
+    /// Each layer's part ([`Model::layers`]), by this norm.
+    PerLayer(f64),
+}
+
+impl Clip {
+    /// The norm.
+    pub(super) fn norm(self) -> f64 {
+        let (Self::Flat(norm) | Self::PerLayer(norm)) = self;
+        norm
+    }
+}
+
+impl From<f64> for Clip {
+    fn from(norm: f64) -> Self {
+        Self::Flat(norm)
+    }
+}
 
 /// What [`Model::clipped_gradient`] measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +47,8 @@ pub struct Clipped {
 
 impl Model {
     /// Overwrites `sum` by `Σᵢ gᵢ · min(1, clip / ‖gᵢ‖)`, where `gᵢ` is the gradient of the mean loss over
-    /// the predictions of example `i` (Abadi et al. 2016, arXiv:1607.00133, algorithm 1, before noise).
+    /// the predictions of example `i` (Abadi et al. 2016, arXiv:1607.00133, algorithm 1, before noise); or the
+    /// same for each layer by itself.
     ///
     /// # Errors
     /// As for [`Model::gradient`]; [`EngineError::Clip`] if `clip` is not positive and finite.
@@ -32,13 +56,14 @@ impl Model {
         &self,
         w: &[f32],
         batch: &Batch,
-        clip: f64,
+        clip: impl Into<Clip>,
         sum: &mut [f32],
     ) -> Result<Clipped, EngineError> {
+        let clip = clip.into();
         self.check_length("weights", w.len())?;
         self.check_length("gradient", sum.len())?;
-        if !(clip > 0.0 && clip.is_finite()) {
-            return Err(EngineError::Clip(clip));
+        if !(clip.norm() > 0.0 && clip.norm().is_finite()) {
+            return Err(EngineError::Clip(clip.norm()));
         }
         let Some((network, task)) = &self.network else {
             sum.fill(0.0);
@@ -48,7 +73,7 @@ impl Model {
         let params = Params::tracked(&self.layout, w);
         let (mut total, mut norms) = (Tally::default(), Vec::with_capacity(batch.size));
         let mut all = Gradients::default();
-        let step = |shard: Shard<'_>| shard_gradient(&**network, &params, shard, clip);
+        let step = |shard: Shard<'_>| shard_gradient(&**network, (&params, &self.layout), shard, clip);
         self.runner.run(task.shards(batch), step, |(tally, grads, some)| {
             add(&mut total, tally);
             norms.extend(some);
@@ -64,9 +89,9 @@ type Part = (Tally, Gradients, Vec<f64>);
 
 fn shard_gradient(
     network: &dyn Network,
-    params: &Params,
+    (params, layout): (&Params, &Layout),
     shard: Shard<'_>,
-    clip: f64,
+    clip: Clip,
 ) -> Result<Part, EngineError> {
     let (tally, tape, logits, slope) = forward(network, params, shard)?;
     if let Some((grads, norms)) = tape.clipped((&logits, slope), shard.size, clip)? {
@@ -77,7 +102,14 @@ fn shard_gradient(
         let (loss, tape, logits, slope) = forward(network, params, one)?;
         let grads = tape.gradients(&logits, slope)?;
         let norm = grads.square().sqrt();
-        sum.add_scaled(grads, factor(norm, clip));
+        let parts = match clip {
+            Clip::Flat(_) => vec![grads],
+            Clip::PerLayer(_) => params.by_layer(layout, grads),
+        };
+        for part in parts {
+            let factor = factor(part.square().sqrt(), clip.norm());
+            sum.add_scaled(part, factor);
+        }
         add(&mut tally, loss);
         norms.push(norm);
     }

@@ -5,6 +5,7 @@ use super::tape::Gradients;
 use super::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::BTreeMap;
 
 /// Name and shape of one tensor, as in PyTorch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,13 @@ impl Layout {
         self.parameters
     }
 
+    /// Lengths of the layers in the flat vector: a layer is what has its parameters' names up to the last dot.
+    pub(super) fn layers(&self) -> Vec<usize> {
+        let length = |spec: &TensorSpec| spec.shape.iter().product::<usize>();
+        let runs = self.sorted.chunk_by(|a, b| layer(&a.name) == layer(&b.name));
+        runs.map(|run| run.iter().map(length).sum()).collect()
+    }
+
     /// Fresh weights; each tensor has a stream of its own, named by seed and tensor.
     pub(super) fn initial(&self, seed: u64) -> Vec<f32> {
         let mut w = vec![0.0; self.parameters];
@@ -111,6 +119,10 @@ impl Layout {
         }
         w
     }
+}
+
+fn layer(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(layer, _)| layer)
 }
 
 /// Uniform on [-1, 1), a multiple of 2⁻²³.
@@ -157,6 +169,15 @@ impl Params {
 
     pub(super) fn get(&self, slot: Slot) -> &Tensor {
         &self.0[slot.0]
+    }
+
+    /// Gradients, divided among the layers.
+    pub(super) fn by_layer(&self, layout: &Layout, mut grads: Gradients) -> Vec<Gradients> {
+        let mut layers: BTreeMap<&str, Vec<(Tensor, Tensor)>> = BTreeMap::new();
+        for (tensor, entry) in self.0.iter().zip(&layout.entries) {
+            layers.entry(layer(&entry.spec.name)).or_default().extend(grads.split_off(tensor));
+        }
+        layers.into_values().map(Gradients::of).collect()
     }
 
     /// Writes gradients to their places in the flat gradient, zeros where there are none.

@@ -21,7 +21,7 @@ mod tensor;
 mod tests;
 pub mod vectors;
 
-pub use clipped::Clipped;
+pub use clipped::{Clip, Clipped};
 pub use error::EngineError;
 pub use export::{load_safetensors, save_safetensors};
 pub use layout::TensorSpec;
@@ -79,6 +79,12 @@ impl Model {
     /// Names and shapes, in the order in which the tensors lie in the flat vector.
     pub fn tensors(&self) -> &[TensorSpec] {
         self.layout.specs()
+    }
+
+    /// Lengths of the layers, in the order in which they lie in the flat vector: those of the runs of tensors
+    /// whose names agree up to the last dot.
+    pub fn layers(&self) -> Vec<usize> {
+        self.layout.layers()
     }
 
     /// Length of the flat vector.

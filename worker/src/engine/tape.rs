@@ -3,6 +3,7 @@
 //! Operations are recorded through a thread-local, so that networks read like formulas and a tape
 //! stays on its thread. A gradient is moved where it can be, never added to zeros.
 
+use super::clipped::Clip;
 use super::ops;
 use super::tensor::{Result, Tensor};
 use std::cell::RefCell;
@@ -91,14 +92,14 @@ impl Tape {
 }
 
 impl Tape {
-    /// Sum of the examples' gradients, each scaled down to norm `clip` if it is longer, and their norms
-    /// before that; `None` if an operation cannot tell examples apart. One pass: the gradients of
-    /// parameters are formed last, when norms are known (Bu et al. 2023, "book-keeping").
+    /// Sum of the examples' gradients, each (or each layer of each) scaled down to norm `clip` if it is
+    /// longer, and their norms before that; `None` if an operation cannot tell examples apart. One pass: the
+    /// gradients of parameters are formed last, when norms are known (Bu et al. 2023, "book-keeping").
     pub(super) fn clipped(
         self,
         (result, seed): (&Tensor, Tensor),
         examples: usize,
-        clip: f64,
+        clip: Clip,
     ) -> Result<Option<(Gradients, Vec<f64>)>> {
         let mut found = Gradients(vec![(result.clone(), seed)]);
         let mut squares = vec![0.0; examples];
@@ -113,14 +114,22 @@ impl Tape {
             let Some(split) = operation.split(&inputs, &result, &gradient, examples)? else {
                 return Ok(None);
             };
-            squares.iter_mut().zip(split.squares).for_each(|(sum, square)| *sum += square);
+            squares.iter_mut().zip(&split.squares).for_each(|(sum, square)| *sum += square);
             found.add(&inputs[0], split.input);
-            late.push((inputs, split.weighted));
+            late.push((inputs, split.weighted, split.squares));
         }
         let norms: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();
-        let factors: Vec<f32> = norms.iter().map(|norm| factor(*norm, clip)).collect();
-        for (inputs, weighted) in late {
-            for (parameter, gradient) in inputs[1..].iter().zip(weighted(&factors)) {
+        let factors: Vec<f32> = norms.iter().map(|norm| factor(*norm, clip.norm())).collect();
+        for (inputs, weighted, squares) in late {
+            let own: Vec<f32>;
+            let factors = match clip {
+                Clip::Flat(_) => &factors,
+                Clip::PerLayer(norm) => {
+                    own = squares.into_iter().map(|square| factor(square.sqrt(), norm)).collect();
+                    &own
+                }
+            };
+            for (parameter, gradient) in inputs[1..].iter().zip(weighted(factors)) {
                 if found.get(parameter).is_some() {
                     // A parameter that is used twice has a norm that is not the sum of both.
                     return Ok(None);
@@ -138,6 +147,16 @@ pub(super) fn factor(norm: f64, clip: f64) -> f32 {
 }
 
 impl Gradients {
+    /// That of one leaf alone, taken out.
+    pub(super) fn split_off(&mut self, leaf: &Tensor) -> Option<(Tensor, Tensor)> {
+        self.take(leaf).map(|gradient| (leaf.clone(), gradient))
+    }
+
+    /// Of these leaves.
+    pub(super) fn of(leaves: Vec<(Tensor, Tensor)>) -> Self {
+        Self(leaves)
+    }
+
     /// Sum of the squares of all elements.
     pub(super) fn square(&self) -> f64 {
         self.0.iter().map(|(_, gradient)| ops::square(gradient.values())).sum()

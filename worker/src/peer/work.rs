@@ -93,7 +93,7 @@ impl Job {
         };
         let plan = LocalPlan { offset: offset.map(relaxed), ..plan(&self.local) };
         let spec = Arc::clone(&self.spec);
-        let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan };
+        let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
         let change: Vec<f32> = run.end.iter().zip(model.iter()).map(|(end, z)| end - z).collect();
         let sketch = sketch(self.spec.seed, &change);

@@ -80,6 +80,11 @@ impl Examples {
         Ok(part)
     }
 
+    /// Whether inputs are shifted and scaled by what was measured on the data, which no noise covers.
+    pub(super) fn are_measured(&self, spec: &DataSpec) -> bool {
+        self.sources.get(&spec.name).is_some_and(Source::measures)
+    }
+
     fn whole(&mut self, spec: &DataSpec, split: Split) -> Result<Dataset, TrainError> {
         let key = (spec.name.clone(), spec.sequence, split == Split::Train);
         if let Some(known) = self.whole.get(&key) {

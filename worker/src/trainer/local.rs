@@ -4,8 +4,8 @@
 //! worker that restarts in the middle of a round uploads the bytes that it would have uploaded.
 
 use super::{
-    EvaluateJob, LocalResult, Opened, Progress, Report, Scores, Train, TrainError, TrainJob,
-    examples::Examples,
+    EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
+    TrainJob, examples::Examples,
 };
 use crate::{
     Config,
@@ -14,9 +14,10 @@ use crate::{
 };
 use algorithms::{
     LocalRun,
-    local::{StepSize, Walk},
+    local::{Probe, StepSize, Walk},
     seed,
 };
+use privacy::spec::MechanismKind;
 use proto::spec::{ClipMode, LocalSpec, ModelSpec, RunSpec};
 use std::sync::Arc;
 
@@ -127,6 +128,14 @@ impl Train for EngineTrainer {
         if let ModelSpec::Flat { parameters } = spec.model {
             return Ok(parameters);
         }
+        let steps = spec.privacy.as_ref().is_some_and(|p| p.mechanism() == MechanismKind::DpSgd);
+        if steps && self.examples.are_measured(&spec.data) {
+            return Err(TrainError::Data(format!(
+                "the inputs of `{0}` would be normalised by what is measured on them, which `dp_sgd` does not pay \
+                 for; give `mean` and `std` in `[data.{0}]`",
+                spec.data.name
+            )));
+        }
         let info = self.examples.training(spec)?.info().clone();
         Ok(self.model(&spec.model, &info)?.parameters())
     }
@@ -163,6 +172,14 @@ impl Train for EngineTrainer {
         })
     }
 
+    fn layers(&mut self, spec: &RunSpec) -> Result<Vec<usize>, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(vec![parameters]);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.layers())
+    }
+
     fn reuse(&mut self, vector: Vec<f32>) {
         self.spare = vector;
     }
@@ -190,15 +207,12 @@ impl Loop<'_> {
         if self.examples.is_empty() {
             return Err(TrainError::Data("this worker's share of the data is empty".into()));
         }
+        if let Some(private) = self.job.noisy_steps() {
+            return self.run_privately(private, report);
+        }
         let local = &self.job.spec.local;
         let due = steps_due(local, self.examples.len());
-        let size = StepSize {
-            lr: self.job.lr,
-            weight_decay: local.weight_decay,
-            clip: local.clip,
-            compat: local.clip_mode == ClipMode::Compat,
-        };
-        let mut walk = Walk::new(&self.job.model, &self.job.plan, size);
+        let mut walk = self.walk();
         let start_loss = self.job.plan.start_loss.then(|| self.loss_at(walk.weights())).transpose()?;
         let (mut done, mut loss) = (0, 0.0);
         for epoch in 0.. {
@@ -223,6 +237,39 @@ impl Loop<'_> {
             }
         }
         Err(TrainError::Training("more epochs than can be counted".into()))
+    }
+
+    fn walk(&self) -> Walk {
+        let local = &self.job.spec.local;
+        let size = StepSize {
+            lr: self.job.lr,
+            weight_decay: local.weight_decay,
+            clip: local.clip,
+            compat: local.clip_mode == ClipMode::Compat,
+        };
+        Walk::new(&self.job.model, &self.job.plan, size)
+    }
+
+    /// DP-SGD: whatever the walk makes of the gradients is a function of what they were paid for. The loss is
+    /// not, so that nobody learns it.
+    fn run_privately(&self, private: &Private, report: Report<'_>) -> Result<LocalResult, TrainError> {
+        let TrainJob { spec, plan, .. } = self.job;
+        let Some(due) = spec.local.steps else {
+            return Err(TrainError::Training("`dp_sgd` without `local.steps`".into()));
+        };
+        if plan.start_loss || !matches!(plan.probe, Probe::Here | Probe::Fixed(_)) {
+            let kind = &spec.algorithm.kind;
+            return Err(TrainError::Training(format!("`dp_sgd` does not pay for what `{kind}` asks for")));
+        }
+        let mut steps = NoisySteps::new(private, self.model, self.examples)?;
+        let mut walk = self.walk();
+        for done in 1..=due {
+            walk.step(|w, grad| steps.gradient(w, grad))?;
+            if report(Progress { done: done.into(), due: due.into() }).is_break() {
+                return Err(TrainError::Cancelled);
+            }
+        }
+        self.finished(walk.finish(), 0.0)
     }
 
     fn order(&self, epoch: u64) -> Vec<usize> {

@@ -7,11 +7,13 @@ mod examples;
 mod local;
 mod outgoing;
 mod private;
+mod steps;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
 pub use outgoing::{Outgoing, Way, outgoing, packing_seed};
-pub use private::clip_upload;
+pub use private::{Private, Promise, Seal, clip_upload, clips_layers, draw_key};
+pub use steps::NoisySteps;
 pub use update::finish;
 
 use algorithms::{LocalRun, Vector, local::LocalPlan};
@@ -31,6 +33,15 @@ pub struct TrainJob {
     pub model: Vector,
     /// How a local step differs from plain SGD.
     pub plan: LocalPlan,
+    /// What this worker does itself for a run's promise of privacy.
+    pub private: Option<Private>,
+}
+
+impl TrainJob {
+    /// What makes the steps private, if they are: DP-SGD.
+    pub fn noisy_steps(&self) -> Option<&Private> {
+        self.private.as_ref().filter(|private| private.promise().noises_steps())
+    }
 }
 
 /// A local run that was done.
@@ -143,6 +154,14 @@ pub trait Train: Send {
     /// If the data set or the model is not possible here, or this trainer only trains what it is given.
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
         Err(TrainError::Model(format!("this trainer cannot begin the run `{}` by itself", spec.name)))
+    }
+
+    /// Lengths of the model's layers in its vector, for runs that clip them apart.
+    ///
+    /// # Errors
+    /// If the model is not possible here, or this trainer knows none.
+    fn layers(&mut self, spec: &RunSpec) -> Result<Vec<usize>, TrainError> {
+        Err(TrainError::Model(format!("this trainer knows no layers of the run `{}`", spec.name)))
     }
 
     /// Takes a vector that is not needed any more, whose memory the next local run may use.

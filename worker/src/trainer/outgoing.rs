@@ -5,13 +5,12 @@
 //! confirmed, and an update that is offered again is the same bytes. Client state that has a counterpart
 //! in the coordinator's is brought in line with what the coordinator reads.
 
-use super::{TrainError, finish};
+use super::{Seal, TrainError, finish};
 use algorithms::{
     Algorithm, Finished, LocalRun, Vectors,
     compress::{Packed, Packing},
     seed,
 };
-use privacy::ClipNorm;
 use std::sync::Arc;
 
 /// What is kept of an uploaded vector begins with this in the client state.
@@ -22,8 +21,8 @@ const LOST: &str = "lost.";
 pub struct Way<'a> {
     /// The round.
     pub round: u64,
-    /// To which it is shortened, in a run that promises privacy.
-    pub clip_norm: Option<ClipNorm>,
+    /// What a run that promises privacy does to it.
+    pub seal: Seal<'a>,
     /// How it is compressed, and the seed of this run and worker for it.
     pub packing: Option<(&'a Packing, u64)>,
 }
@@ -48,21 +47,22 @@ pub fn packing_seed(run: u64, worker: &str) -> u64 {
 /// block.
 ///
 /// # Errors
-/// If a vector is not finite.
+/// That of the local run, or if a vector is not finite.
 pub fn outgoing(
     algorithm: &dyn Algorithm,
-    run: LocalRun,
+    trained: Result<LocalRun, TrainError>,
     (down, state): (&Vectors, &Vectors),
     way: &Way<'_>,
     seen: &mut dyn FnMut(&[f32]),
 ) -> Result<Outgoing, TrainError> {
-    let to = (way.round, way.clip_norm);
+    let to = (way.round, way.seal);
     let Some((packing, seed)) = way.packing else {
-        let Finished { upload, next } = finish(algorithm, run, (down, state), to, seen)?;
+        let Finished { upload, next } = finish(algorithm, trained, (down, state), to, seen)?;
         return Ok(Outgoing { payload: upload.clone(), read: upload, next });
     };
+    let run = trained?;
     let facts = (run.steps, run.lr);
-    let Finished { upload, mut next } = finish(algorithm, run, (down, state), to, &mut |_| ())?;
+    let Finished { upload, mut next } = finish(algorithm, Ok(run), (down, state), to, &mut |_| ())?;
     let mut out = Outgoing { payload: Vectors::new(), read: Vectors::new(), next: Vectors::new() };
     let mut errors = Vectors::new();
     for (name, vector) in upload {
@@ -108,9 +108,9 @@ mod tests {
         let algorithm = algorithms::make(kind, &algorithms::Params::new()).unwrap();
         let server = algorithms::fresh_server(algorithm.as_ref(), Arc::new(some(1)));
         let run = LocalRun::new(Arc::new(some(1)), some(2), 3, 0.1);
-        let way = Way { round: 4, clip_norm: None, packing: packing.map(|packing| (packing, 7)) };
+        let way = Way { round: 4, seal: Seal::Open, packing: packing.map(|packing| (packing, 7)) };
         let mut seen = Vec::new();
-        let sent = outgoing(algorithm.as_ref(), run, (&server, state), &way, &mut |block| {
+        let sent = outgoing(algorithm.as_ref(), Ok(run), (&server, state), &way, &mut |block| {
             seen.extend_from_slice(block)
         });
         let sent = sent.unwrap();

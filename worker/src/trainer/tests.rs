@@ -31,6 +31,7 @@ fn job(trainer: &mut EngineTrainer, spec: RunSpec, round: u64) -> TrainJob {
         lr,
         model: Arc::new(vec![0.0; length]),
         plan: LocalPlan::default(),
+        private: None,
     }
 }
 

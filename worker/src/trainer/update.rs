@@ -1,46 +1,60 @@
 //! From a finished local run to what leaves the worker and what it keeps. The one place that daemons
 //! and simulation share: whatever is done to an update before it is sent is done here.
 
-use super::{TrainError, clip_upload};
-use algorithms::{Algorithm, Finished, LocalRun, Vectors};
-use privacy::ClipNorm;
+use super::{Seal, TrainError};
+use algorithms::{Algorithm, Finished, LocalRun, MODEL, Vectors};
+use std::sync::Arc;
 
 /// Elements that stay in the cache from one look at them to the next.
 const BLOCK: usize = 32 * 1024;
 
 /// Upload and next client state of a local run of that round. `seen` gets the upload, vector after vector,
-/// block after block, while it is in the cache. In a run that promises privacy the upload is shortened to
-/// `clip_norm`, all of its vectors together.
+/// block after block, while it is in the cache. `seal`: what a run that promises privacy asks for. Where an
+/// answer must not tell that a local run failed, one that did counts as zero and leaves the state.
 ///
 /// # Errors
-/// If a vector is not finite.
+/// That of the local run, or if a vector is not finite.
 pub fn finish(
     algorithm: &dyn Algorithm,
-    run: LocalRun,
+    trained: Result<LocalRun, TrainError>,
     (down, state): (&Vectors, &Vectors),
-    (round, clip_norm): (u64, Option<ClipNorm>),
+    (round, seal): (u64, Seal<'_>),
     seen: &mut dyn FnMut(&[f32]),
 ) -> Result<Finished, TrainError> {
-    let lr = run.lr;
-    let not_finite = |name: &String| {
-        TrainError::Training(format!("vector `{name}` of round {round} is not finite (learning rate {lr})"))
+    let finished = trained.and_then(|run| {
+        let lr = run.lr;
+        let finished = algorithm.finish(run, down, state);
+        all_finite(&finished.next, (round, lr)).map(|()| (finished, lr))
+    });
+    let (mut finished, lr) = match finished {
+        Err(TrainError::Training(_)) if seal.hides_failure() => (nothing(algorithm, down, state), 0.0),
+        finished => finished?,
     };
-    let mut finished = algorithm.finish(run, down, state);
-    if let Some(norm) = clip_norm {
-        clip_upload(&mut finished.upload, norm)?;
-    }
+    seal.close(&mut finished.upload)?;
     for (name, vector) in &finished.upload {
         for block in vector.chunks(BLOCK) {
             if !is_finite(block) {
-                return Err(not_finite(name));
+                return Err(not_finite(name, (round, lr)));
             }
             seen(block);
         }
     }
-    match finished.next.iter().find(|(_, vector)| !vector.chunks(BLOCK).all(is_finite)) {
-        Some((name, _)) => Err(not_finite(name)),
-        None => Ok(finished),
-    }
+    Ok(finished)
+}
+
+fn nothing(algorithm: &dyn Algorithm, down: &Vectors, state: &Vectors) -> Finished {
+    let zero = |(name, length): (&str, usize)| (name.to_owned(), Arc::new(vec![0.0; length]));
+    let upload = algorithm.upload(down[MODEL].len()).into_iter().map(zero).collect();
+    Finished { upload, next: state.clone() }
+}
+
+fn all_finite(vectors: &Vectors, run: (u64, f32)) -> Result<(), TrainError> {
+    let bad = vectors.iter().find(|(_, vector)| !vector.chunks(BLOCK).all(is_finite));
+    bad.map_or(Ok(()), |(name, _)| Err(not_finite(name, run)))
+}
+
+fn not_finite(name: &str, (round, lr): (u64, f32)) -> TrainError {
+    TrainError::Training(format!("vector `{name}` of round {round} is not finite (learning rate {lr})"))
 }
 
 /// Without an early end within a block, which would cost more than it saves.

@@ -3,13 +3,13 @@
 //! A panic in there is a bug of the engine or of a data format. It is caught and declined: one run
 //! that trips over it must not take the worker from the others.
 
-use super::{Ended, Reporter};
+use super::{Account, Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
     trainer::{
-        EvaluateJob, LocalResult, Outgoing, Progress, Scores, Train, TrainError, TrainJob, Way, outgoing,
-        packing_seed,
+        EvaluateJob, LocalResult, Outgoing, Private, Progress, Scores, Seal, Train, TrainError, TrainJob,
+        Way, clips_layers, outgoing, packing_seed,
     },
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing};
@@ -48,9 +48,10 @@ pub(super) struct Task {
 struct Tools {
     trainer: Box<dyn Train>,
     states: States,
+    account: Account,
 }
 
-/// Trainer and client state.
+/// Trainer, client state and privacy ledgers.
 pub(super) struct Bench(Option<Tools>);
 
 impl From<TrainError> for Ended {
@@ -66,8 +67,8 @@ impl From<StateError> for Ended {
 }
 
 impl Bench {
-    pub(super) fn new(trainer: Box<dyn Train>, states: States) -> Self {
-        Self(Some(Tools { trainer, states }))
+    pub(super) fn new(trainer: Box<dyn Train>, states: States, account: Account) -> Self {
+        Self(Some(Tools { trainer, states, account }))
     }
 
     async fn lend<T: Send + 'static>(
@@ -94,7 +95,8 @@ impl Bench {
         let (order, basis) = (order.clone(), order.basis());
         self.lend(move |tools| {
             let Assignment { run, round, committed, .. } = &order;
-            let durable = tools.states.get(run, &order.spec.algorithm.kind, stateful)?;
+            let keeps = keeps(&order.spec, stateful);
+            let durable = tools.states.get(run, &order.spec.algorithm.kind, keeps)?;
             match durable.assigned(*round, basis, *committed, stateful) {
                 Verdict::Counted => Ok(Next::Counted),
                 Verdict::Offer => Ok(durable.pending.clone().map_or(Next::Counted, Next::Offer)),
@@ -107,6 +109,32 @@ impl Bench {
 
     pub(super) async fn prepare(&mut self, spec: Arc<RunSpec>) -> Result<usize, Ended> {
         self.lend(move |tools| Ok(tools.trainer.prepare(&spec)?)).await
+    }
+
+    /// Whether the worker may take part, before anything is fetched.
+    pub(super) async fn admit(
+        &mut self,
+        order: &Assignment,
+        algorithm: Arc<dyn Algorithm>,
+        length: usize,
+    ) -> Result<(), Ended> {
+        let order = order.clone();
+        self.lend(move |tools| tools.account.admit(&order, algorithm.as_ref(), length)).await
+    }
+
+    /// Pays for an upload that is pending.
+    pub(super) async fn pay(
+        &mut self,
+        order: &Assignment,
+        algorithm: Arc<dyn Algorithm>,
+        pending: &Pending,
+    ) -> Result<(), Ended> {
+        let (order, pending) = (order.clone(), pending.clone());
+        self.lend(move |tools| {
+            let length = tools.trainer.prepare(&order.spec)?;
+            tools.account.pay(&order, algorithm.as_ref(), (length, &pending))
+        })
+        .await
     }
 
     /// Trains, and keeps the upload as pending before anything leaves the machine.
@@ -124,11 +152,14 @@ impl Bench {
             };
             let kind = task.order.spec.algorithm.kind.clone();
             let stateful = task.order.spec.has_client_state(task.algorithm.as_ref());
+            let keeps = keeps(&task.order.spec, stateful);
+            let length = task.down[MODEL].len();
+            let private = tools.account.private(&task.order.spec, task.algorithm.as_ref(), length)?;
             let worker = tools.states.worker().clone();
-            let pending = local_run(tools.trainer.as_mut(), (task, &worker), &mut report)?;
+            let pending = local_run(tools.trainer.as_mut(), (task, &worker), private, &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
-            let durable: &mut Durable = tools.states.get(&run, &kind, stateful)?;
+            let durable: &mut Durable = tools.states.get(&run, &kind, keeps)?;
             durable.pending = Some(pending.clone());
             tools.states.save(&run)?;
             Ok(pending)
@@ -174,6 +205,12 @@ fn note(settled: Result<(), Ended>) {
     }
 }
 
+/// Whether the state of a run must survive the process: so must an upload that is paid for, or its noise would
+/// have to be paid for twice.
+fn keeps(spec: &RunSpec, stateful: bool) -> bool {
+    stateful || spec.has_local_noise()
+}
+
 fn flow(cancel: &CancellationToken) -> ControlFlow<()> {
     if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
@@ -201,6 +238,7 @@ fn packing(
 fn local_run(
     engine: &mut dyn Train,
     (task, worker): (Task, &WorkerName),
+    private: Option<Private>,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
@@ -212,24 +250,33 @@ fn local_run(
     };
     let seed = packing_seed(order.spec.seed, worker.as_str());
     let Assignment { round, lr, spec, clip_norm, .. } = order;
+    let layers = if clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
-    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan };
-    let LocalResult { run, examples, loss } = engine.train(&job, report)?;
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
+    let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
     drop(job);
-    let (steps, seconds) = (run.steps, began.elapsed().as_secs_f64());
-    let facts = match clip_norm {
+    let seconds = began.elapsed().as_secs_f64();
+    let facts = match &trained {
+        Ok(LocalResult { run, examples, loss }) if clip_norm.is_none() && private.is_none() => {
+            Facts { examples: *examples, steps: run.steps, lr, train_loss: *loss, seconds }
+        }
         // Nothing that was not paid for leaves the worker.
-        Some(_) => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
-        None => Facts { examples, steps, lr, train_loss: loss, seconds },
+        _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
+    };
+    let seal = match (&private, clip_norm) {
+        (Some(private), _) => private.seal(&layers),
+        (None, Some(norm)) => Seal::Clipped(norm, &layers),
+        (None, None) => Seal::Open,
     };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
     let mut seen = |block: &[f32]| {
         hasher.update(bytemuck::cast_slice(block));
     };
-    let way = Way { round, clip_norm, packing: packing.as_ref().map(|packing| (packing, seed)) };
+    let run = trained.map(|trained| trained.run);
+    let way = Way { round, seal, packing: packing.as_ref().map(|packing| (packing, seed)) };
     let Outgoing { payload, next, .. } = outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: payload, next })

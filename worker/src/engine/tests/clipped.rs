@@ -3,7 +3,7 @@
 use super::{batch, small, weights};
 use crate::data::{Batch, Inputs};
 use crate::engine::ops::testing::assert_close;
-use crate::engine::{EngineError, Model};
+use crate::engine::{Clip, EngineError, Model};
 
 /// The batch's examples, each a batch.
 fn singles(batch: &Batch) -> Vec<Batch> {
@@ -50,6 +50,23 @@ fn every_model_matches_one_pass_for_each_example() {
         }
         assert_eq!(clipped.norms.len(), batch.size, "{name}");
         assert_close(&got, &sum, 2e-5);
+        let (layers, clip) = (model.layers(), clip / 2.0);
+        assert_eq!(layers.iter().sum::<usize>(), w.len(), "{name}");
+        let mut sum = vec![0.0f64; w.len()];
+        for g in &single {
+            let mut at = 0;
+            for length in &layers {
+                let part = at..at + length;
+                let norm = g[part.clone()].iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+                let factor = if norm > clip { clip / norm } else { 1.0 };
+                sum[part.clone()].iter_mut().zip(&g[part]).for_each(|(s, &g)| *s += f64::from(g) * factor);
+                at += length;
+            }
+        }
+        let mut apart = vec![0.0; w.len()];
+        model.clipped_gradient(&w, &batch, Clip::PerLayer(clip), &mut apart).unwrap();
+        assert_close(&apart, &sum, 2e-5);
+        let clip = clip * 2.0;
         let plain = model.evaluate(&w, &batch).unwrap();
         assert_eq!(clipped.outcome.correct, plain.correct, "{name}");
         assert!((clipped.outcome.loss - plain.loss).abs() < 1e-5 * plain.loss.abs(), "{name}");

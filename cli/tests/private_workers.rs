@@ -1,0 +1,140 @@
+//! Workers that add the noise themselves, as processes: `kill -9` of one neither loses nor doubles what its
+//! ledger has paid, its owner's budget ends its part in a run, and only its owner's word begins anew.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod fleet;
+
+use fleet::{Fleet, until};
+use privacy::{Entry, Journal, accountants::report};
+use serde_json::Value;
+use std::{collections::BTreeSet, fs, time::Duration};
+
+const ROUNDS: u64 = 12;
+
+fn submit(fleet: &Fleet, name: &str, (rounds, steps): (u64, u64), privacy: &str) -> Result<String, String> {
+    let text = format!(
+        "name = \"{name}\"\nrounds = {rounds}\nmodel = {{ kind = \"mlp\", hidden = [32] }}\n\
+         data = {{ name = \"digits\", partition = {{ kind = \"iid\" }} }}\nlocal = {{ steps = {steps}, lr = 0.1 }}\n\
+         cohort = {{ min_workers = 3, rejoin_s = 120 }}\n[privacy]\ndelta = 1e-5\nclip_norm = 1.0\n{privacy}"
+    );
+    let file = fleet.path("private.toml");
+    fs::write(&file, text).unwrap();
+    let made = fleet.ask(&["run", "submit", file.to_str().unwrap()])?;
+    Ok(made[0]["id"].as_str().unwrap().to_owned())
+}
+
+const STEPS: &str = "unit = \"record\"\nadjacency = \"zero_out\"\nmechanism = \"dp_sgd\"\n\
+                     sampling = { kind = \"poisson\", rate = 0.2 }\n";
+
+/// A worker's own ledger, as its owner sees it.
+fn ledger(fleet: &Fleet, worker: &str) -> Journal {
+    let file = fleet.path("own.jsonl");
+    let (dir, to) = (fleet.path(worker), file.to_str().unwrap());
+    let place = ["--state-dir", dir.to_str().unwrap()];
+    fleet
+        .ask(&[&["privacy", "ledger", "export", "digits", "--force", "--to", to], &place[..]].concat())
+        .unwrap();
+    Journal::parse(&fs::read_to_string(&file).unwrap()).unwrap()
+}
+
+fn rounds(journal: &Journal, run: &str) -> Vec<u64> {
+    let round = |entry: &Entry| match entry {
+        Entry::Released { run: of, round, .. } if of == run => Some(*round),
+        _ => None,
+    };
+    journal.entries().iter().filter_map(round).collect()
+}
+
+fn end(fleet: &Fleet, run: &str) -> Value {
+    until("the end of the run", || {
+        let shown = fleet.ask(&["run", "show", run]).ok()?.remove(0);
+        let over =
+            ["finished", "failed", "exhausted", "cancelled"].iter().any(|state| shown["state"] == *state);
+        over.then_some(shown)
+    })
+}
+
+#[test]
+fn a_worker_pays_once_for_each_round_whenever_it_dies() {
+    let mut fleet = Fleet::new(false);
+    fleet.start();
+    let promise = format!("{STEPS}epsilon = 8.0\n");
+    let run = submit(&fleet, "steps", (ROUNDS, 300), &promise).unwrap();
+    for kill in 0..4 {
+        // At moments that have nothing to do with the rounds.
+        std::thread::sleep(Duration::from_millis(151 + 229 * kill));
+        fleet.kill_worker(0);
+        fleet.start_worker(0);
+    }
+    let shown = end(&fleet, &run);
+    assert_eq!(shown["state"], "finished", "{shown}");
+    let metrics = fleet.metrics(&run);
+    let want: Vec<u64> = (1..=ROUNDS).collect();
+    for worker in ["worker-1", "worker-2", "worker-3"] {
+        let own = ledger(&fleet, worker);
+        assert_eq!(rounds(&own, &run), want, "{worker}: each round once");
+        let epsilon = report::epsilon(own.ledger(), 1e-5, 1).epsilon;
+        // The run's own ε, which the coordinator shows, is that of a worker that was always there.
+        let told = metrics.last().unwrap()["epsilon"].as_f64().unwrap();
+        assert!((epsilon - told).abs() < 1e-9 && told <= 8.0 && told > 7.9, "{epsilon} {told}");
+    }
+    // Nothing of the records but the noisy updates has left.
+    assert!(metrics.iter().all(|line| line["train_loss"].is_null()), "{metrics:?}");
+
+    // What is spent is spent, on the coordinator's ledger and on the workers'.
+    let refused = submit(&fleet, "again", (ROUNDS, 300), &promise).unwrap_err();
+    assert!(refused.contains("not even one round fits"), "{refused}");
+    let reset = ["privacy", "ledger", "reset", "digits", "--reason", "a test"];
+    fleet.ask(&reset).unwrap();
+    let again = submit(&fleet, "again", (ROUNDS, 1), &promise).unwrap();
+    let declined = until("declined", || {
+        let log = fleet.log("worker-2");
+        log.contains("privacy").then_some(log)
+    });
+    assert!(declined.contains("this worker's ledger of `digits` holds"), "{declined}");
+    fleet.ask(&["run", "cancel", &again]).unwrap();
+    let told = fleet.events(&again);
+    let why: BTreeSet<String> =
+        told.iter().filter_map(|event| event["detail"].as_str().map(str::to_owned)).collect();
+    assert!(why.iter().any(|why| why.contains("holds ε = 7.9")), "{told:?}");
+
+    // Its owner's word, while it does not run.
+    let dir = fleet.path("worker-2");
+    let own = [&reset[..], &["--state-dir", dir.to_str().unwrap()]].concat();
+    assert!(fleet.ask(&own).unwrap_err().contains("stop the worker first"));
+    fleet.kill_worker(1);
+    assert_eq!(fleet.ask(&own).unwrap()[0]["resets"], 1);
+    assert_eq!(ledger(&fleet, "worker-2").resets(), 1);
+}
+
+#[test]
+fn an_owner_has_a_budget_whatever_a_run_asks_for() {
+    let mut fleet = Fleet::new(false);
+    let file = fleet.path("worker-1.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}[budgets]\ndigits = {{ epsilon = 3.0, delta = 1e-5 }}\n")).unwrap();
+    fleet.start();
+    let local = "unit = \"client\"\nadjacency = \"replace_one\"\nmechanism = \"local_gaussian\"\n\
+                 noise_multiplier = 12.0\nsampling = { kind = \"everyone\" }\n";
+    let run = submit(&fleet, "local", (30, 2), local).unwrap();
+    let shown = end(&fleet, &run);
+    assert_eq!(shown["state"], "finished", "{shown}");
+    let own = ledger(&fleet, "worker-1");
+    let paid = rounds(&own, &run);
+    let epsilon = report::epsilon(own.ledger(), 1e-5, 1).epsilon;
+    assert!(paid.len() > 5 && paid.len() < 30, "{paid:?}");
+    assert!(epsilon <= 3.0 && epsilon > 2.5, "{epsilon}");
+    assert_eq!(rounds(&ledger(&fleet, "worker-2"), &run), (1..=30).collect::<Vec<u64>>());
+    let told = fleet.events(&run);
+    let declined = |event: &&Value| event["reason"] == "privacy" && event["worker"] == "worker-1";
+    let event = told.iter().find(declined).unwrap_or_else(|| panic!("{told:?}"));
+    assert!(event["detail"].as_str().unwrap().contains("ε = 3 at δ = 1e-5"), "{event}");
+    // A run that asks for less than noise on the worker does not get the data at all.
+    let plain = fleet.submit(1, 1);
+    let log = until("refused", || {
+        let log = fleet.log("worker-1");
+        log.contains("owner has set").then_some(log)
+    });
+    assert!(log.contains("`dp_sgd` or `local_gaussian`"), "{log}");
+    fleet.ask(&["run", "cancel", &plain]).unwrap();
+}

@@ -1,0 +1,127 @@
+//! The gradients of DP-SGD: records drawn in secret, each one's gradient clipped by itself, exact noise on
+//! the sum, and a denominator that does not tell how many were drawn (Abadi et al. 2016, algorithm 1).
+
+use super::{Private, TrainError, private::failed};
+use crate::{
+    data::Dataset,
+    engine::{Clip, Model},
+};
+use privacy::{
+    Grid, Sampling,
+    grid::grouped_float_slack,
+    sampler::{SHARD, Sampler},
+    spec::Clipping,
+};
+use rand_chacha::rand_core::Rng;
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Records of which a sum is made in `f32`; such sums are added up in `f64`.
+const GROUP: usize = 64;
+/// The vector of a release's streams that throws the coins; noise has 0.
+const COINS: u32 = 1;
+
+/// The steps of one local run.
+#[derive(Debug)]
+pub struct NoisySteps<'a> {
+    private: &'a Private,
+    model: &'a Model,
+    examples: &'a Dataset,
+    grid: Grid,
+    clip: Clip,
+    sampler: Arc<Sampler>,
+    /// A coin below this says that a record is drawn.
+    below: u128,
+    /// Records that a sum is paid for; more are drawn with a probability below 2^-140.
+    most: usize,
+    /// The quantum over `q·n`.
+    unit: f64,
+    step: u64,
+    sum: Vec<f64>,
+    part: Vec<f32>,
+    quanta: Vec<i64>,
+}
+
+impl<'a> NoisySteps<'a> {
+    /// For all records of a worker.
+    ///
+    /// # Errors
+    /// If the noise is out of the sampler's bounds.
+    pub fn new(private: &'a Private, model: &'a Model, examples: &'a Dataset) -> Result<Self, TrainError> {
+        let (promise, n) = (private.promise(), examples.len());
+        let rate = match promise.spec().sampling() {
+            Sampling::Everyone => 1.0,
+            Sampling::Poisson { rate } => rate.get(),
+            _ => return Err(failed("records are drawn by `poisson` or not at all")),
+        };
+        let grid = Grid::new(promise.spec().clip_norm(), promise.dimensions()).map_err(failed)?;
+        let expected = rate * n as f64;
+        // A power of two, so that clients with like numbers of records share a sampler.
+        let most = ((expected + 14.0 * expected.sqrt() + 100.0) as usize).next_power_of_two();
+        let slack = grouped_float_slack(most as u64, GROUP as u64);
+        let variance = grid.loose_variance(promise.plan().update_noise, promise.dimensions(), slack);
+        let length = model.parameters();
+        // Below the bound by more than the rounding of a factor and of its product.
+        let norm = grid.norm() * (1.0 - 1.0 / 1_048_576.0);
+        let clip = match promise.spec().clipping() {
+            Clipping::Flat => Clip::Flat(norm),
+            Clipping::PerLayer => Clip::PerLayer(norm / (model.layers().len().max(1) as f64).sqrt()),
+        };
+        Ok(Self {
+            private,
+            model,
+            examples,
+            grid,
+            clip,
+            sampler: promise.sampler(variance.map_err(failed)?)?,
+            below: (rate * 2.0_f64.powi(64)) as u128,
+            most,
+            unit: grid.quantum() / expected,
+            step: 0,
+            sum: vec![0.0; length],
+            part: vec![0.0; length],
+            quanta: vec![0; length],
+        })
+    }
+
+    /// Overwrites `grad` by the noisy mean of the clipped gradients at `w`, of records drawn for this step.
+    ///
+    /// # Errors
+    /// If the model does not suit the records.
+    pub fn gradient(&mut self, w: &[f32], grad: &mut [f32]) -> Result<(), TrainError> {
+        let release = self.private.key().release(self.step);
+        self.step += 1;
+        let mut coins = release.stream(COINS, 0);
+        let mut drawn: Vec<usize> =
+            (0..self.examples.len()).filter(|_| u128::from(coins.next_u64()) < self.below).collect();
+        drawn.truncate(self.most);
+        self.sum.fill(0.0);
+        for group in drawn.chunks(GROUP) {
+            self.add(w, group)?;
+        }
+        let inverse = 1.0 / self.grid.quantum();
+        let (sampler, unit, sum) = (&self.sampler, self.unit, &self.sum);
+        let shard = |(at, (quanta, grad)): (usize, (&mut [i64], &mut [f32]))| {
+            let sum = &sum[at * SHARD..][..quanta.len()];
+            quanta.iter_mut().zip(sum).for_each(|(q, x)| *q = (x * inverse).round_ties_even() as i64);
+            release.add_noise(sampler, (0, at as u32), quanta, 1);
+            grad.iter_mut().zip(&*quanta).for_each(|(g, q)| *g = (*q as f64 * unit) as f32);
+        };
+        self.quanta.par_chunks_mut(SHARD).zip(grad.par_chunks_mut(SHARD)).enumerate().for_each(shard);
+        Ok(())
+    }
+
+    /// Adds the clipped gradients of these records.
+    fn add(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
+        let batch = self.examples.batch(group, None);
+        self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
+        if self.part.iter().all(|x| x.is_finite()) {
+            self.sum.iter_mut().zip(&self.part).for_each(|(sum, x)| *sum += f64::from(*x));
+        } else if let [_] = group {
+            // A record without a finite gradient counts as zero: it must not touch what others add.
+        } else {
+            group.chunks(1).try_for_each(|one| self.add(w, one))?;
+        }
+        Ok(())
+    }
+}
