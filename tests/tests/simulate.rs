@@ -129,3 +129,41 @@ async fn combiners_are_the_same_bits_in_both() {
         assert!(seen.insert(real[3]), "{section:?} is like another");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn samplers_draw_the_same_in_both() {
+    let mut federation = Federation::start().await;
+    let samplers = ["with-replacement'", "size-weighted'", "power-of-choice',candidates=3"];
+    let sampled = |kind: &str| {
+        spec("fedavg")
+            .replace("size=3", &format!("size=2\nsampler={{kind='{kind}}}"))
+            .replace("rounds=4", "rounds=6")
+    };
+    let mut ids = Vec::new();
+    for kind in samplers {
+        ids.push(federation.operator.submit(&sampled(kind)).await);
+    }
+    let refused = federation.operator.refused(&sampled("diverse',candidates=3")).await;
+    assert!(refused.contains("labels"), "{refused}");
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.committed(&ids[2], 2).await;
+    let mut federation = federation.restart_coordinator().await;
+    for (kind, id) in samplers.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.metrics(&id).await;
+        let alone = lines(&sampled(kind), 2);
+        for (real, alone) in real.iter().zip(&alone) {
+            assert_eq!(
+                (real.model_digest, real.participants),
+                (alone.model_digest, alone.participants),
+                "{kind}"
+            );
+        }
+        let fewer = real.iter().any(|line| line.participants == 1);
+        assert_eq!(fewer, kind.starts_with("with-"), "{kind}");
+    }
+    assert_eq!(lines(&sampled("diverse',candidates=3"), 2).len(), 6);
+}
