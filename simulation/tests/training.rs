@@ -59,7 +59,7 @@ fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
 
 const HALF: &str = "[cohort]\nsize=6\n";
 const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
-const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.5\n";
+const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.05\n";
 const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
 const CHOSEN: &str = "sampler={kind='power-of-choice',candidates=9}\n";
 /// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars, what was

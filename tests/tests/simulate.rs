@@ -101,10 +101,10 @@ async fn combiners_are_the_same_bits_in_both() {
     let mut federation = Federation::start().await;
     let sections = [
         ("kind='mean'", ""),
-        ("kind='norm-bounded'\nbound=0.3", ""),
+        ("kind='norm-bounded'\nbound=0.01", ""),
         ("kind='trimmed-mean'\ntrim=0.34", ""),
         ("kind='krum'\nbyzantine=0", ""),
-        ("kind='centred-clipping'\nradius=0.2", ""),
+        ("kind='centred-clipping'\nradius=0.02", ""),
         ("kind='geometric-median'", "[compression]\nkind='int8'\n"),
     ];
     let plain = spec("fedcm").replace("size=3", "size=3\nmin_updates=3");

@@ -38,11 +38,14 @@ impl TryFrom<Keys> for AttackSpec {
         let fraction = keys.remove("fraction").ok_or("attack: missing field `fraction`")?;
         let fraction =
             fraction.as_f64().ok_or_else(|| format!("`fraction` is {fraction}, expected a number"))?;
-        let kind = if keys.len() == 1 && keys.get("kind").is_some_and(|kind| kind == LABEL_FLIP) {
+        let kind = if keys.get("kind").is_some_and(|kind| kind == LABEL_FLIP) {
+            if let Some(key) = keys.keys().find(|key| *key != "kind") {
+                return Err(format!("attack: unknown field `{key}`, `{LABEL_FLIP}` has `fraction` alone"));
+            }
             AttackKind::LabelFlip
         } else {
             let forged = serde_json::from_value(keys.into());
-            AttackKind::Forge(forged.map_err(|error| format!("attack: {error}, or kind `{LABEL_FLIP}`"))?)
+            AttackKind::Forge(forged.map_err(|error| format!("attack: {error}, or `{LABEL_FLIP}`"))?)
         };
         Ok(Self { kind, fraction })
     }
@@ -145,6 +148,7 @@ mod tests {
             ("[combiner]\nkind='median'\n[algorithm]\nkind='afedpd'", "not with `afedpd`"),
             ("[combiner]\nkind='norm-bounded'\nbound=1.0\n[algorithm]\nkind='fednova'", "`steps`"),
             ("[attack]\nkind='aliee'\nfraction=0.1", "did you mean `alie`"),
+            ("[attack]\nkind='label-flip'\nfraction=0.1\nscale=2.0", "unknown field `scale`"),
             ("[attack]\nkind='alie'", "`fraction`"),
             ("[attack]\nkind='alie'\nfraction=1.0", "below 1"),
             ("[attack]\nkind='alie'\nfraction=0.1\n[compression]\nkind='f16'", "not simulated"),
