@@ -15,7 +15,9 @@ trap 'git -C "$root" worktree remove --force "$copy"' EXIT
 cd "$copy"
 survived=0
 
-soak() { timeout 900 cargo run --quiet -p simulation --example soak -- --seeds "${SEEDS:-1500}"; }
+# The whole workspace each time: a part of it would be built with other features of its dependencies.
+soak() { timeout 900 "$CARGO_TARGET_DIR/debug/examples/soak" --seeds "${SEEDS:-1500}"; }
+tests() { cargo test --quiet --workspace --lib "$1"; }
 
 # mutant NAME FILE PERL-SUBSTITUTION EXPECTED [COMMAND...]: EXPECTED must be in the failing output.
 mutant() {
@@ -27,7 +29,7 @@ mutant() {
         echo "$name: the substitution does not fit $file any more" >&2
         exit 2
     fi
-    if ! cargo build --quiet -p simulation --example soak 2>build.log; then
+    if ! cargo build --quiet --workspace --example soak 2>build.log; then
         cat build.log >&2
         echo "$name: does not compile" >&2
         exit 2
@@ -79,12 +81,12 @@ mutant "silence is not looked for" worker/src/session/link.rs \
     's/        self.arm\(Timer::Silence, now \+ silence, out\);\n//' 'invariant: "(bounded|answered)"'
 mutant "what the disk did not take is believed" worker/src/client_state/store.rs \
     's/self.records.remove\(run\);\n        \}\n        written/}\n        written/' \
-    'what_the_disk_did_not_take_is_not_believed' cargo test --quiet -p worker client_state
+    'what_the_disk_did_not_take_is_not_believed' tests client_state
 mutant "refusals end a run although somebody can be asked" $machine/round.rs \
     's/late.is_empty\(\) && substitutes.is_empty\(\) && self.shortfalls >= ATTEMPTS/late.is_empty() \&\& self.attempt >= ATTEMPTS/' \
-    'refusals_do_not_end_a_run_while_somebody_can_be_asked' cargo test --quiet -p coordinator machine
+    'refusals_do_not_end_a_run_while_somebody_can_be_asked' tests machine
 mutant "a worker in quarantine is waited for" $machine/membership.rs \
     's/if self.phase == Phase::Training && awaited \{/if false {/' \
-    'another_run_put_into_quarantine_is_not_waited_for' cargo test --quiet -p coordinator machine
+    'another_run_put_into_quarantine_is_not_waited_for' tests machine
 
 exit $survived

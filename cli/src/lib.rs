@@ -21,6 +21,7 @@ mod host;
 mod identity;
 mod life;
 mod log;
+mod memory;
 mod output;
 mod peer;
 mod plot;
@@ -71,6 +72,7 @@ enum Command {
 
 /// Parses the arguments, does what they ask, and says how it went.
 pub fn main() -> ExitCode {
+    memory::settle();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -14,11 +14,6 @@ const STOP: Duration = Duration::from_secs(15);
 /// Lines of a log that are shown when its process died.
 const TAIL: usize = 12;
 
-/// What `deploy/Dockerfile` sets too: glibc would give each buffer of a frame back to the system and fetch
-/// it again, a tenth of the processor time of a large round. Other C libraries do not read it.
-const TUNABLES: (&str, &str) =
-    ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=8388608:glibc.malloc.trim_threshold=33554432");
-
 /// A running child; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -47,7 +42,6 @@ impl Process {
             .args(args)
             .arg("--until-stdin-closes")
             .envs(secret)
-            .env(TUNABLES.0, std::env::var_os(TUNABLES.0).unwrap_or_else(|| TUNABLES.1.into()))
             .stdin(Stdio::piped())
             .stdout(out)
             .stderr(err)

@@ -4,7 +4,8 @@
 //! First the bytes alone: down and up over loopback TCP, a connection for each worker, senders,
 //! receivers and kernel on the cores that the round has too. Then what a round must do with them
 //! besides: a checksum and a digest at each end, one copy into place at each receiver, one pass of the
-//! fold for each update, one division, one model written and synced. Each is measured in processor
+//! fold for each update, one division, the old model read and moved, the new one written and synced. Each
+//! is measured in processor
 //! seconds on all cores at once, as the processes of a round share them.
 
 use algorithms::fold::{Accumulator, Fold, Scale, UploadFacts, Weighting, drain_into, fold_into};
@@ -14,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::{
     fs::File,
     hint::black_box,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     thread,
@@ -34,7 +35,7 @@ const FACTS: UploadFacts = UploadFacts { examples: 1, steps: 1, lr: 0.1 };
 pub(super) struct Limit {
     /// Processor seconds of moving the bytes down and up.
     pub(super) loopback: f64,
-    /// Processor seconds of the passes that the bytes need, a model's way into the page cache among them.
+    /// Processor seconds of the passes that the bytes need, a model's way into the page cache and out among them.
     pub(super) passes: f64,
     /// Seconds of waiting until the disk has a model.
     pub(super) disk: f64,
@@ -51,11 +52,9 @@ impl Limit {
         let loopback = (processor() - began) * bytes as f64 / sample as f64;
         let size = parameters.min(SCALARS);
         let whole = parameters as f64 / size as f64;
-        let began = processor();
-        let seconds = write(folder, size as usize)?;
-        let written = processor() - began;
-        let passes = (passes(f64::from(workers), size as usize) + written) * whole;
-        Ok(Self { loopback, passes, disk: (seconds - written).max(0.0) * whole })
+        let (stored, disk) = store(folder, size as usize)?;
+        let passes = (passes(f64::from(workers), size as usize) + stored) * whole;
+        Ok(Self { loopback, passes, disk: disk * whole })
     }
 
     /// Seconds for the bytes alone, with all cores at work.
@@ -121,9 +120,14 @@ fn passes(workers: f64, size: usize) -> f64 {
             blocks.for_each(|(mean, sum)| drain_into(mean, sum, unit));
         }
     });
+    let mean = vec![1e-3_f32; size];
+    let step = spent(&mut || {
+        let blocks = vector.par_chunks_mut(CHUNK).zip(mean.par_chunks(CHUNK));
+        blocks.for_each(|(model, mean)| model.iter_mut().zip(mean).for_each(|(x, change)| *x += change));
+    });
     black_box(&vector);
     // Each update is sent once; the model is looked at once, whoever fetches it.
-    2.0 * workers * receive + (workers + 1.0) * send + workers * fold + divide
+    2.0 * workers * receive + (workers + 1.0) * send + workers * fold + divide + step
 }
 
 /// Checksum and digest, as both ends of a transfer take them.
@@ -132,22 +136,34 @@ fn look(block: &[f32]) {
     black_box((proto::chunk::checksums(bytes).last(), blake3::hash(bytes)));
 }
 
-/// Seconds until the disk has so many scalars.
-fn write(folder: &Path, size: usize) -> io::Result<f64> {
+/// Processor seconds for a model's way into the page cache and out again, and seconds of waiting until
+/// the disk has it. The pages are there already, as they are where files are written again.
+fn store(folder: &Path, size: usize) -> io::Result<(f64, f64)> {
     let path = folder.join("limit.partial");
+    let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+    write(&mut file, size)?;
+    let (began, spent) = (Instant::now(), processor());
+    write(&mut file, size)?;
+    let (seconds, written) = (began.elapsed().as_secs_f64(), processor() - spent);
+    file.rewind()?;
+    let mut block = vec![0_u8; CHUNK_BYTES];
+    let spent = processor();
+    while file.read(&mut block)? > 0 {}
+    let read = processor() - spent;
+    std::fs::remove_file(&path)?;
+    Ok((written + read, (seconds - written).max(0.0)))
+}
+
+fn write(file: &mut File, size: usize) -> io::Result<()> {
     let block = vec![1.0_f32; CHUNK.min(size)];
-    let began = Instant::now();
-    let mut file = File::create(&path)?;
+    file.rewind()?;
     let mut left = size;
     while left > 0 {
         let part = &block[..left.min(block.len())];
         file.write_all(bytemuck::cast_slice(part))?;
         left -= part.len();
     }
-    file.sync_data()?;
-    let seconds = began.elapsed().as_secs_f64();
-    std::fs::remove_file(&path)?;
-    Ok(seconds)
+    file.sync_data()
 }
 
 /// `peers` connections each move `bytes`, from their callers or (`up`) to them.

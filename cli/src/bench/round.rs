@@ -27,7 +27,7 @@ use worker::data::Source;
 /// Starts a coordinator and workers for each pair of sizes. JSON: one object a line for each pair, with workers, parameters, rounds, seconds_median, seconds_min,
 /// seconds_max (from one commit to the next), limit_bytes_seconds (the same bytes over loopback TCP, nothing
 /// else), ratio_bytes (median to that), limit_seconds (those, the checksums, digests, copies and folds that
-/// the bytes need, and a model to disk), ratio (median to that), ratio_cpu (processor seconds to those of the
+/// the bytes need, the server's step, and a model to disk), ratio (median to that), ratio_cpu (processor seconds to those of the
 /// limit: the one that other programs on the machine hardly change), limit_loopback_cpu_seconds,
 /// limit_passes_cpu_seconds and limit_disk_seconds (waiting for the disk; what the limits are made of), coordinator_cpu_seconds and
 /// workers_cpu_seconds (of a round; all workers together), coordinator_peak_bytes, worker_peak_bytes (the largest of

@@ -337,13 +337,20 @@ impl Actor {
         self.flush();
     }
 
-    /// Drops what was uploaded, and gives its memory back to the system.
+    /// Drops what was uploaded, and gives its memory, and files that no round needs, back to the system.
     pub(super) fn release(&mut self) {
         self.accumulators = Vec::new();
         self.spool = None;
         self.drop_sum();
         self.shared.drop_parked();
         self.shared.buffers.clear();
+        let store = Arc::clone(&self.parts.store);
+        self.work.spawn(async move {
+            let shrunk = tokio::task::spawn_blocking(move || store.blobs().shrink());
+            if let Ok(Err(error)) = shrunk.await {
+                tracing::warn!(%error, "spare files cannot be removed");
+            }
+        });
     }
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {

@@ -1,10 +1,17 @@
-//! Vectors as files named by their digest: written once, synced, renamed, never changed. What a name
-//! says is what the file holds, so a resumed download can never mix two models.
+//! Vectors as files named by their digest: written, synced, renamed, and not changed under that name. What
+//! a name says is what the file holds, so a resumed download can never mix two models.
+//!
+//! A large file that nobody needs any more is not removed but written again under another name: fresh pages
+//! of the page cache and fresh blocks cost more than the copy into them.
 
-use super::{StoreError, pool::Pool};
+use super::{
+    StoreError,
+    passes::{hash, read, read_cached, survey, write},
+    pool::Pool,
+};
 use bytes::Bytes;
 use proto::{
-    chunk::{bytes_of, checksums, chunk},
+    chunk::{bytes_of, chunk},
     digest::Digest,
     limits::CHUNK_BYTES,
     v1::Chunk,
@@ -13,10 +20,9 @@ use rustix::io::pread;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -25,6 +31,8 @@ use std::{
 /// a thousand workers costs more than a few MiB. Larger ones come from the page cache.
 const CACHED_BYTES: usize = 1024 * 1024;
 const CACHED_VECTORS: usize = 8;
+/// Files that are kept to be written again.
+const SPARE_FILES: usize = 2;
 
 /// A directory of vectors.
 #[derive(Debug)]
@@ -37,7 +45,17 @@ pub struct Blobs {
     /// Vectors that were put and that no run has named yet: a commit of another run must not remove
     /// them. Counted, because two runs may put the same vector.
     unnamed: Mutex<BTreeMap<Digest, usize>>,
+    files: Mutex<Files>,
     partials: AtomicU64,
+}
+
+/// What is known of the files beside their names. Held while a name comes or goes.
+#[derive(Debug, Default)]
+struct Files {
+    /// Those that somebody reads: they are never written again.
+    open: BTreeMap<Digest, Weak<File>>,
+    /// Large ones that nobody needs, and their lengths.
+    spare: Vec<(u64, PathBuf)>,
 }
 
 /// A vector that is being sent.
@@ -52,7 +70,7 @@ pub struct Reader {
 #[derive(Debug)]
 enum Source {
     Memory(Bytes),
-    File(File),
+    File(Arc<File>),
 }
 
 impl Blobs {
@@ -73,12 +91,45 @@ impl Blobs {
             checksums: Mutex::default(),
             pool: Arc::default(),
             unnamed: Mutex::default(),
+            files: Mutex::default(),
             partials: AtomicU64::new(0),
         })
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
         self.dir.join(digest.to_string())
+    }
+
+    fn partial(&self) -> PathBuf {
+        let number = self.partials.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(format!("{number}.partial"))
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file of a vector, which keeps its content while it is open.
+    fn file(&self, digest: Digest) -> std::io::Result<Arc<File>> {
+        let mut files = self.files();
+        if let Some(file) = files.open.get(&digest).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(File::open(self.path(digest))?);
+        files.open.retain(|_, file| file.strong_count() > 0);
+        files.open.insert(digest, Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Removes the files that are kept to be written again.
+    pub fn shrink(&self) -> Result<(), StoreError> {
+        let spare = std::mem::take(&mut self.files().spare);
+        let failed = spare.into_iter().find_map(|(_, path)| fs::remove_file(path).err());
+        failed.map_or(Ok(()), |error| Err(self.failed(&error)))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> StoreError {
+        StoreError::Directory { path: self.dir.clone(), detail: error.to_string() }
     }
 
     fn unnamed(&self) -> MutexGuard<'_, BTreeMap<Digest, usize>> {
@@ -102,8 +153,7 @@ impl Blobs {
     /// [`Self::retain`].
     pub fn put(&self, vector: &Arc<Vec<f32>>) -> Result<Digest, StoreError> {
         let bytes: &[u8] = bytemuck::cast_slice(vector);
-        let number = self.partials.fetch_add(1, Ordering::Relaxed);
-        let partial = self.dir.join(format!("{number}.partial"));
+        let partial = self.spare(bytes.len() as u64).unwrap_or_else(|| self.partial());
         // The disk is slower than the digest, which the file's name needs and its content does not.
         let (written, (digest, sums)) = rayon::join(|| write(&partial, bytes), || survey(bytes));
         *self.unnamed().entry(digest).or_default() += 1;
@@ -126,11 +176,19 @@ impl Blobs {
         Ok(digest)
     }
 
+    /// A file of that length that nobody needs.
+    fn spare(&self, length: u64) -> Option<PathBuf> {
+        let spare = &mut self.files().spare;
+        let at = spare.iter().position(|(held, _)| *held == length)?;
+        Some(spare.swap_remove(at).1)
+    }
+
     fn cached(&self, digest: Digest) -> Option<Arc<Vec<f32>>> {
         recall(&self.recent, digest)
     }
 
-    /// Reads a whole vector, into memory that `buffer` gives, and checks it against its name.
+    /// Reads a whole vector, into memory that `buffer` gives, and checks it: against the checksums that were
+    /// taken when it was written if this process wrote it, else against its name.
     pub fn get(
         &self,
         digest: Digest,
@@ -140,18 +198,24 @@ impl Blobs {
             return Ok(vector);
         }
         let fail = |detail: String| StoreError::Blob { digest, detail };
-        let mut file = File::open(self.path(digest)).map_err(|e| fail(format!("cannot be opened: {e}")))?;
+        let file = self.file(digest).map_err(|e| fail(format!("cannot be opened: {e}")))?;
         let length = file.metadata().map_err(|e| fail(e.to_string()))?.len();
         if length % 4 != 0 {
             return Err(fail(format!("{length} bytes are no f32 vector")));
         }
         let mut vector = buffer();
         vector.resize(length as usize / 4, 0.0);
-        file.read_exact(bytemuck::cast_slice_mut(&mut vector))
-            .map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let got = hash(bytemuck::cast_slice(&vector));
-        if got != digest {
-            return Err(fail(format!("the file is damaged: its digest is {got}")));
+        let sums = recall(&self.checksums, digest);
+        let chunks = (length as usize).div_ceil(CHUNK_BYTES);
+        if sums.as_ref().is_some_and(|sums| sums.len() != chunks) {
+            return Err(fail(format!("the file is damaged: it has {length} bytes")));
+        }
+        read(&file, bytemuck::cast_slice_mut(&mut vector), sums.as_deref()).map_err(fail)?;
+        if sums.is_none() {
+            let got = hash(bytemuck::cast_slice(&vector));
+            if got != digest {
+                return Err(fail(format!("the file is damaged: its digest is {got}")));
+            }
         }
         Ok(Arc::new(vector))
     }
@@ -178,7 +242,7 @@ impl Blobs {
             return Ok(Some(self.reading(digest, bytes.len() as u64, Source::Memory(bytes))));
         }
         let fail = |error: std::io::Error| StoreError::Blob { digest, detail: error.to_string() };
-        match File::open(self.path(digest)) {
+        match self.file(digest) {
             Ok(file) => {
                 let length = file.metadata().map_err(fail)?.len();
                 Ok(Some(self.reading(digest, length, Source::File(file))))
@@ -195,18 +259,32 @@ impl Blobs {
 
     /// Removes every vector that is not in `keep` and has been named.
     pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
-        let fail = |error: std::io::Error| StoreError::Directory {
-            path: self.dir.clone(),
-            detail: error.to_string(),
-        };
         // Held throughout: a vector that is put now is either seen here or written after this.
         let unnamed = self.unnamed();
-        for entry in fs::read_dir(&self.dir).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
+        for entry in fs::read_dir(&self.dir).map_err(|error| self.failed(&error))? {
+            let entry = entry.map_err(|error| self.failed(&error))?;
             let digest = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok());
-            if digest.is_some_and(|digest| !keep.contains(&digest) && !unnamed.contains_key(&digest)) {
-                fs::remove_file(entry.path()).map_err(fail)?;
+            if let Some(digest) =
+                digest.filter(|digest| !keep.contains(digest) && !unnamed.contains_key(digest))
+            {
+                self.discard(digest, &entry).map_err(|error| self.failed(&error))?;
             }
+        }
+        Ok(())
+    }
+
+    fn discard(&self, digest: Digest, entry: &fs::DirEntry) -> std::io::Result<()> {
+        let length = entry.metadata()?.len();
+        let mut files = self.files();
+        let read = files.open.get(&digest).is_some_and(|file| file.strong_count() > 0);
+        if read || length <= CACHED_BYTES as u64 {
+            return fs::remove_file(entry.path());
+        }
+        let spare = self.partial();
+        fs::rename(entry.path(), &spare)?;
+        files.spare.push((length, spare));
+        if files.spare.len() > SPARE_FILES {
+            fs::remove_file(files.spare.remove(0).1)?;
         }
         Ok(())
     }
@@ -273,50 +351,4 @@ fn remember<T>(kept: &Mutex<Vec<(Digest, T)>>, digest: Digest, value: T) {
 fn recall<T: Clone>(kept: &Mutex<Vec<(Digest, T)>>, digest: Digest) -> Option<T> {
     let kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     kept.iter().find(|(held, _)| *held == digest).map(|(_, value)| value.clone())
-}
-
-/// Reads what the page cache holds.
-#[cfg(target_os = "linux")]
-fn read_cached(file: &File, into: &mut [u8], offset: u64) -> Option<usize> {
-    use rustix::io::{ReadWriteFlags, preadv2};
-    preadv2(file, &mut [std::io::IoSliceMut::new(into)], offset, ReadWriteFlags::NOWAIT).ok()
-}
-
-/// Other systems do not say what would wait.
-#[cfg(not(target_os = "linux"))]
-fn read_cached(_: &File, _: &mut [u8], _: u64) -> Option<usize> {
-    None
-}
-
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_data()
-}
-
-/// Name and checksums, of each part while it is in the cache.
-fn survey(bytes: &[u8]) -> (Digest, Arc<[u32]>) {
-    /// Enough for all cores, little enough for their caches.
-    const PART: usize = 4 * CHUNK_BYTES;
-    let mut hasher = blake3::Hasher::new();
-    let mut sums = Vec::with_capacity(bytes.len().div_ceil(CHUNK_BYTES));
-    for part in bytes.chunks(PART) {
-        if part.len() == PART {
-            hasher.update_rayon(part);
-        } else {
-            hasher.update(part);
-        }
-        sums.extend(checksums(part));
-    }
-    (Digest(*hasher.finalize().as_bytes()), sums.into())
-}
-
-fn hash(bytes: &[u8]) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    if bytes.len() >= 1024 * 1024 {
-        hasher.update_rayon(bytes);
-    } else {
-        hasher.update(bytes);
-    }
-    Digest(*hasher.finalize().as_bytes())
 }

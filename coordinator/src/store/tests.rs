@@ -105,9 +105,61 @@ fn a_damaged_vector_is_refused() {
     fs::write(&path, bytes).unwrap();
     let fresh = Blobs::open(dir.path().to_owned()).unwrap();
     assert!(fresh.get(digest, Vec::new).unwrap_err().to_string().contains("damaged"));
+    let large = blobs.put(&Arc::new(vec![0.5_f32; 400_000])).unwrap();
+    let path = dir.path().join(large.to_string());
+    let bytes = fs::read(&path).unwrap();
+    for damage in [
+        |bytes: &mut Vec<u8>| bytes[1_200_000] ^= 1,
+        |bytes: &mut Vec<u8>| bytes.truncate(4 * 256 * 1024),
+        |bytes: &mut Vec<u8>| bytes.truncate(1_500_000),
+        |bytes: &mut Vec<u8>| bytes.resize(3_000_000, 0),
+    ] {
+        let mut damaged = bytes.clone();
+        damage(&mut damaged);
+        fs::write(&path, damaged).unwrap();
+        for blobs in [&blobs, &fresh] {
+            let error = blobs.get(large, Vec::new).unwrap_err().to_string();
+            assert!(error.contains("damaged"), "{error}");
+        }
+    }
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(*blobs.get(large, Vec::new).unwrap(), vec![0.5; 400_000]);
     fs::write(dir.path().join("x.partial"), b"half").unwrap();
     Blobs::open(dir.path().to_owned()).unwrap();
     assert!(!dir.path().join("x.partial").exists());
+}
+
+#[test]
+fn a_large_file_is_written_again_but_not_while_somebody_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().to_owned()).unwrap();
+    let put = |value: f32| {
+        let digest = blobs.put(&Arc::new(vec![value; 300_000])).unwrap();
+        blobs.named(&BTreeSet::from([digest]));
+        digest
+    };
+    let inode = |digest: Digest| {
+        std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.path().join(digest.to_string())).unwrap())
+    };
+    let (first, second) = (put(1.0), put(2.0));
+    let (of_first, of_second) = (inode(first), inode(second));
+    blobs.retain(&BTreeSet::from([second])).unwrap();
+    let third = put(3.0);
+    assert_eq!(inode(third), of_first, "nobody needed it");
+    assert!(blobs.reader(first).unwrap().is_none());
+    let reader = blobs.reader(second).unwrap().unwrap();
+    blobs.retain(&BTreeSet::from([third])).unwrap();
+    let fourth = put(4.0);
+    assert_ne!(inode(fourth), of_second, "somebody reads it");
+    assert_eq!(reader.chunk(0).unwrap().unwrap().data[..4], 2.0_f32.to_le_bytes());
+    for (digest, value) in [(third, 3.0), (fourth, 4.0)] {
+        assert_eq!(*blobs.get(digest, Vec::new).unwrap(), vec![value; 300_000]);
+        blobs.verify(digest).unwrap();
+    }
+    blobs.retain(&BTreeSet::new()).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "kept to be written again");
+    blobs.shrink().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 fn payment(round: u64, epsilon: f64) -> Payment {
