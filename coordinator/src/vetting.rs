@@ -19,7 +19,7 @@ pub fn vet(
     values: &[f32],
     (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
 ) -> Result<UploadFacts, (RejectReason, String)> {
-    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
+    let (folds, shapes) = (spec.folds(algorithm), spec.upload(algorithm, length));
     let form = Form {
         shapes: &shapes,
         folds: &folds,
@@ -54,7 +54,7 @@ pub fn vet_local(
     upload: &Vectors,
     (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
 ) -> Result<UploadFacts, (RejectReason, String)> {
-    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
+    let (folds, shapes) = (spec.folds(algorithm), spec.upload(algorithm, length));
     let (max_norm, lr) = (spec.vetting.max_norm, spec.lr(header.round));
     let form = Form { shapes: &shapes, folds: &folds, max_norm, lr, element: ElementType::F32 };
     let facts = vet_header(header, &form)?;

@@ -232,6 +232,11 @@ impl Journal {
             .any(|entry| matches!(entry, Entry::Released { run: r, round: n, .. } if r == run && *n == round))
     }
 
+    /// Whether anything of a run was paid for since the last reset.
+    pub fn has_run(&self, run: &str) -> bool {
+        self.current().any(|entry| matches!(entry, Entry::Released { run: r, .. } if r == run))
+    }
+
     /// Entries since the last reset, the last one first.
     fn current(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().rev().take_while(|entry| !matches!(entry, Entry::Reset { .. }))

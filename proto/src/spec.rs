@@ -13,11 +13,14 @@ mod check;
 mod combiner;
 mod compression;
 mod private;
+mod private_peers;
+mod shares;
 mod topology;
 
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
+pub use shares::SHARES;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.

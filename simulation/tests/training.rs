@@ -265,10 +265,12 @@ fn what_cannot_work_is_said() {
 fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
     let drawn = "mechanism='central_gaussian'\nepsilon=6.0\nsampling={kind='poisson',rate=0.5}\n";
     let capped = "mechanism='dp_ftrl'\nepsilon=6.0\nparticipation={most=4}\nstrategy={kind='toeplitz',factor={kind='square_root'}}\n";
-    for (promise, releases) in [(drawn, 4), (capped, 1)] {
+    let shared = "mechanism='distributed_discrete_gaussian'\nepsilon=6.0\nleast_shares=5\nsampling={kind='everyone'}\n";
+    for (promise, releases) in [(drawn, 4), (capped, 1), (shared, 4)] {
         let spec = |population: usize| {
+            let least = if promise == shared { "min_updates=5\n" } else { "" };
             let rest = format!(
-                "[cohort]\npopulation={population}\n[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
+                "[cohort]\npopulation={population}\n{least}[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
                  delta=1e-5\n{promise}"
             );
             spec("fedavg", &rest)

@@ -12,7 +12,7 @@ use starling_tests::{
     peer::{Judged, Peer},
     toy::Toy,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 const DRAWN: &str = "sampling={kind='poisson',rate=0.5}\n";
 
@@ -172,4 +172,71 @@ async fn dp_ftrl_pays_for_the_whole_run_before_the_first_round() {
     assert!(whole <= 4.0 && shown.iter().all(|line| line.epsilon == Some(whole)), "{whole} {shown:?}");
     let refused = federation.operator.refused(&spec).await;
     assert!(refused.contains("pays for all its rounds before the first"), "{refused}");
+}
+
+fn shared(name: &str, rounds: u64, law: &str) -> String {
+    let promise = "noise_multiplier=1.0\nsampling={kind='everyone'}\nleast_shares=3\n";
+    private(name, rounds, promise)
+        .replace("central_gaussian", law)
+        .replace("deadline_s=20", "min_updates=4\ndeadline_s=2")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_add_the_noise_and_every_round_is_paid_for() {
+    let mut federation = toys(0).await;
+    for (law, kind) in
+        [("distributed_discrete_gaussian", "distributed_discrete_gaussian"), ("skellam", "skellam")]
+    {
+        let spec = shared(&format!("shares-{kind}").replace('_', "-"), 5, law);
+        let run = federation.operator.submit(&spec).await;
+        federation.operator.finished(&run).await;
+        let shown = federation.operator.metrics(&run).await;
+        assert!(shown.iter().all(|line| line.participants == 4), "{shown:?}");
+        let digests: BTreeSet<String> = shown.iter().map(|line| line.model_digest.to_string()).collect();
+        assert_eq!(digests.len(), 5, "each round moved the model");
+        let journal = journal(&mut federation).await;
+        assert_eq!(journal.ledger().events().len(), 5);
+        assert!((1..=5).all(|round| journal.paid(&run, round)));
+        let text = journal.export();
+        assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "{text}");
+        assert_eq!(shown[4].epsilon, Some(report::epsilon(journal.ledger(), 1e-5, 1).epsilon));
+        federation.operator.reset("digits", "the next law").await.unwrap();
+    }
+    let few = shared("few", 1, "skellam").replace("least_shares=3", "least_shares=5");
+    let refused = federation.operator.refused(&few).await;
+    assert!(refused.contains("4 is below `privacy.least_shares`, 5"), "{refused}");
+    let small = shared("small", 1, "skellam").replace("least_shares=3", "least_shares=3\nmodulus_bits=8");
+    let refused = federation.operator.refused(&small).await;
+    assert!(refused.contains("`modulus_bits` is 8, expected more bits"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_with_too_few_shares_is_not_released() {
+    let mut federation = Federation::start().await;
+    for index in 0..3 {
+        federation.add(&format!("w{index}"), Trainer::Toy(Toy::default()));
+    }
+    let mut late = Peer::join(federation.coordinator.address, "late").await;
+    let run = federation.operator.submit(&shared("late", 1, "distributed_discrete_gaussian")).await;
+    let assignment = late.assignment().await;
+    let short = |event: &RunEvent| matches!(event, RunEvent::RoundShort { .. });
+    let events = federation.operator.watch(&run, short).await;
+    let Some(RunEvent::RoundShort { updates, needed, .. }) = events.last() else { panic!("{events:?}") };
+    assert_eq!((*updates, *needed), (3, 4));
+    assert!(federation.operator.metrics(&run).await.is_empty());
+    // A contribution without rotation and noise is no share, but what the ring can hold is not told apart.
+    let mut upload = late.update(&assignment, &[0.0; 1024]);
+    upload.header.vectors[0].name = "shares".into();
+    assert_eq!(
+        late.send(upload.clone().with_values(&[0.5; 1024])).await.0,
+        Judged::Rejected(RejectReason::Range)
+    );
+    let mut late = Peer::join(federation.coordinator.address, "later").await;
+    federation.operator.watch(&run, short).await;
+    let assignment = late.assignment().await;
+    let mut upload = late.update(&assignment, &[0.0; 1024]);
+    upload.header.vectors[0].name = "shares".into();
+    assert_eq!(late.send(upload).await.0, Judged::Applied);
+    federation.operator.finished(&run).await;
+    assert_eq!(journal(&mut federation).await.ledger().events().len(), 1);
 }

@@ -10,7 +10,9 @@ use privacy::{
     accountants::report,
     adaptive::AdaptiveClip,
     correlated::{CorrelatedNoise, State, StreamError},
+    metrics::Tally,
     sampler::{Key, Kind, SHARD, Sampler},
+    shares::Shares,
     spec::MechanismKind,
 };
 use proto::{
@@ -57,13 +59,16 @@ pub struct Standing {
 }
 
 /// A sum of clipped updates, in quanta of the round's grid.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sum {
     grid: Grid,
     quanta: Vec<i64>,
     /// Twice the centred count of updates that were not shortened.
     within: i64,
     count: usize,
+    tally: Tally,
+    /// Where clients add the noise: the ring in which their shares are added up.
+    shares: Option<Shares>,
 }
 
 impl Sum {
@@ -73,6 +78,11 @@ impl Sum {
     /// # Errors
     /// If it is not; then nothing was added.
     pub fn add(&mut self, values: &[f32]) -> Result<(), (RejectReason, String)> {
+        if let Some(shares) = &self.shares {
+            shares::add(shares, &mut self.quanta, values)?;
+            self.count += 1;
+            return Ok(());
+        }
         let refuse = |error: OffGrid| match error {
             OffGrid::NotFinite(_) => (RejectReason::NotFinite, error.to_string()),
             OffGrid::Between { .. } => (RejectReason::Range, error.to_string()),
@@ -185,8 +195,10 @@ impl Guard {
     /// If no grid suits the norm.
     pub fn sum(&self, standing: &Standing) -> Result<Sum, String> {
         let grid = self.grid(standing.norm)?;
+        let shares = self.plan.shares;
         let length = self.shapes.iter().map(|(_, length)| length).sum();
-        Ok(Sum { grid, quanta: vec![0; length], within: 0, count: 0 })
+        let length = shares.map_or(length, |shares| shares.length());
+        Ok(Sum { grid, quanta: vec![0; length], within: 0, count: 0, tally: Tally::default(), shares })
     }
 
     /// Whether a whole run fits on top of what the data set's ledger holds.
@@ -267,6 +279,11 @@ impl Guard {
 
     /// The means of the folds, from a sum with noise.
     pub fn means(&self, sum: &Sum, lr: f32) -> Vectors {
+        self.fold(&sum.quanta, sum.grid.quantum(), lr, |quanta| *quanta as f64)
+    }
+
+    /// The means of the folds from all vectors of the sum, end to end, in units of `unit`.
+    fn fold<T: Sync>(&self, sum: &[T], unit: f64, lr: f32, value: impl Fn(&T) -> f64 + Sync) -> Vectors {
         let mut means = Vectors::new();
         for fold in &self.folds {
             let at = self.shapes.iter().position(|(name, _)| *name == fold.from);
@@ -277,9 +294,9 @@ impl Guard {
                 Scale::InverseSteps => 1.0 / self.steps,
                 Scale::InverseStepsLr => 1.0 / (self.steps * f64::from(lr)),
             };
-            let unit = sum.grid.quantum() / self.expected * scale;
-            let quanta = &sum.quanta[start..start + self.shapes[at].1];
-            let mean: Vec<f32> = quanta.par_iter().map(|quanta| (*quanta as f64 * unit) as f32).collect();
+            let unit = unit / self.expected * scale;
+            let sum = &sum[start..start + self.shapes[at].1];
+            let mean: Vec<f32> = sum.par_iter().map(|x| (value(x) * unit) as f32).collect();
             means.insert(fold.into.to_owned(), Arc::new(mean));
         }
         means
@@ -332,5 +349,7 @@ fn sampler(kind: Kind, variance: NonZeroU64) -> Result<Arc<Sampler>, String> {
     Ok(made)
 }
 
+mod metrics;
+mod shares;
 #[cfg(test)]
 mod tests;

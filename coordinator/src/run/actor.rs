@@ -92,7 +92,7 @@ impl Actor {
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
         let private = Private::new(&record, algorithm.as_ref())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
-        let upload = algorithm.upload(record.length as usize);
+        let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
         let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
         let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
@@ -245,6 +245,7 @@ impl Actor {
     }
 
     async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        let loss = upload.facts.train_loss;
         self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
         // Asked before folding: the verdict below is final, so the fold comes first.
@@ -252,7 +253,7 @@ impl Actor {
         if self.machine.offer(&worker, round) == Decision::Accept {
             let draws = self.machine.draws(&worker);
             let folded = if self.sums_up() {
-                self.sum_up(values).await
+                self.sum_up(values, loss).await
             } else if self.shared.spec.spooled().is_some() {
                 self.keep(&worker, values, (fold_facts, draws)).await
             } else {

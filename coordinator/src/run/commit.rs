@@ -70,7 +70,13 @@ impl Job {
     pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
         let mean = match self.noise.take() {
             Some(noise) => match noise.means(&mut self.record) {
-                Ok(mean) => mean,
+                Ok((mean, told)) => {
+                    if let Some(told) = told {
+                        self.metrics.participants = told.participants as usize;
+                        self.metrics.train_loss = told.train_loss;
+                    }
+                    mean
+                }
                 Err(reason) => return Some(Err(self.refused(false, reason))),
             },
             None => match self.shared.spec.spooled() {

@@ -85,7 +85,7 @@ impl Fixed {
     }
 
     #[inline(never)]
-    fn div(self, divisor: u64) -> Self {
+    pub(super) fn div(self, divisor: u64) -> Self {
         let mut rest = 0_u128;
         Self(self.0.map(|limb| {
             let value = rest << 64 | u128::from(limb);

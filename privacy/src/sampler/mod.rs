@@ -15,6 +15,7 @@
 
 mod fixed;
 mod key;
+pub mod skellam;
 mod table;
 
 use std::num::NonZeroU64;
@@ -23,6 +24,7 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use key::{Key, ReleaseKey, SHARD, shards};
+pub use skellam::Skellam;
 use table::{BLOCK_BITS, OFFSET_BITS, TRIAL_BITS, Table};
 
 /// The law of the noise.

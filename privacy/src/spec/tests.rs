@@ -35,7 +35,9 @@ fn changed(pairs: &[(&str, &str)]) -> String {
 fn all() -> Vec<String> {
     let poisson = "sampling = { kind = \"poisson\", rate = 0.05 }";
     let cap = "participation = { most = 4, separation = 20 }";
+    let everyone = "sampling = { kind = \"everyone\" }";
     let shares = "mechanism = \"distributed_discrete_gaussian\"\nleast_shares = 40";
+    let skellam = "mechanism = \"skellam\"\nleast_shares = 40\nmodulus_bits = 24";
     vec![
         BASE.to_owned(),
         changed(&[(poisson, cap)]),
@@ -51,11 +53,16 @@ fn all() -> Vec<String> {
         ]),
         changed(&[("central_gaussian", "dp_ftrl"), (poisson, cap)])
             + "strategy = { kind = \"toeplitz\", factor = { kind = \"buffered\", weights = [0.3], decays = [0.9] } }\n",
-        changed(&[("mechanism = \"central_gaussian\"", shares)]),
+        changed(&[("mechanism = \"central_gaussian\"", shares), (poisson, everyone)]),
+        changed(&[("mechanism = \"central_gaussian\"", skellam), (poisson, everyone)]),
         changed(&[("epsilon = 2.0", "noise_multiplier = 1.1")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\naccountant = \"rdp\"")]),
         BASE.to_owned() + "adaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 5.0 }\n",
+        BASE.to_owned() + "metrics = { budget_share = 0.05, loss_bound = 4.0 }\n",
+        BASE.to_owned()
+            + "adaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 5.0 }\n\
+               metrics = { budget_share = 0.05, loss_bound = 4.0 }\n",
     ]
 }
 
@@ -85,7 +92,8 @@ fn every_mechanism_survives_a_round_trip_and_keeps_to_its_epsilon() {
             }
         }
         assert!(plan.update_noise >= plan.noise_multiplier);
-        assert_eq!(plan.update_noise > plan.noise_multiplier, spec.adaptive().is_some());
+        let parted = spec.adaptive().is_some() || spec.metrics().is_some();
+        assert_eq!(plan.update_noise > plan.noise_multiplier, parted);
         assert_eq!(spec.adaptive_clip(facts()).unwrap().is_some(), spec.adaptive().is_some());
     }
 }
@@ -119,6 +127,11 @@ fn a_section_that_makes_no_sense_says_what_would() {
         ("central_gaussian", "skellam", "`least_shares`"),
         ("delta = 1e-5", "delta = 1e-5\nstrategy = { kind = \"tree\" }", "only `dp_ftrl`"),
         ("delta = 1e-5", "delta = 1e-5\nhidden_state = true", "`hidden_state`"),
+        (
+            "delta = 1e-5",
+            "delta = 1e-5\nmetrics = { budget_share = 1.0, loss_bound = 1.0 }",
+            "above 0 and below 1",
+        ),
         ("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"\naccountant = \"pld\"", "`rdp`"),
     ] {
         let error = parse(&changed(&[(from, to)])).unwrap_err();
@@ -127,10 +140,24 @@ fn a_section_that_makes_no_sense_says_what_would() {
     let fixed = changed(&[(poisson, "sampling = { kind = \"fixed_size\", population = 100, sample = 5 }")]);
     let error = parse(&fixed).unwrap().plan(facts()).unwrap_err().to_string();
     assert!(error.contains("fixed_size"), "{error}");
-    let skellam = "mechanism = \"skellam\"\nleast_shares = 40";
-    let skellam = parse(&changed(&[("mechanism = \"central_gaussian\"", skellam)])).unwrap();
-    let error = skellam.plan(facts()).unwrap_err().to_string();
-    assert!(error.contains("not drawn exactly") && error.contains("distributed_discrete"), "{error}");
+    let shares = "mechanism = \"skellam\"\nleast_shares = 40\nmodulus_bits = 8";
+    let everyone = "sampling = { kind = \"everyone\" }";
+    let shares = |pairs: &[(&str, &str)]| {
+        let base = changed(&[("mechanism = \"central_gaussian\"", shares), (poisson, everyone)]);
+        parse(&pairs.iter().fold(base, |text, (from, to)| text.replace(from, to)))
+    };
+    let error = shares(&[]).unwrap().plan(facts()).unwrap_err().to_string();
+    assert!(error.contains("`modulus_bits` is 8, expected more bits"), "{error}");
+    for (from, to, complaint) in [
+        ("modulus_bits = 8", "modulus_bits = 25", "from 8 to 24"),
+        ("zero_out", "add_remove", "adds no noise either"),
+        (everyone, poisson, "would tell of a secret draw"),
+        (everyone, "participation = { most = 2 }", "a cap is covered for Gaussian noise only"),
+        ("mechanism = \"skellam\"\nleast_shares = 40", "mechanism = \"central_gaussian\"", "leave it out"),
+    ] {
+        let error = shares(&[(from, to)]).unwrap_err();
+        assert!(error.contains(complaint), "{from} → {to}: {error}");
+    }
     let silent = BASE.to_owned() + "accountant = \"pure\"\n";
     assert!(parse(&silent).unwrap().plan(facts()).is_err());
 }

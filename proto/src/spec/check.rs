@@ -78,11 +78,6 @@ impl RunSpec {
     pub fn check(&self) -> Result<(), SpecError> {
         self.name.parse::<RunId>().map_err(|error| SpecError::new("name", error.to_string()))?;
         require(self.name.len() <= 48, "name", || "expected at most 48 characters".into())?;
-        require(self.privacy.is_none() || self.mode == Mode::Federated, "privacy", || {
-            "private decentralised runs are not available in this version: the run is refused rather than \
-             trained without the guarantee; remove the section to train without privacy"
-                .into()
-        })?;
         require(self.topology.is_none() || self.mode == Mode::Decentralised, "topology", || {
             "topologies belong to runs of mode `decentralised`".into()
         })?;
@@ -97,6 +92,7 @@ impl RunSpec {
                 "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
             })?;
             self.mixing()?;
+            self.check_private_peers()?;
             self.check_model()?;
             self.check_data()?;
             return self.check_local();

@@ -64,9 +64,8 @@ impl From<AttackSpec> for Keys {
 }
 
 impl RunSpec {
-    /// What the coordinator accumulates: the algorithm's folds, as the combiner weighs them.
-    pub fn folds(&self, algorithm: &dyn Algorithm) -> Vec<Fold> {
-        let mut folds = algorithm.folds();
+    /// Folds as the combiner weighs them.
+    pub(super) fn weighed(&self, mut folds: Vec<Fold>) -> Vec<Fold> {
         if self.combiner == Some(Combiner::Mean {}) {
             folds.iter_mut().for_each(|fold| fold.weighting = Weighting::Uniform);
         }

@@ -29,10 +29,10 @@ impl Server<'_> {
             return Ok(None);
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
-        let (mean, facts, epsilon) = match self.release(round, secret)? {
-            Released::Noised(mean, facts, epsilon) => (mean, facts, Some(epsilon)),
-            Released::Paid(epsilon) => (self.means()?, facts, Some(epsilon)),
-            Released::Open => (self.means()?, facts, None),
+        let (mean, facts, epsilon, told) = match self.release(round, secret)? {
+            Released::Noised { means, facts, epsilon, told } => (means, facts, Some(epsilon), told),
+            Released::Paid(epsilon) => (self.means()?, facts, Some(epsilon), None),
+            Released::Open => (self.means()?, facts, None, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         keep_centres(self.spec.combiner, &mut self.vectors, &mean);
@@ -50,9 +50,9 @@ impl Server<'_> {
         let mut line = Line::new(Metrics {
             round,
             seconds: now.saturating_sub(opened_at) as f64 / 1_000.0,
-            participants: counted.len(),
+            participants: told.map_or(counted.len(), |told| told.participants as usize),
             rejected,
-            train_loss: train_loss(&counted),
+            train_loss: told.map_or_else(|| train_loss(&counted), |told| told.train_loss),
             eval_loss: None,
             eval_accuracy: None,
             federated_loss: None,

@@ -20,8 +20,8 @@ use worker::{
     data::Dataset,
     engine::Model,
     trainer::{
-        LocalResult, Outgoing, Private, Progress, Promise, Seal, TrainError, TrainJob, Way, clips_layers,
-        local_run, outgoing, packing_seed,
+        LocalResult, Outgoing, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, Way,
+        clips_layers, local_run, outgoing, packing_seed,
     },
 };
 
@@ -72,6 +72,8 @@ pub(super) struct Ground<'a> {
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    /// Where clients add the noise together.
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) promise: Option<Arc<Promise>>,
     pub(super) secrets: &'a Secrets,
 }
@@ -114,10 +116,12 @@ impl Ground<'_> {
             };
             let private = self.promise.as_ref().map(secret);
             let layers = if clips_layers(&self.spec) { self.model.layers() } else { Vec::new() };
-            let seal = match (&private, clip_norm) {
-                (Some(private), _) => private.seal(&layers),
-                (None, Some(norm)) => Seal::Clipped(norm, &layers),
-                (None, None) => Seal::Open,
+            let key = self.secrets.client(client, round).release(0);
+            let seal = match (&private, clip_norm, self.maker) {
+                (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+                (Some(private), ..) => private.seal(&layers),
+                (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+                (None, None, _) => Seal::Open,
             };
             let spec = Arc::clone(&self.spec);
             let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
@@ -126,7 +130,9 @@ impl Ground<'_> {
             // The plan's vectors go before the next state comes.
             drop(job);
             let (examples, steps, loss) = match &trained {
-                Ok(LocalResult { run, examples, loss }) if private.is_none() => (*examples, run.steps, *loss),
+                Ok(LocalResult { run, examples, loss }) if private.is_none() && self.maker.is_none() => {
+                    (*examples, run.steps, *loss)
+                }
                 _ => hidden,
             };
             let run = trained.map(|trained| trained.run);

@@ -46,6 +46,7 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         states: server.states,
         blobs: server.store.blobs(),
         desk: &desk,
+        maker: server.maker,
         promise: opened.promise.clone(),
         secrets: &opened.secrets,
     };
@@ -300,7 +301,7 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         // Asked before folding: the machine's verdict is final, so the fold comes first.
         if self.machine.offer(&worker, round) == Decision::Accept {
-            match self.server.add_to_sum(&upload) {
+            match self.server.add_to_sum(&upload, loss) {
                 Some(Err((reason, detail))) => {
                     return self.handle(Event::Rejected { worker, round, reason, detail });
                 }

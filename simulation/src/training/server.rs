@@ -23,7 +23,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use worker::{data::Dataset, engine::Model, trainer::Promise};
+use worker::{
+    data::Dataset,
+    engine::Model,
+    trainer::{Promise, ShareMaker},
+};
 
 /// What was in the making when the program ended; removed when a simulation is finished.
 pub(super) const STATE: &str = "state";
@@ -41,6 +45,7 @@ pub(super) struct Server<'a> {
     pub(super) threads: usize,
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
@@ -71,6 +76,7 @@ pub(super) struct Opened {
     pub(super) promise: Option<Arc<Promise>>,
     pub(super) secrets: Secrets,
     guard: Option<Guard>,
+    maker: Option<ShareMaker>,
     record: RunRecord,
     vectors: Vectors,
 }
@@ -93,6 +99,8 @@ impl Opened {
             shares.flip(liars.flipped());
         }
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
+        let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
+        let maker = made.map_err(|error| wrong(error.to_string()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -128,6 +136,7 @@ impl Opened {
             promise,
             secrets,
             guard,
+            maker,
             record,
             vectors,
         })
@@ -145,6 +154,7 @@ impl Opened {
             threads: setup.threads.max(1),
             store: &self.store,
             states: &self.states,
+            maker: self.maker.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
             spool: None,

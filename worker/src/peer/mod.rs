@@ -11,6 +11,7 @@ mod meeting;
 mod net;
 mod node;
 mod post;
+mod private;
 mod rounds;
 mod rumour;
 mod serve;
@@ -31,6 +32,7 @@ use gossip::machine::Member;
 use identity::{Bundle, Role, Tcp};
 use meeting::Meeting;
 use node::{Node, Parts};
+use private::Private;
 use proto::{
     limits, peers,
     spec::RunSpec,
@@ -39,7 +41,7 @@ use proto::{
 use rumour::Rumours;
 use serve::{Service, Shared};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use store::Store;
@@ -112,6 +114,7 @@ pub async fn run(
     let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
     let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
     let _ = shared.length.set(initial.len());
+    let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
         name: config.name.to_string(),
         spec,
@@ -122,6 +125,7 @@ pub async fn run(
         rumours,
         store,
         report: serde_json::to_string(&report).unwrap_or_default(),
+        private,
     };
     let start = if stored.is_some() {
         tracing::info!("going on from the stored state");
@@ -145,6 +149,22 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// What a private run promises; one that begins must fit what is left of the budget.
+fn promise(
+    config: &Config,
+    spec: &RunSpec,
+    (length, begins): (usize, bool),
+) -> Result<Option<Arc<Mutex<Private>>>, String> {
+    let own = config.ledger_dir.as_deref();
+    let folder = (own.unwrap_or(&config.state_dir), own.is_some());
+    let told = |why: String| format!("privacy: {why}");
+    let Some(private) = Private::open(spec, folder, length).map_err(told)? else { return Ok(None) };
+    if begins {
+        private.admit(spec.rounds).map_err(told)?;
+    }
+    Ok(Some(Arc::new(Mutex::new(private))))
 }
 
 fn bundle(config: &Config) -> Result<Bundle, WorkerError> {

@@ -7,12 +7,14 @@ mod examples;
 mod local;
 mod outgoing;
 mod private;
+mod shares;
 mod steps;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
 pub use outgoing::{Outgoing, Way, outgoing, packing_seed};
 pub use private::{Private, Promise, Seal, clip_upload, clips_layers, draw_key};
+pub use shares::ShareMaker;
 pub use steps::NoisySteps;
 pub use update::finish;
 

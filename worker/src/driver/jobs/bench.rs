@@ -8,8 +8,8 @@ use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
     trainer::{
-        EvaluateJob, LocalResult, Outgoing, Private, Progress, Scores, Seal, Train, TrainError, TrainJob,
-        Way, clips_layers, outgoing, packing_seed,
+        EvaluateJob, LocalResult, Outgoing, Private, Progress, Scores, Seal, ShareMaker, Train, TrainError,
+        TrainJob, Way, clips_layers, draw_key, outgoing, packing_seed,
     },
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing};
@@ -208,7 +208,7 @@ fn note(settled: Result<(), Ended>) {
 /// Whether the state of a run must survive the process: so must an upload that is paid for, or its noise would
 /// have to be paid for twice.
 fn keeps(spec: &RunSpec, stateful: bool) -> bool {
-    stateful || spec.has_local_noise()
+    stateful || spec.has_local_noise() || spec.has_shares()
 }
 
 fn flow(cancel: &CancellationToken) -> ControlFlow<()> {
@@ -250,9 +250,12 @@ fn local_run(
     };
     let seed = packing_seed(order.spec.seed, worker.as_str());
     let Assignment { round, lr, spec, clip_norm, .. } = order;
+    let maker = ShareMaker::of(&spec, algorithm.as_ref(), down[MODEL].len())?;
+    let key = draw_key()?.release(0);
     let layers = if clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
+    let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
     let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
     let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
@@ -262,13 +265,17 @@ fn local_run(
         Ok(LocalResult { run, examples, loss }) if clip_norm.is_none() && private.is_none() => {
             Facts { examples: *examples, steps: run.steps, lr, train_loss: *loss, seconds }
         }
+        Ok(LocalResult { loss, .. }) if told => {
+            Facts { examples: 1, steps: public_steps, lr, train_loss: *loss, seconds: 0.0 }
+        }
         // Nothing that was not paid for leaves the worker.
         _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
     };
-    let seal = match (&private, clip_norm) {
-        (Some(private), _) => private.seal(&layers),
-        (None, Some(norm)) => Seal::Clipped(norm, &layers),
-        (None, None) => Seal::Open,
+    let seal = match (&private, clip_norm, &maker) {
+        (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+        (Some(private), ..) => private.seal(&layers),
+        (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+        (None, None, _) => Seal::Open,
     };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
