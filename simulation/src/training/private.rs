@@ -10,11 +10,7 @@ use coordinator::{
     private::{Guard, Secret, Standing, Sum},
     store::RunRecord,
 };
-use privacy::{
-    Journal,
-    metrics::Told,
-    sampler::{Key, ReleaseKey},
-};
+use privacy::{Journal, metrics::Told};
 use proto::{spec::RunSpec, v1::RejectReason};
 use std::{fs::File, io::Write, path::Path, path::PathBuf};
 
