@@ -113,9 +113,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Scalars in an upload.
-    pub(crate) fn upload_length(&self) -> usize {
-        self.upload.iter().map(|(_, length)| length).sum()
+    /// Four-byte words of an upload on its way.
+    pub(crate) fn words(&self) -> usize {
+        self.wire.iter().map(|(_, words)| words).sum()
     }
 
     /// Whether a worker with these data sets and capabilities can train the run.
@@ -154,7 +154,7 @@ impl Shared {
             return limits::PACE_BYTES;
         }
         let round = Duration::from_secs(self.spec.cohort.deadline_s).as_secs_f64();
-        let share = self.upload_length() as f64 * 4.0 * elapsed.as_secs_f64() / round;
+        let share = self.words() as f64 * 4.0 * elapsed.as_secs_f64() / round;
         limits::PACE_BYTES.max(share as u64)
     }
 

@@ -18,11 +18,10 @@ impl Shared {
 
     /// A place for the payload of an upload.
     pub(super) fn receptacle(&self) -> (Vec<f32>, Survey) {
-        let words = self.wire.iter().map(|(_, words)| words).sum();
         match self.packing {
             // Words are not surveyed.
-            Some(_) => (vec![0.0; words], Survey::new(std::iter::empty())),
-            None => (self.buffers.take(words), self.survey()),
+            Some(_) => (vec![0.0; self.words()], Survey::new(std::iter::empty())),
+            None => (self.buffers.take(self.words()), self.survey()),
         }
     }
 
