@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (section, want) in [
-            ("[combiner]\nkind='medan'", "did you mean `median`"),
+            ("[combiner]\nkind='trimed-mean'", "did you mean `trimmed-mean`"),
             ("[combiner]\nkind='trimmed-mean'\ntrim=0.5", "`trim`"),
             ("[combiner]\nkind='krum'\nbyzantine=2\n[cohort]\nmin_updates=6", "at least 7 updates"),
             ("[combiner]\nkind='median'\n[algorithm]\nkind='scaffold'", "not with `scaffold`"),

@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (section, want) in [
-            ("[compression]\nkind='int9'", "did you mean `int8`"),
+            ("[compression]\nkind='lowrank'", "did you mean `low-rank`"),
             ("[compression]\nkind='int8'\nblok=3", "did you mean `block`"),
             ("[compression]\nkind='int8'\nblock=0", "`block`"),
             ("[compression]\nkind='top-k'", "ratio"),
