@@ -298,3 +298,40 @@ fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
         assert!(refused.to_string().contains("cohort.population is 7"), "{refused}");
     }
 }
+
+#[test]
+fn clients_that_add_noise_are_the_same_on_any_threads_and_after_an_interruption() {
+    let steps = "unit='record'\nadjacency='zero_out'\nmechanism='dp_sgd'\nepsilon=6.0\n\
+                 sampling={kind='poisson',rate=0.5}\n";
+    let layers = format!("{steps}clipping='per_layer'\n");
+    let local = "unit='client'\nadjacency='replace_one'\nmechanism='local_gaussian'\nepsilon=6.0\n\
+                 participation={most=4}\n";
+    let mut digests = std::collections::BTreeSet::new();
+    for (promise, releases, rule) in
+        [(steps, 4, "fedavg"), (&layers, 4, "fedavg"), (steps, 4, "scaffold"), (local, 1, "fedavg")]
+    {
+        let once = |threads: usize, dies: Option<usize>, secret: bool| {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let text = format!("steps=2\n[privacy]\nclip_norm=0.5\ndelta=1e-5\n{promise}");
+            let mut setup = setup(spec(rule, &text), folder.path());
+            (setup.threads, setup.checkpoint, setup.reproducible_noise) = (threads, Duration::ZERO, !secret);
+            if let Some(notices) = dies {
+                assert!(dies_after(&setup, notices).is_none());
+            }
+            let outcome = run(&setup, &mut quiet).expect("it comes to its end");
+            let ledger = std::fs::read_to_string(folder.path().join("ledger.jsonl")).expect("a ledger");
+            (outcome, privacy::Journal::parse(&ledger).expect("a journal"))
+        };
+        let (outcome, journal) = once(1, None, false);
+        assert_eq!(journal.ledger().events().len(), releases);
+        let shown = outcome.lines.last().and_then(|line| line.metrics.epsilon);
+        let again = privacy::accountants::report::epsilon(journal.ledger(), 1e-5, 1).epsilon;
+        assert!(shown == Some(again) && again <= 6.0 && again > 5.5, "{shown:?} {again}");
+        assert_eq!(once(3, None, false), (outcome.clone(), journal.clone()));
+        assert_eq!(once(2, Some(20), false), (outcome.clone(), journal.clone()));
+        // A real secret is another one each time.
+        digests.extend([once(2, None, true).0.digest, once(2, Some(20), true).0.digest]);
+        digests.insert(outcome.digest);
+    }
+    assert_eq!(digests.len(), 12);
+}

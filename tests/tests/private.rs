@@ -240,3 +240,29 @@ async fn a_round_with_too_few_shares_is_not_released() {
     federation.operator.finished(&run).await;
     assert_eq!(journal(&mut federation).await.ledger().events().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_of_a_round_is_paid_for_with_it() {
+    let mut federation = toys(0).await;
+    let told = format!("noise_multiplier=0.5\n{DRAWN}metrics={{budget_share=0.2,loss_bound=1.0}}\n");
+    let run = federation.operator.submit(&private("told", 12, &told)).await;
+    federation.operator.finished(&run).await;
+    let lines = federation.operator.metrics(&run).await;
+    // A toy's loss is 0.5, two of four take part on average, and σ of their number is 1.6.
+    assert!(
+        lines.iter().any(|line| line.participants > 0) && lines.iter().all(|line| line.participants < 16)
+    );
+    let losses: Vec<f64> = lines.iter().filter_map(|line| line.train_loss).collect();
+    assert!(
+        losses.iter().all(|loss| (0.0..=1.0).contains(loss)) && losses.iter().any(|loss| *loss > 0.0),
+        "{losses:?}"
+    );
+    // The same promise without: nothing is told, and it costs the same.
+    let silent = private("silent", 12, &format!("noise_multiplier=0.5\n{DRAWN}"));
+    federation.operator.reset("digits", "the other run").await.unwrap();
+    let other = federation.operator.submit(&silent).await;
+    federation.operator.finished(&other).await;
+    let quiet = federation.operator.metrics(&other).await;
+    assert!(quiet.iter().all(|line| line.train_loss.is_none() && line.participants == 0), "{quiet:?}");
+    assert_eq!(quiet[11].epsilon, lines[11].epsilon);
+}

@@ -188,9 +188,9 @@ fn assignment(m: &v1::Assignment) -> Result<Command, MessageError> {
             return Err(format!("learning rate {}, expected a finite number of at least 0", m.lr));
         }
         let clip_norm = m.clip_norm.map(ClipNorm::new).transpose().map_err(|error| error.to_string())?;
-        // Where workers add the noise, the norm is theirs, too.
-        if (spec.privacy.is_some() && !spec.has_local_noise()) != clip_norm.is_some() {
-            return Err("a clipping norm belongs to a run that promises privacy, and only there".to_owned());
+        if spec.has_central_noise() != clip_norm.is_some() {
+            let text = "a clipping norm belongs to a run whose coordinator adds noise, and only there";
+            return Err(text.to_owned());
         }
         Ok(Assignment {
             run: run.clone(),

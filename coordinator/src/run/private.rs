@@ -114,7 +114,8 @@ impl Actor {
 
     /// The norm to which workers shorten what they send to such a sum.
     pub(super) fn clip_norm(&self) -> Option<f64> {
-        let standing = self.record.privacy.as_ref().filter(|_| self.sums_up());
+        let asked = self.shared.spec.has_central_noise();
+        let standing = self.record.privacy.as_ref().filter(|_| asked);
         standing.map(|standing| standing.norm.get())
     }
 

@@ -138,9 +138,9 @@ fn the_noise_on_a_step_has_the_deviation_that_is_paid_for() {
 
 #[test]
 fn records_are_drawn_at_their_rate_and_the_denominator_stays() {
-    // Without noise to speak of a step is the sum of those who were drawn over q·n.
+    // With little noise a step is the sum of those who were drawn over q·n.
     let sampling = "sampling={kind='poisson',rate=0.25}\n";
-    let spec = spec("dp_sgd", (1.0, 0.001), sampling);
+    let spec = spec("dp_sgd", (1.0, 0.05), sampling);
     let data = Source::Digits { train: 40, test: 10, seed: 1 }.load(Split::Train, 80).unwrap();
     let model = model(&data);
     let promise = promise(&spec, model.parameters());
