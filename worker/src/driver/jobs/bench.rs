@@ -262,7 +262,9 @@ fn local_run(
     drop(job);
     let seconds = began.elapsed().as_secs_f64();
     let facts = match &trained {
-        Ok(LocalResult { run, examples, loss }) if clip_norm.is_none() && private.is_none() && maker.is_none() => {
+        Ok(LocalResult { run, examples, loss })
+            if clip_norm.is_none() && private.is_none() && maker.is_none() =>
+        {
             Facts { examples: *examples, steps: run.steps, lr, train_loss: *loss, seconds }
         }
         Ok(LocalResult { loss, .. }) if told => {
