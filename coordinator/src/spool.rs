@@ -136,7 +136,9 @@ impl Spool {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
             self.file.read_exact_at(bytes, start + range.start as u64 * 4)?;
             if *factor != 1.0 {
-                values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+                for value in &mut values {
+                    *value = (f64::from(*value) * factor) as f32;
+                }
             }
             Ok(values)
         };
@@ -157,7 +159,9 @@ impl Spool {
                 Ok::<_, SpoolError>(part)
             };
             let parts: Vec<Distances> = some.par_iter().map(of).collect::<Result<_, _>>()?;
-            parts.iter().for_each(|part| sum.merge(part));
+            for part in &parts {
+                sum.merge(part);
+            }
         }
         Ok(sum)
     }

@@ -67,7 +67,9 @@ impl RunSpec {
     /// Folds as the combiner weighs them.
     pub(super) fn weighed(&self, mut folds: Vec<Fold>) -> Vec<Fold> {
         if self.combiner == Some(Combiner::Mean {}) {
-            folds.iter_mut().for_each(|fold| fold.weighting = Weighting::Uniform);
+            for fold in &mut folds {
+                fold.weighting = Weighting::Uniform;
+            }
         }
         folds
     }

@@ -111,7 +111,7 @@ mod tests {
         let way = Way { round: 4, seal: Seal::Open, packing: packing.map(|packing| (packing, 7)) };
         let mut seen = Vec::new();
         let sent = outgoing(algorithm.as_ref(), Ok(run), (&server, state), &way, &mut |block| {
-            seen.extend_from_slice(block)
+            seen.extend_from_slice(block);
         });
         let sent = sent.unwrap();
         let payload: Vec<u32> =
@@ -143,9 +143,9 @@ mod tests {
         let words: Vec<f32> = packed.payload.values().flat_map(|vector| vector.iter().copied()).collect();
         assert_eq!(&packing.unpack(&words).unwrap(), packed.read["delta"].as_ref());
         assert!(words.len() < D / 3, "{} words", words.len());
-        for at in 0..D {
+        for (at, lost) in state["lost.delta"].iter().enumerate() {
             let (read, meant) = (packed.read["delta"][at], plain.read["delta"][at]);
-            let kept = packed.next["lost.delta"][at] + read - meant - state["lost.delta"][at];
+            let kept = packed.next["lost.delta"][at] + read - meant - lost;
             assert!(kept.abs() < 1e-6, "what is not read is kept");
             // c_i of what the coordinator reads: -Δ/(K η) of it.
             let own = packed.next["c"][at] - plain.next["c"][at] + (read - meant) / 0.3;

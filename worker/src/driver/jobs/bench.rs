@@ -156,7 +156,7 @@ impl Bench {
             let length = task.down[MODEL].len();
             let private = tools.account.private(&task.order.spec, task.algorithm.as_ref(), length)?;
             let worker = tools.states.worker().clone();
-            let pending = local_run(tools.trainer.as_mut(), (task, &worker), private, &mut report)?;
+            let pending = local_run(tools.trainer.as_mut(), (task, &worker), private.as_ref(), &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
             let durable: &mut Durable = tools.states.get(&run, &kind, keeps)?;
@@ -238,7 +238,7 @@ fn packing(
 fn local_run(
     engine: &mut dyn Train,
     (task, worker): (Task, &WorkerName),
-    private: Option<Private>,
+    private: Option<&Private>,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
@@ -256,7 +256,7 @@ fn local_run(
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
     let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
-    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.cloned() };
     let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
     drop(job);
@@ -273,7 +273,7 @@ fn local_run(
         // Nothing that was not paid for leaves the worker.
         _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
     };
-    let seal = match (&private, clip_norm, &maker) {
+    let seal = match (private, clip_norm, &maker) {
         (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
         (Some(private), ..) => private.seal(&layers),
         (None, Some(norm), _) => Seal::Clipped(norm, &layers),
