@@ -3,9 +3,11 @@
 mod actor;
 pub(crate) mod aggregate;
 mod buffers;
+pub(crate) mod combine;
 mod commit;
 mod journal;
 mod metrics;
+mod packed;
 mod private;
 mod rounds;
 
@@ -19,6 +21,7 @@ use crate::{
 use aggregate::Survey;
 use algorithms::{
     Vector,
+    compress::Packing,
     fold::{Fold, UploadFacts},
 };
 use buffers::Buffers;
@@ -98,6 +101,10 @@ pub(crate) struct Shared {
     pub(crate) spec: RunSpec,
     /// Names and lengths of the vectors in an upload, in order.
     pub(crate) upload: Vec<(&'static str, usize)>,
+    /// How uploads are compressed.
+    pub(crate) packing: Option<Packing>,
+    /// The same vectors as they travel: names and four-byte words.
+    pub(crate) wire: Vec<(&'static str, usize)>,
     pub(crate) folds: Vec<Fold>,
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
@@ -111,15 +118,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Scalars in an upload.
-    pub(crate) fn upload_length(&self) -> usize {
-        self.upload.iter().map(|(_, length)| length).sum()
+    /// Four-byte words of an upload on its way.
+    pub(crate) fn words(&self) -> usize {
+        self.wire.iter().map(|(_, words)| words).sum()
     }
 
-    /// Whether a worker with these data sets can train the run.
-    pub(crate) fn is_eligible(&self, datasets: &[String]) -> bool {
-        matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
-            || datasets.contains(&self.spec.data.name)
+    /// Whether a worker with these data sets and capabilities can train the run.
+    pub(crate) fn is_eligible(&self, datasets: &[String], capabilities: &[String]) -> bool {
+        let holds_data = matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
+            || datasets.contains(&self.spec.data.name);
+        holds_data && (self.packing.is_none() || capabilities.iter().any(|name| name == proto::COMPRESSION))
     }
 
     /// A place to receive a payload into: the parked part of a broken transfer, or an empty one once a
@@ -140,9 +148,8 @@ impl Shared {
             let _waits = Waits::new(&self.waiting);
             Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
         };
-        let buffer = self.buffers.take(self.upload_length());
-        let assembler = Assembler::filling(buffer, digest);
-        Incoming { assembler, survey: Survey::new(self.upload.iter().map(|(_, length)| *length)), permit }
+        let (buffer, survey) = self.receptacle();
+        Incoming { assembler: Assembler::filling(buffer, digest), survey, permit }
     }
 
     /// Bytes that a transfer must move in so much time. While others wait for its place, so many that it
@@ -152,7 +159,7 @@ impl Shared {
             return limits::PACE_BYTES;
         }
         let round = Duration::from_secs(self.spec.cohort.deadline_s).as_secs_f64();
-        let share = self.upload_length() as f64 * 4.0 * elapsed.as_secs_f64() / round;
+        let share = self.words() as f64 * 4.0 * elapsed.as_secs_f64() / round;
         limits::PACE_BYTES.max(share as u64)
     }
 

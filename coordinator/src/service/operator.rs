@@ -223,6 +223,7 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
+            profiles: BTreeMap::new(),
         };
         Ok((record, guard.map(Arc::new)))
     }

@@ -23,9 +23,10 @@ impl RunSpec {
         }
     }
 
-    /// What is folded out of an upload as it arrives: nothing of noise shares, of which only the sum counts.
+    /// What is folded out of an upload as it arrives, as the combiner weighs it: nothing of noise shares, of which
+    /// only the sum counts.
     pub fn folds(&self, algorithm: &dyn Algorithm) -> Vec<Fold> {
-        if self.has_shares() { Vec::new() } else { algorithm.folds() }
+        if self.has_shares() { Vec::new() } else { self.weighed(algorithm.folds()) }
     }
 
     /// The public rotation of a round.

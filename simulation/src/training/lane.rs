@@ -7,7 +7,7 @@ use super::{
     shares::Shares,
     states::{States, load},
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, local::LocalPlan};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, local::LocalPlan};
 use coordinator::store::Blobs;
 use privacy::ClipNorm;
 use proto::{digest::Digest, spec::RunSpec};
@@ -20,8 +20,8 @@ use worker::{
     data::Dataset,
     engine::Model,
     trainer::{
-        LocalResult, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, clips_layers,
-        finish, local_run,
+        LocalResult, Outgoing, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, Way,
+        clips_layers, local_run, outgoing, packing_seed,
     },
 };
 
@@ -46,7 +46,10 @@ pub(super) struct Update {
     pub(super) examples: u64,
     pub(super) steps: u32,
     pub(super) loss: f64,
+    /// As the coordinator reads it.
     pub(super) upload: Vectors,
+    /// What travelled.
+    pub(super) bytes: u64,
     pub(super) next: Vectors,
 }
 
@@ -63,6 +66,7 @@ pub(super) enum Report {
 pub(super) struct Ground<'a> {
     pub(super) spec: Arc<RunSpec>,
     pub(super) algorithm: &'a dyn Algorithm,
+    pub(super) packing: Option<&'a Packing>,
     pub(super) model: &'a Model,
     pub(super) shares: &'a Shares,
     pub(super) states: &'a Mutex<States>,
@@ -132,8 +136,12 @@ impl Ground<'_> {
                 _ => hidden,
             };
             let run = trained.map(|trained| trained.run);
-            let finished = finish(self.algorithm, run, (&down, &state), (round, seal), &mut |_| ())?;
-            Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
+            let seed = packing_seed(self.spec.seed, &name);
+            let way = Way { round, seal, packing: self.packing.map(|packing| (packing, seed)) };
+            let Outgoing { payload, read, next } =
+                outgoing(self.algorithm, run, (&down, &state), &way, &mut |_| ())?;
+            let bytes = payload.values().map(|vector| vector.len() as u64 * 4).sum();
+            Ok(Update { examples, steps, loss, upload: read, bytes, next })
         };
         match trained() {
             Ok(update) => Report::Done(Box::new(update)),
