@@ -101,13 +101,20 @@ impl Fold {
 /// # Panics
 /// If a fold reads a vector that the algorithm does not upload.
 pub fn accumulators(algorithm: &dyn Algorithm, d: usize) -> Vec<Accumulator> {
-    let shapes = algorithm.upload(d);
+    accumulators_of(algorithm.folds(), &algorithm.upload(d))
+}
+
+/// Empty accumulators for these folds of uploads of these vectors.
+///
+/// # Panics
+/// If a fold reads a vector that is not among them.
+pub fn accumulators_of(folds: Vec<Fold>, shapes: &[(&'static str, usize)]) -> Vec<Accumulator> {
     let length = |fold: &Fold| shapes.iter().find(|(name, _)| *name == fold.from).map(|(_, length)| *length);
     let empty = |fold: Fold| {
         let length = length(&fold).expect("a fold reads what its rule uploads");
         Accumulator::new(fold, length)
     };
-    algorithm.folds().into_iter().map(empty).collect()
+    folds.into_iter().map(empty).collect()
 }
 
 /// A streaming fixed-point mean: memory does not grow with the number of uploads.

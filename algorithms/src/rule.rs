@@ -258,6 +258,10 @@ pub trait Algorithm<S: Scalar = f32>: Send + Sync + std::fmt::Debug {
     fn plan(&self, down: &Vectors<S>, state: &Vectors<S>) -> LocalPlan<S>;
     /// Upload and next client state.
     fn finish(&self, run: LocalRun<S>, down: &Vectors<S>, state: &Vectors<S>) -> Finished<S>;
+    /// Brings the next client state in line with what the coordinator reads where that is not what was
+    /// uploaded: `error` is what it reads minus what [`Self::finish`] gave, by uploaded vector. Rules whose
+    /// two sides must agree add it to what they keep of the upload. `(K_i, η_t)` are the local run's.
+    fn realign(&self, _next: &mut Vectors<S>, _error: &Vectors<S>, _run: (u32, S)) {}
     /// Moves the server state by the means of the folds.
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts);
 }

@@ -3,12 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 /// The factor on the first learning rate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
     /// 1.
-    #[default]
-    Constant,
+    Constant {},
     /// `decay^t`.
     Exponential {
         /// Above 0 and at most 1.
@@ -27,7 +26,7 @@ pub enum Schedule {
         rate: f64,
     },
     /// `1 / √(1 + t)`.
-    InverseRoot,
+    InverseRoot {},
     /// `(1 − t/T)^power` over T rounds.
     Polynomial {
         /// At least 0; 1 is linear.
@@ -39,6 +38,12 @@ pub enum Schedule {
         #[serde(default)]
         floor: f64,
     },
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self::Constant {}
+    }
 }
 
 /// A schedule after a linear start.
@@ -63,16 +68,37 @@ impl LearningRate {
 }
 
 impl Schedule {
+    /// Checks the range of every key.
+    ///
+    /// # Errors
+    /// Names the key, what it is and what was expected.
+    pub fn check(&self) -> Result<(), String> {
+        let (holds, key, value, expected) = match *self {
+            Self::Constant {} | Self::InverseRoot {} => return Ok(()),
+            Self::Exponential { decay } => {
+                (decay > 0.0 && decay <= 1.0, "decay", decay, "above 0 and at most 1")
+            }
+            Self::Step { every: 0, .. } => (false, "every", 0.0, "at least 1"),
+            Self::Step { factor, .. } => {
+                (factor > 0.0 && factor <= 1.0, "factor", factor, "above 0 and at most 1")
+            }
+            Self::Inverse { rate } => (rate.is_finite() && rate >= 0.0, "rate", rate, "at least 0"),
+            Self::Polynomial { power } => (power.is_finite() && power >= 0.0, "power", power, "at least 0"),
+            Self::Cosine { floor } => ((0.0..=1.0).contains(&floor), "floor", floor, "0 to 1"),
+        };
+        if holds { Ok(()) } else { Err(format!("`{key}` is {value}, expected {expected}")) }
+    }
+
     /// The factor in round `t` of `rounds`, at least 0.
     pub fn factor(&self, t: u64, rounds: u64) -> f64 {
         let time = t as f64;
         let done = (time / rounds.max(1) as f64).min(1.0);
         match *self {
-            Self::Constant => 1.0,
+            Self::Constant {} => 1.0,
             Self::Exponential { decay } => libm::pow(decay, time),
             Self::Step { every, factor } => libm::pow(factor, (t / every.max(1)) as f64),
             Self::Inverse { rate } => 1.0 / (1.0 + rate.max(0.0) * time),
-            Self::InverseRoot => 1.0 / (1.0 + time).sqrt(),
+            Self::InverseRoot {} => 1.0 / (1.0 + time).sqrt(),
             Self::Polynomial { power } => libm::pow(1.0 - done, power),
             Self::Cosine { floor } => {
                 floor + (1.0 - floor) * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * done))
@@ -88,11 +114,11 @@ mod tests {
     #[test]
     fn values_by_hand() {
         for (schedule, t, want) in [
-            (Schedule::Constant, 9, 1.0),
+            (Schedule::Constant {}, 9, 1.0),
             (Schedule::Exponential { decay: 0.998 }, 2, 0.998 * 0.998),
             (Schedule::Step { every: 3, factor: 0.1 }, 5, 0.1),
             (Schedule::Inverse { rate: 1.0 }, 3, 0.25),
-            (Schedule::InverseRoot, 3, 0.5),
+            (Schedule::InverseRoot {}, 3, 0.5),
             (Schedule::Polynomial { power: 2.0 }, 5, 0.25),
             (Schedule::Cosine { floor: 0.2 }, 5, 0.6),
             (Schedule::Cosine { floor: 0.2 }, 10, 0.2),
@@ -105,11 +131,11 @@ mod tests {
     #[test]
     fn every_schedule_starts_at_1_and_never_grows() {
         for schedule in [
-            Schedule::Constant,
+            Schedule::Constant {},
             Schedule::Exponential { decay: 0.9 },
             Schedule::Step { every: 2, factor: 0.5 },
             Schedule::Inverse { rate: 0.1 },
-            Schedule::InverseRoot,
+            Schedule::InverseRoot {},
             Schedule::Polynomial { power: 1.0 },
             Schedule::Cosine { floor: 0.0 },
         ] {

@@ -151,3 +151,20 @@ fn mirrored_vectors_are_in_balance_through_a_run() {
         }
     }
 }
+
+#[test]
+fn a_lossy_way_leaves_both_sides_in_balance() {
+    let mut seen = 0;
+    for rule in RULES.iter().filter(|rule| mirrors(rule)) {
+        let problem = golden().problem;
+        let mut federation = Federation::<f64>::new(&problem, rule.name, &json!({}));
+        federation.read = 0.75;
+        for t in 0..60 {
+            federation.round(t, &problem.schedule[t % problem.schedule.len()]);
+            let gap = federation.imbalance(4);
+            assert!(gap < 1e-12, "{}, round {t}: {gap:e}", rule.name);
+        }
+        seen += 1;
+    }
+    assert!(seen >= 7, "{seen} rules with mirrored vectors");
+}

@@ -10,6 +10,7 @@ mod client;
 mod compare;
 mod config;
 mod coordinator;
+mod daemon;
 mod demo;
 mod describe;
 mod doctor;

@@ -1,10 +1,11 @@
-//! Accuracy and loss over the rounds as an SVG: the one picture that everybody wants of a run.
+//! Accuracy, loss and ε over the rounds as an SVG: the one picture that everybody wants of a run.
 
 use crate::exit::{Code, Failure};
 use plotters::{coord::Shift, prelude::*};
 use proto::event::Metrics;
 
-const SIZE: (u32, u32) = (900, 640);
+const WIDTH: u32 = 900;
+const PANEL_HEIGHT: u32 = 320;
 pub(crate) const INK: RGBColor = RGBColor(60, 64, 72);
 pub(crate) const GRID: RGBColor = RGBColor(226, 228, 232);
 pub(crate) const BLUE: RGBColor = RGBColor(31, 100, 180);
@@ -41,7 +42,9 @@ pub(crate) fn svg(title: &str, metrics: &[Metrics]) -> Result<String, Failure> {
         curve("workers' held-out loss", GREEN, &|line| line.federated_loss),
         curve("training loss", ORANGE, &|line| line.train_loss),
     ];
-    let panels: Vec<(&str, &[Curve])> = [("accuracy, %", &accuracy[..]), ("loss", &loss[..])]
+    let epsilon = [curve("ε of all that was released from the data", ORANGE, &|line| line.epsilon)];
+    let panels = [("accuracy, %", &accuracy[..]), ("loss", &loss[..]), ("ε", &epsilon[..])];
+    let panels: Vec<(&str, &[Curve])> = panels
         .into_iter()
         .filter(|(_, curves)| curves.iter().any(|curve| !curve.points.is_empty()))
         .collect();
@@ -57,7 +60,8 @@ pub(crate) fn svg(title: &str, metrics: &[Metrics]) -> Result<String, Failure> {
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw(text: &mut String, title: &str, panels: &[(&str, &[Curve])]) -> Drawn {
-    let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    let height = PANEL_HEIGHT * panels.len().max(2) as u32;
+    let root = SVGBackend::with_string(text, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let root = root.titled(title, ("sans-serif", 22).into_font().color(&INK))?;
     for (area, (label, curves)) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
@@ -70,7 +74,7 @@ fn draw(text: &mut String, title: &str, panels: &[(&str, &[Curve])]) -> Drawn {
 fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let last = points().map(|point| point.0).fold(1.0, f64::max);
-    let rises = label.starts_with("accuracy");
+    let rises = label != "loss";
     let (low, high) = range(points().map(|point| point.1));
     let mut chart = ChartBuilder::on(area)
         .margin(10)
@@ -99,7 +103,7 @@ fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
     }
     chart
         .configure_series_labels()
-        // Where the curves of a run that learns are not: accuracy rises, loss falls.
+        // Where the curves of a run that learns are not: loss falls, the others rise.
         .position(if rises { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight })
         .background_style(WHITE.mix(0.85))
         .border_style(GRID)
@@ -131,6 +135,16 @@ mod tests {
             assert!(text.contains(want), "{want}");
         }
         assert!(!text.contains("NaN") && !text.contains("workers&apos;"), "{text}");
+    }
+
+    #[test]
+    fn the_price_of_a_private_run_is_in_the_picture() {
+        let lines: Vec<Metrics> = (0..5)
+            .map(|round| Metrics { epsilon: Some(0.3 * (round + 1) as f64), ..metrics(round, 0.5) })
+            .collect();
+        let text = svg("digits-1", &lines).unwrap();
+        assert_eq!(text.matches("<circle").count(), 20);
+        assert!(text.contains("ε of all that was released") && text.contains("height=\"960\""), "{text}");
     }
 
     #[test]

@@ -3,15 +3,13 @@
 use crate::{
     client::{Operator, Remote},
     config::Layers,
+    daemon::Daemon,
     describe,
     exit::Failure,
-    life::{self, LifeArgs},
-    log::{self, LogArgs},
-    output, table,
+    life, output, table,
 };
 use clap::Subcommand;
 use proto::v1::WorkerSummary;
-use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// Runs a worker until SIGTERM or SIGINT, or asks the coordinator about its workers.
@@ -29,25 +27,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Args)]
 struct Serve {
-    /// Configuration (TOML); deploy/samples/worker.toml explains every key
-    #[arg(long, value_name = "FILE", required = true)]
-    config: Option<PathBuf>,
-    /// The worker's name, unique in the fleet
-    #[arg(long)]
-    name: Option<String>,
     /// The coordinator
     #[arg(long, value_name = "URL")]
     coordinator: Option<String>,
-    /// Where client state is kept between rounds
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Threads that training may use; 0: one for each core
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     #[command(flatten)]
-    log: LogArgs,
-    #[command(flatten)]
-    life: LifeArgs,
+    daemon: Daemon,
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,19 +75,12 @@ pub(crate) fn configure(layers: &Layers) -> Result<::worker::Config, Failure> {
 }
 
 fn serve(args: &Serve) -> Result<(), Failure> {
-    log::init(&args.log)?;
-    let file = args.config.as_ref().ok_or_else(|| Failure::usage("--config FILE is missing"))?;
-    let layers = Layers::read(file)?
-        .flag("name", args.name.as_ref())
-        .flag("coordinator", args.coordinator.as_ref())
-        .flag("state_dir", args.state_dir.as_ref())
-        .flag("threads", args.threads);
-    let config = configure(&layers)?;
+    let config = configure(&args.daemon.layers()?.flag("coordinator", args.coordinator.as_ref()))?;
     tracing::info!(name = %config.name, coordinator = config.coordinator, "starting");
     life::runtime()?.block_on(async {
         let stop = CancellationToken::new();
         let work = ::worker::run_with_engine(config, stop.clone().cancelled_owned());
-        life::supervise(args.life, stop, work).await
+        life::supervise(args.daemon.life, stop, work).await
     })
 }
 

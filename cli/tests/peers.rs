@@ -68,16 +68,16 @@ fn text(path: &Path) -> &str {
 }
 
 impl Fleet {
-    fn start() -> Self {
+    fn start(run: &str, peers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ca = folder.path().join("ca");
         assert!(starling(&["ca", "init", "--dir", text(&ca)]).output().unwrap().status.success());
-        std::fs::write(folder.path().join("run.toml"), RUN).unwrap();
-        let held: Vec<TcpListener> = (0..PEERS).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        std::fs::write(folder.path().join("run.toml"), run).unwrap();
+        let held: Vec<TcpListener> = (0..peers).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<String> = held.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
         drop(held);
-        let mut fleet = Self { folder, addresses, children: (0..PEERS).map(|_| None).collect() };
-        for index in 0..PEERS {
+        let mut fleet = Self { folder, addresses, children: (0..peers).map(|_| None).collect() };
+        for index in 0..peers {
             fleet.configure(index);
             fleet.launch(index);
         }
@@ -93,9 +93,10 @@ impl Fleet {
         let ca = self.path("ca");
         let args = ["ca", "peer", "--dir", text(&ca), "--name", &name, "--to", text(&to)];
         assert!(starling(&args).output().unwrap().status.success());
+        let of = self.children.len();
         let config = format!(
             "name = \"{name}\"\nrun = \"{}\"\nlisten = \"{}\"\nbootstrap = [\"{}\", \"{}\"]\nidentity = \"{}\"\n\
-             state_dir = \"{}\"\nthreads = 1\n[share]\nindex = {index}\nof = {PEERS}\n\
+             state_dir = \"{}\"\nthreads = 1\n[share]\nindex = {index}\nof = {of}\n\
              [data.digits]\nkind = \"digits\"\ntrain = 800\ntest = 160\nseed = 1\n",
             text(&self.path("run.toml")),
             self.addresses[index],
@@ -172,7 +173,7 @@ fn live(status: &Value) -> usize {
 
 #[test]
 fn peers_survive_kills_keep_their_mass_and_end_together() {
-    let mut fleet = Fleet::start();
+    let mut fleet = Fleet::start(RUN, PEERS);
     fleet.wait(0, "the run begins", |status| status["round"].as_u64() >= Some(4));
     fleet.kill(3);
     fleet.kill(5);
@@ -225,4 +226,81 @@ fn peers_survive_kills_keep_their_mass_and_end_together() {
     for key in ["consensus_distance", "mass", "w_min", "w_max", "eval_accuracy"] {
         assert!(last[key].as_f64().unwrap() > 0.0, "{key}: {last}");
     }
+}
+
+const PRIVATE: &str = r#"
+name = "ring-private"
+mode = "decentralised"
+rounds = 40
+[model]
+kind = "linear"
+[data]
+name = "digits"
+partition = { kind = "iid" }
+[algorithm]
+kind = "dfedavgm"
+[local]
+steps = 4
+batch = 16
+lr = 0.02
+[evaluation]
+every = 5
+[topology]
+kind = "ring"
+nodes = 3
+retry_ms = 300
+evict_after_s = 20.0
+[privacy]
+unit = "client"
+adjacency = "replace_one"
+mechanism = "local_gaussian"
+clip_norm = 0.5
+epsilon = 20.0
+delta = 1e-5
+sampling = { kind = "everyone" }
+"#;
+
+#[test]
+fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
+    let mut fleet = Fleet::start(PRIVATE, 3);
+    fleet.wait(0, "the run begins", |status| status["round"].as_u64() >= Some(3));
+    fleet.kill(1);
+    fleet.launch(1);
+    for index in 0..3 {
+        let status = fleet.wait(index, "all rounds are done", |status| status["phase"] == "finished");
+        // What nobody paid for stays at home.
+        let line = &status["metrics"];
+        let line: Value =
+            line.as_str().map_or_else(|| line.clone(), |text| serde_json::from_str(text).unwrap());
+        for key in ["train_loss", "eval_loss", "eval_accuracy"] {
+            assert!(line[key].is_null(), "{line}");
+        }
+    }
+    for index in 0..3 {
+        let home = fleet.path(&format!("peer-{index}"));
+        let mut show =
+            starling(&["privacy", "ledger", "show", "digits", "--json", "--state-dir", text(&home)]);
+        let output = show.output().unwrap();
+        let ledger: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let releases = ledger["releases"].as_u64().unwrap();
+        // One that was killed between paying and storing pays again, and trains one round less.
+        assert!(releases == 40, "{ledger}");
+        let spent = ledger["epsilon"].as_f64().unwrap();
+        assert!(spent <= 20.0 && spent > 19.9, "{ledger}");
+        let lines = std::fs::read_to_string(home.join("metrics.jsonl")).unwrap();
+        let shown: Vec<f64> = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["epsilon"].as_f64().unwrap())
+            .collect();
+        assert!(shown.is_sorted() && shown.iter().all(|epsilon| *epsilon <= spent), "{shown:?}");
+        let kept: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert!(kept["train_loss"].as_f64().is_some(), "{kept}");
+    }
+    let refused = PRIVATE.replace("local_gaussian", "central_gaussian").replace("replace_one", "zero_out");
+    std::fs::write(fleet.path("run.toml"), refused).unwrap();
+    fleet.kill(2);
+    let mut again = starling(&["peer", "--config", text(&fleet.path("peer-2.toml"))]);
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("each must noise its own change"), "{said}");
 }

@@ -165,3 +165,39 @@ fn the_curves_are_drawn_once() {
     assert!(epsilon.windows(2).all(|pair| pair[0][1].as_f64() < pair[1][1].as_f64()), "{found}");
     assert_fails(&run, 73, &["--force"]);
 }
+
+#[test]
+fn peers_far_away_learn_less_and_runs_without_a_promise_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    let write = |rounds: u64, rest: &str| {
+        let text = format!(
+            "name='p'\nmode='decentralised'\nrounds={rounds}\nmodel={{kind='linear'}}\ndata={{name='d'}}\n\
+             algorithm={{kind='dpsgd'}}\ntopology={{kind='ring',nodes=8{rest}}}\n[privacy]\nunit='client'\n\
+             adjacency='replace_one'\nmechanism='local_gaussian'\nclip_norm=1.0\nnoise_multiplier=10.0\n\
+             delta=1e-5\nsampling={{kind='everyone'}}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        format!("pairwise {}", file.to_str().unwrap())
+    };
+    let found = json(&write(6, ""));
+    let at = |matrix: &Value, v: usize, u: usize| matrix[v][u].as_f64().unwrap();
+    let (proved, linear) = (&found["epsilon"], &found["linear"]["epsilon"]);
+    // μ = 2/10·√rounds; a neighbour sees all of them, the farthest the first three.
+    let epsilon = |mu: f64| privacy::Mu::new(mu).unwrap().epsilon(1e-5);
+    assert!((at(proved, 0, 1) - epsilon(0.2 * 6.0_f64.sqrt())).abs() < 1e-9, "{found}");
+    assert!((at(proved, 0, 4) - epsilon(0.2 * 3.0_f64.sqrt())).abs() < 1e-9, "{found}");
+    assert!((found["everybody"].as_f64().unwrap() - at(proved, 0, 1)).abs() < 1e-9);
+    assert!(found["epsilon"][3][3].is_null() && found["linear"]["proved"] == false);
+    for u in 1..8 {
+        assert!(at(linear, 0, u) <= at(proved, 0, u) && at(linear, 0, u) > 0.0, "{found}");
+    }
+    assert!(at(linear, 0, 4) < 0.5 * at(linear, 0, 1), "{found}");
+    assert_eq!(json(&write(1, ""))["linear"]["proved"], true);
+    let unknown = json(&write(6, ",barrier='asynchronous'"));
+    assert!(unknown["linear"].is_null() && at(&unknown["epsilon"], 0, 4) == at(proved, 0, 1), "{unknown}");
+    let text = starling(&write(6, ""));
+    assert!(String::from_utf8_lossy(&text.stdout).contains("against everybody who sees all messages"));
+    std::fs::write(&file, "name='p'\nrounds=3\nmodel={kind='linear'}\ndata={name='d'}\n").unwrap();
+    assert_fails(&format!("pairwise {}", file.to_str().unwrap()), 65, &["this run has a coordinator"]);
+}

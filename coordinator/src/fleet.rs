@@ -34,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) number: u64,
     pub(crate) outbox: Outbox,
     pub(crate) datasets: Vec<String>,
+    /// Names of optional features that it has.
+    pub(crate) capabilities: Vec<String>,
     pub(crate) program: String,
     pub(crate) address: String,
     pub(crate) last_seen: Arc<AtomicU64>,
@@ -120,10 +122,20 @@ impl Fleet {
     }
 
     /// Tells every run that can use a worker that it came or went.
-    pub(crate) async fn tell_runs(&self, worker: &str, datasets: &[String], joined: bool) {
+    pub(crate) async fn tell_runs(&self, worker: &str, session: &Session, joined: bool) {
         let runs: Vec<RunHandle> = lock(&self.runs).values().cloned().collect();
         for run in runs {
-            if run.log.borrow().1 || !run.shared.is_eligible(datasets) {
+            if run.log.borrow().1 {
+                continue;
+            }
+            if !run.shared.is_eligible(&session.datasets, &session.capabilities) {
+                if joined && run.shared.is_eligible(&session.datasets, &[proto::COMPRESSION.to_owned()]) {
+                    tracing::warn!(
+                        worker,
+                        run = run.shared.id,
+                        "cannot compress updates; a newer worker can"
+                    );
+                }
                 continue;
             }
             let worker = worker.to_owned();
@@ -136,7 +148,9 @@ impl Fleet {
     pub(crate) fn eligible(&self, run: &Shared) -> Vec<String> {
         lock(&self.workers)
             .iter()
-            .filter(|(_, known)| known.session.as_ref().is_some_and(|s| run.is_eligible(&s.datasets)))
+            .filter(|(_, known)| {
+                known.session.as_ref().is_some_and(|s| run.is_eligible(&s.datasets, &s.capabilities))
+            })
             .map(|(worker, _)| worker.clone())
             .collect()
     }

@@ -17,6 +17,7 @@ pub mod private;
 mod run;
 mod serve;
 mod service;
+mod spool;
 pub mod store;
 mod transport;
 mod vetting;
@@ -26,8 +27,12 @@ use clock::Clock;
 
 pub use config::{Config, Tls};
 pub use host::{Evaluation, HostedModel, ModelHost};
-pub use run::aggregate::fold;
+pub use identity::Listen;
+pub use run::{
+    aggregate::fold,
+    combine::{centre_name, keep_centres},
+};
 pub use serve::{ServeError, serve};
+pub use spool::{Spool, SpoolError};
 pub use store::StoreError;
-pub use transport::Listen;
 pub use vetting::{vet, vet_local};

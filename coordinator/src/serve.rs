@@ -11,8 +11,9 @@ use crate::{
     run::Parts,
     service::{FleetRoutes, Service},
     store::{Store, StoreError},
-    transport::{Listen, incoming},
+    transport::incoming,
 };
+use identity::Listen;
 use proto::{
     DESCRIPTORS, limits,
     v1::{access_server::AccessServer, operator_server::OperatorServer},
@@ -92,7 +93,7 @@ pub async fn serve(
     for record in store.runs()? {
         let run = record.id.clone();
         service
-            .start_run(record, false)
+            .restart_run(record)
             .map_err(|status| ServeError::Run { run, detail: status.message().to_owned() })?;
     }
     let (reporter, health_service) = tonic_health::server::health_reporter();

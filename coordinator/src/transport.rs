@@ -5,7 +5,7 @@
 
 use crate::access::{Access, Place};
 use futures::Stream;
-use identity::{Identity, Socket};
+use identity::{Handshakes, Identity, Listen, Socket};
 use proto::limits;
 use std::{
     io,
@@ -16,9 +16,9 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{Semaphore, mpsc},
-    time::{Instant, Sleep, sleep_until, timeout},
+    io::{AsyncRead, ReadBuf},
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -28,27 +28,6 @@ use tonic::transport::server::Connected;
 const PREFACE_BYTES: u64 = 24;
 /// Accepted connections that wait for the server.
 const READY: usize = 64;
-/// A pause after the operating system could not accept, for instance for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// Where connections come from: the operating system, or a simulated network.
-pub trait Listen: Send + 'static {
-    /// Their bytes.
-    type Io: Socket;
-    /// The next one.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
-}
-
-impl Listen for tokio::net::TcpListener {
-    type Io = tokio::net::TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(Self::Io, SocketAddr)> {
-        let (stream, address) = Self::accept(self).await?;
-        // Without this a round waits 40 ms for each delayed acknowledgement.
-        stream.set_nodelay(true)?;
-        Ok((stream, address))
-    }
-}
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -114,31 +93,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_shutdown(cx)
-    }
-}
+identity::writes_to!(Connection, io);
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
@@ -150,42 +105,20 @@ impl Connected for Connection {
 
 /// Accepts until told to stop.
 pub(crate) fn incoming<L: Listen>(
-    mut listener: L,
+    listener: L,
     access: Arc<Access>,
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let (sender, ready) = mpsc::channel(READY);
-    let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES));
-    tokio::spawn(async move {
-        loop {
-            let (slot, accepted) = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                next = async {
-                    let slot = Arc::clone(&handshakes).acquire_owned().await;
-                    (slot, listener.accept().await)
-                } => next,
-            };
-            let (io, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    access.complain(&format!("a connection could not be accepted: {error}"));
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            let (access, sender) = (Arc::clone(&access), sender.clone());
-            tokio::spawn(async move {
-                let opened = timeout(limits::HANDSHAKE, open(&access, io, address)).await;
-                drop(slot);
-                match opened {
-                    Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
-                    Ok(Err(why)) => access.complain(&format!("{address} was not let in: {why}")),
-                    Err(_) => access.complain(&format!("{address} was not let in: no handshake in time")),
-                }
-            });
-        }
-    });
+    let handshakes = Handshakes { at_once: limits::HANDSHAKES, within: limits::HANDSHAKE };
+    let complainant = Arc::clone(&access);
+    let open = move |io, address| {
+        let access = Arc::clone(&access);
+        async move { open(&access, io, address).await }
+    };
+    let complain = move |text: &str| complainant.complain(text);
+    let accepting = identity::accept(listener, handshakes, open, complain, sender);
+    tokio::spawn(async move { stop.run_until_cancelled(accepting).await });
     ReceiverStream::new(ready)
 }
 
@@ -195,14 +128,10 @@ async fn open(access: &Access, io: impl Socket, address: SocketAddr) -> Result<C
     let (io, identity): (Pin<Box<dyn Socket>>, _) = match access.tls() {
         None => (Box::pin(io), None),
         Some(tls) => {
-            let stream = tokio_rustls::TlsAcceptor::from(tls).accept(io).await.map_err(|e| e.to_string())?;
-            let identity = match stream.get_ref().1.peer_certificates() {
-                Some([certificate, ..]) => Some(Identity::of(certificate)?),
-                _ => None,
-            };
+            let (io, identity) = identity::secure(io, tls).await?;
             // A revoked one may connect, to be told that it is: each of its calls is refused.
             place.name(identity.as_ref(), &cancel)?;
-            (Box::pin(stream), identity)
+            (io, identity)
         }
     };
     let left = match (&identity, access.is_open()) {

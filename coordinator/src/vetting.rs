@@ -6,7 +6,7 @@ use algorithms::{Algorithm, Vectors, fold::UploadFacts};
 use proto::{
     digest::Digest,
     spec::RunSpec,
-    v1::{RejectReason, UploadHeader},
+    v1::{ElementType, RejectReason, UploadHeader},
 };
 
 /// Checks header, length, digest and values, in the order in which the service comes to know them.
@@ -19,9 +19,14 @@ pub fn vet(
     values: &[f32],
     (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
 ) -> Result<UploadFacts, (RejectReason, String)> {
-    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
-    let form =
-        Form { shapes: &shapes, folds: &folds, max_norm: spec.vetting.max_norm, lr: spec.lr(header.round) };
+    let (folds, shapes) = (spec.folds(algorithm), spec.upload(algorithm, length));
+    let form = Form {
+        shapes: &shapes,
+        folds: &folds,
+        max_norm: spec.vetting.max_norm,
+        lr: spec.lr(header.round),
+        element: ElementType::F32,
+    };
     let facts = vet_header(header, &form)?;
     let announced =
         Digest::from_bytes(&header.digest).map_err(|error| (RejectReason::Digest, error.to_string()))?;
@@ -49,9 +54,10 @@ pub fn vet_local(
     upload: &Vectors,
     (spec, algorithm, length): (&RunSpec, &dyn Algorithm, usize),
 ) -> Result<UploadFacts, (RejectReason, String)> {
-    let (folds, shapes) = (algorithm.folds(), algorithm.upload(length));
+    let (folds, shapes) = (spec.folds(algorithm), spec.upload(algorithm, length));
     let (max_norm, lr) = (spec.vetting.max_norm, spec.lr(header.round));
-    let facts = vet_header(header, &Form { shapes: &shapes, folds: &folds, max_norm, lr })?;
+    let form = Form { shapes: &shapes, folds: &folds, max_norm, lr, element: ElementType::F32 };
+    let facts = vet_header(header, &form)?;
     for shape in &shapes {
         let (name, length) = *shape;
         let vector = upload.get(name).filter(|vector| vector.len() == length);
@@ -60,7 +66,7 @@ pub fn vet_local(
         })?;
         let mut survey = Survey::new([length].into_iter());
         survey.extend(values);
-        let one = Form { shapes: std::slice::from_ref(shape), folds: &folds, max_norm, lr };
+        let one = Form { shapes: std::slice::from_ref(shape), ..form };
         vet_values(values, &survey, &one, &facts)?;
     }
     Ok(facts)

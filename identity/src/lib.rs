@@ -9,6 +9,7 @@
 mod authority;
 mod bundle;
 mod dial;
+mod listen;
 mod name;
 mod tls;
 mod token;
@@ -16,6 +17,7 @@ mod token;
 pub use authority::{Authority, AuthorityError, PEER_HOST, Validity, request_key};
 pub use bundle::{Bundle, BundleError, SigningRequest};
 pub use dial::{Connector, Dial, Socket, Tcp};
+pub use listen::{Handshakes, Listen, accept, secure};
 pub use name::{Identity, Role, Serial};
 pub use tls::{Current, client, enrolling, server};
 pub use token::{Fingerprint, Token, TokenError};

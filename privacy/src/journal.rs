@@ -232,6 +232,17 @@ impl Journal {
             .any(|entry| matches!(entry, Entry::Released { run: r, round: n, .. } if r == run && *n == round))
     }
 
+    /// Rounds of a run that were paid for one by one since the last reset.
+    pub fn rounds(&self, run: &str) -> u64 {
+        let of = |entry: &&Entry| matches!(entry, Entry::Released { run: r, round: 1.., .. } if r == run);
+        self.current().filter(of).count() as u64
+    }
+
+    /// Whether anything of a run was paid for since the last reset.
+    pub fn has_run(&self, run: &str) -> bool {
+        self.current().any(|entry| matches!(entry, Entry::Released { run: r, .. } if r == run))
+    }
+
     /// Entries since the last reset, the last one first.
     fn current(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().rev().take_while(|entry| !matches!(entry, Entry::Reset { .. }))
@@ -276,6 +287,7 @@ mod tests {
         assert_eq!((read.dataset(), read.ledger().events().len(), text.lines().count()), ("mnist", 20, 21));
         assert_eq!(report::epsilon(read.ledger(), 1e-5, 1), report::epsilon(journal.ledger(), 1e-5, 1));
         assert!(read.paid("a", 20) && !read.paid("a", 21) && !read.paid("b", 1));
+        assert_eq!([read.rounds("a"), read.rounds("b")], [20, 0]);
         // Every line is JSON with a sense of its own.
         let line = text.lines().nth(1).unwrap();
         assert_eq!(
@@ -292,7 +304,7 @@ mod tests {
         journal.release("a", 1, event(1.0)).unwrap();
         journal.reset("the records were replaced");
         assert_eq!(journal.ledger().events().len(), 0);
-        assert!(!journal.paid("a", 1));
+        assert!(!journal.paid("a", 1) && journal.rounds("a") == 0);
         journal.release("b", 1, event(2.0)).unwrap();
         let read = Journal::parse(&journal.export()).unwrap();
         assert_eq!((read.resets(), read.entries().len(), read.ledger().events().len()), (1, 4, 1));

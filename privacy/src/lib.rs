@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`parameters`] (numbers that cannot be senseless), [`ledger`] (what was released),
 //! [`accountants`] (what it costs), [`spec`] (the `[privacy]` section of a run), [`grid`] and
-//! [`sampler`] (exact sums and noise), [`correlated`] (DP-FTRL), [`audit`] (the test of it all).
+//! [`sampler`] (exact sums and noise), [`correlated`] (DP-FTRL), [`shares`] (noise of clients), [`audit`] (the test of it all).
 
 pub mod accountants;
 pub mod adaptive;
@@ -21,12 +21,15 @@ pub mod journal;
 pub mod ledger;
 pub mod long_run;
 mod loss;
+pub mod metrics;
 mod moments;
 mod numeric;
 pub mod pairwise;
 pub mod parameters;
 pub mod per_example;
+pub mod rotation;
 pub mod sampler;
+pub mod shares;
 pub mod spec;
 pub mod strategy;
 pub mod trade_off;

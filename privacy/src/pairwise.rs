@@ -1,104 +1,161 @@
-//! What one node of a decentralised run learns about another: it sees messages on its own edges only,
-//! so that a guarantee is a matrix over ordered pairs (Cyffers, Even, Bellet and Massoulié 2022).
+//! What one node of a decentralised run learns about another when all of them train and add noise in every
+//! round, and it sees the messages on its own edges alone.
 //!
-//! All nodes add Gaussian noise to their values once and then mix them `rounds` times with a symmetric
-//! matrix `W`. The rows of `W^t` are computed on demand; no matrix over all pairs is kept.
+//! Two numbers for each ordered pair. [`View::rounds`] is proved whatever the nodes train: a change that
+//! cannot have reached a node by the end of the run is not among what it saw, and of each of the others it
+//! saw no more than everybody would. [`View::linear`] counts the noise of the nodes between, too, and is exact
+//! for what mixing reveals; it is proved where no change depends on what was received (one round of training
+//! from a public model, with as many mixing steps as one likes, as in Cyffers, Even, Bellet and Massoulié
+//! 2022), and says of more rounds what would be learned if the changes did not react.
+//!
+//! The noise of all messages is looked at together. To add up what each message reveals, as if it had noise of
+//! its own, is no bound: it is made of noise that other messages tell of.
 
-use crate::{Mu, ParameterError, parameters::require};
+use crate::{ParameterError, parameters::require};
 
-/// Mixing by one matrix, and the noise of each node.
+/// Products that [`View::linear`] is worth, for all nodes together.
+const MOST_WORK: f64 = 4e10;
+/// A message that adds less to the others, relative to its length, adds rounding errors.
+const NOTHING: f64 = 1e-9;
+
+/// One mixing step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Gossip {
-    /// For each node, its neighbours with weights; itself too.
-    rows: Vec<Vec<(usize, f64)>>,
-    rounds: usize,
-    /// Largest norm of a node's value over the standard deviation of its noise, for the adjacency's move.
-    ratio: f64,
+pub struct Step {
+    /// For each node, to whom its value goes with which weight, itself included.
+    pub columns: Vec<Vec<(usize, f64)>>,
+    /// Whether nodes add a change and its noise before it.
+    pub trains: bool,
 }
 
-impl Gossip {
-    /// `moved` is how far one unit can move a node's value, `deviation` the standard deviation of the
-    /// node's noise, both in the same units.
+/// The mixing steps of a synchronous run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    nodes: usize,
+    steps: Vec<Step>,
+}
+
+impl View {
+    /// The view of a run with these steps.
     ///
     /// # Errors
-    /// If the matrix is not symmetric with rows that sum to 1, or a number is not finite and above 0.
-    pub fn new(
-        rows: Vec<Vec<(usize, f64)>>,
-        rounds: usize,
-        moved: f64,
-        deviation: f64,
-    ) -> Result<Self, ParameterError> {
-        for (u, row) in rows.iter().enumerate() {
-            let sum: f64 = row.iter().map(|(_, weight)| weight).sum();
-            require((sum - 1.0).abs() < 1e-9, "weights", sum, "weights of a row that sum to 1")?;
-            for (v, weight) in row {
-                let back =
-                    rows.get(*v).into_iter().flatten().find(|(w, _)| *w == u).map(|(_, weight)| *weight);
-                let symmetric = back.is_some_and(|back| (back - weight).abs() < 1e-12);
-                require(symmetric, "weights", *weight, "a symmetric matrix")?;
-            }
+    /// If a step is not over `nodes` nodes.
+    pub fn new(nodes: usize, steps: Vec<Step>) -> Result<Self, ParameterError> {
+        for step in &steps {
+            let inside = step.columns.iter().flatten().all(|(to, _)| *to < nodes);
+            let count = step.columns.len();
+            require(
+                count == nodes && inside,
+                "columns",
+                count as f64,
+                "one for each node, to nodes of the run",
+            )?;
         }
-        require(moved.is_finite() && moved > 0.0, "moved", moved, "a finite number above 0")?;
-        require(deviation.is_finite() && deviation > 0.0, "deviation", deviation, "a finite number above 0")?;
-        Ok(Self { rows, rounds, ratio: moved / deviation })
+        Ok(Self { nodes, steps })
     }
 
-    /// μ of what node `v` learns about each node `u`: `ratio²·Σ_t Σ_{w ∈ N(v)} (W^t)²_{uw}/‖(W^t)_w‖²`
-    /// (their theorem 1, whose Rényi divergences are those of Gaussian mechanisms). Nodes are not curious
-    /// about themselves: that entry is infinite.
+    /// For each node, how many of its changes can have reached node `v`; `None` for `v` itself.
     ///
     /// # Panics
     /// If there is no node `v`.
-    pub fn learned_by(&self, v: usize) -> Vec<f64> {
-        let mut square = vec![0.0; self.rows.len()];
-        for (w, weight) in &self.rows[v] {
-            if *weight == 0.0 {
-                continue;
-            }
-            // (W^t)_w, from t = 0: what w sends first is its own noisy value.
-            let mut row = vec![0.0; self.rows.len()];
-            row[*w] = 1.0;
-            for _ in 0..self.rounds {
-                let norm: f64 = row.iter().map(|x| x * x).sum();
-                square.iter_mut().zip(&row).for_each(|(square, x)| *square += x * x / norm);
-                row = self.mixed(&row);
+    pub fn rounds(&self, v: usize) -> Vec<Option<u64>> {
+        assert!(v < self.nodes, "there is no such node");
+        let mut count = vec![0; self.nodes];
+        // Whether the value that a node has at this step, with its change, reaches v later on.
+        let mut reaches = vec![false; self.nodes];
+        for step in self.steps.iter().rev() {
+            let goes_on = |column: &Vec<(usize, f64)>| {
+                column.iter().any(|(to, weight)| *weight > 0.0 && (*to == v || reaches[*to]))
+            };
+            reaches = step.columns.iter().map(goes_on).collect();
+            if step.trains {
+                count.iter_mut().zip(&reaches).for_each(|(count, reaches)| *count += u64::from(*reaches));
             }
         }
-        let mut mu: Vec<f64> = square.iter().map(|square| self.ratio * square.sqrt()).collect();
-        mu[v] = f64::INFINITY;
-        mu
+        count.into_iter().enumerate().map(|(u, count)| (u != v).then_some(count)).collect()
     }
 
-    /// The largest and the mean μ over all ordered pairs of different nodes.
+    /// For each node, the squared distance, in norms of one change over the deviation of its noise, by which
+    /// its changes move what node `v` sees; `None` for `v` itself. At most [`Self::rounds`].
     ///
     /// # Errors
-    /// If a μ is out of bounds.
-    pub fn summary(&self) -> Result<(Mu, Mu), ParameterError> {
-        let (mut most, mut sum, mut count) = (0.0_f64, 0.0, 0.0);
-        for v in 0..self.rows.len() {
-            for mu in self.learned_by(v).into_iter().filter(|mu| mu.is_finite()) {
-                (most, sum, count) = (most.max(mu), sum + mu, count + 1.0);
-            }
-        }
-        Ok((Mu::new(most)?, Mu::new(if count > 0.0 { sum / count } else { 0.0 })?))
-    }
-
-    /// μ against who sees every message, which needs no trust in anyone: one noisy value is released.
+    /// If the run is too large for it.
     ///
-    /// # Errors
-    /// If it is out of bounds.
-    pub fn local(&self) -> Result<Mu, ParameterError> {
-        Mu::new(self.ratio)
+    /// # Panics
+    /// If there is no node `v`.
+    pub fn linear(&self, v: usize) -> Result<Vec<Option<f64>>, ParameterError> {
+        let trainings = self.steps.iter().filter(|step| step.trains).count();
+        let seen = |step: &Step| senders(step, v).count();
+        let rows = self.steps.iter().map(seen).sum::<usize>() as f64;
+        let work = rows * rows * (self.nodes * trainings * self.nodes) as f64;
+        require(work <= MOST_WORK, "rounds", trainings as f64, "fewer rounds, or fewer nodes")?;
+        let basis = self.basis(v, trainings);
+        let most = self.rounds(v);
+        let moved = |u: usize| {
+            let mut sum = 0.0;
+            for s in 0..trainings {
+                for t in 0..trainings {
+                    let both = |q: &Vec<f64>| q[s * self.nodes + u] * q[t * self.nodes + u];
+                    sum += basis.iter().map(both).sum::<f64>().abs();
+                }
+            }
+            sum
+        };
+        Ok(most.iter().enumerate().map(|(u, most)| most.map(|most| moved(u).min(most as f64))).collect())
     }
 
-    fn mixed(&self, row: &[f64]) -> Vec<f64> {
-        let mut next = vec![0.0; row.len()];
-        for (x, weights) in row.iter().zip(&self.rows) {
-            for (v, weight) in weights {
-                next[*v] += x * weight;
+    /// An orthonormal basis of the noise in what `v` sees: which combinations of all nodes' noise, one
+    /// coordinate for each training round and node, it can form. Its own noise it knows.
+    fn basis(&self, v: usize, trainings: usize) -> Vec<Vec<f64>> {
+        let mut values = vec![vec![0.0; trainings * self.nodes]; self.nodes];
+        let mut basis: Vec<Vec<f64>> = Vec::new();
+        let mut training = 0;
+        for step in &self.steps {
+            if step.trains {
+                for (node, value) in values.iter_mut().enumerate().filter(|(node, _)| *node != v) {
+                    value[training * self.nodes + node] = 1.0;
+                }
+                training += 1;
             }
+            for sender in senders(step, v) {
+                extend(&mut basis, &values[sender]);
+            }
+            let mut mixed = vec![vec![0.0; trainings * self.nodes]; self.nodes];
+            for (value, column) in values.iter().zip(&step.columns) {
+                for (to, weight) in column {
+                    mixed[*to].iter_mut().zip(value).for_each(|(sum, x)| *sum += weight * x);
+                }
+            }
+            values = mixed;
         }
-        next
+        basis
+    }
+}
+
+fn senders(step: &Step, v: usize) -> impl Iterator<Item = usize> + '_ {
+    let sends = move |(w, column): (usize, &Vec<(usize, f64)>)| {
+        let to = column.iter().any(|(to, weight)| *to == v && *weight > 0.0);
+        (w != v && to).then_some(w)
+    };
+    step.columns.iter().enumerate().filter_map(sends)
+}
+
+/// Adds the direction of a vector that the basis has not (Gram and Schmidt, twice for its rounding).
+fn extend(basis: &mut Vec<Vec<f64>>, vector: &[f64]) {
+    let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let whole = norm(vector);
+    let mut rest = vector.to_vec();
+    for _ in 0..2 {
+        for q in basis.iter() {
+            let along: f64 = q.iter().zip(&rest).map(|(q, x)| q * x).sum();
+            rest.iter_mut().zip(q).for_each(|(x, q)| *x -= along * q);
+        }
+    }
+    let length = norm(&rest);
+    if length > NOTHING * whole {
+        for x in &mut rest {
+            *x /= length;
+        }
+        basis.push(rest);
     }
 }
 
@@ -106,42 +163,64 @@ impl Gossip {
 mod tests {
     use super::*;
 
-    fn ring(n: usize) -> Vec<Vec<(usize, f64)>> {
+    fn ring(n: usize, trains: bool) -> Step {
         let third = 1.0 / 3.0;
-        (0..n).map(|u| vec![((u + n - 1) % n, third), (u, third), ((u + 1) % n, third)]).collect()
+        let column = |u| vec![((u + n - 1) % n, third), (u, third), ((u + 1) % n, third)];
+        Step { columns: (0..n).map(column).collect(), trains }
     }
 
     #[test]
-    fn far_nodes_learn_less() {
-        let gossip = Gossip::new(ring(12), 4, 1.0, 2.0).unwrap();
-        let learned = gossip.learned_by(0);
-        assert!(learned[0].is_infinite());
-        for distance in 1..6 {
-            assert!(learned[distance] >= learned[distance + 1], "{learned:?}");
-            assert!((learned[distance] - learned[12 - distance]).abs() < 1e-12);
+    fn what_has_not_arrived_was_not_seen() {
+        let view = View::new(8, vec![ring(8, true); 5]).unwrap();
+        let rounds = view.rounds(0);
+        // A neighbour's change of each round, and one round less for each hop more.
+        assert_eq!(rounds, [None, Some(5), Some(4), Some(3), Some(2), Some(3), Some(4), Some(5)]);
+        let linear = view.linear(0).unwrap();
+        for (most, linear) in rounds.iter().zip(&linear).skip(1) {
+            let (most, linear) = (most.unwrap() as f64, linear.unwrap());
+            assert!(linear > 0.0 && linear <= most, "{linear} {most}");
         }
-        // After four rounds nothing of a node six steps away has come: one hop brings a neighbour's
-        // message, three more its neighbours'.
-        assert_eq!(learned[6], 0.0);
-        // A neighbour's first message is its own value with its own noise.
-        assert!(learned[1] >= gossip.local().unwrap().get());
-        let (most, mean) = gossip.summary().unwrap();
-        assert!(most.get() == learned[1] && mean < most, "{most:?} {mean:?}");
+        // Noise of those between hides what is far; a neighbour's fresh value is nearly bare.
+        assert!(linear[1].unwrap() > 2.0 && linear[4].unwrap() < 0.2 * linear[1].unwrap(), "{linear:?}");
+        assert!((linear[3].unwrap() - linear[5].unwrap()).abs() < 1e-9);
+        // Steps over a graph without edges to v teach nothing.
+        let alone = Step { columns: (0..3).map(|u| vec![(u, 1.0)]).collect(), trains: true };
+        let view = View::new(3, vec![alone; 4]).unwrap();
+        assert_eq!((view.rounds(1)[0], view.linear(1).unwrap()[0]), (Some(0), Some(0.0)));
     }
 
     #[test]
-    fn one_round_by_hand() {
-        let learned = Gossip::new(ring(5), 1, 3.0, 2.0).unwrap().learned_by(2);
-        assert_eq!(learned, [0.0, 1.5, f64::INFINITY, 1.5, 0.0]);
+    fn messages_are_not_as_if_each_had_noise_of_its_own() {
+        let n = 9;
+        let linear = |mixings: usize| {
+            let steps = (0..mixings).map(|step| ring(n, step == 0)).collect();
+            View::new(n, steps).unwrap().linear(2).unwrap()
+        };
+        // A neighbour's first message is its own value.
+        assert!((linear(1)[1].unwrap() - 1.0).abs() < 1e-9 && linear(1)[0] == Some(0.0));
+        // Its second is a third of three values, of which node 2 knows two: the noise of node 0 is all that is
+        // left. The sum over messages, (1/9)/(3/9) here, would say a third.
+        assert!((linear(2)[0].unwrap() - 1.0).abs() < 1e-9, "{:?}", linear(2));
+        // More messages never teach less, and nobody learns more than everybody does.
+        for mixings in 1..6 {
+            for (less, more) in linear(mixings).iter().zip(linear(mixings + 1)) {
+                let (Some(less), Some(more)) = (less, more) else { continue };
+                assert!(*less <= more + 1e-9 && more <= 1.0, "{mixings}: {less} {more}");
+            }
+        }
     }
 
     #[test]
-    fn a_matrix_that_does_not_mix_is_refused() {
-        let mut rows = ring(4);
-        rows[0][0].1 = 0.5;
-        assert!(Gossip::new(rows.clone(), 1, 1.0, 1.0).is_err());
-        rows[0][1].1 = 1.0 / 6.0;
-        assert_eq!(Gossip::new(rows, 1, 1.0, 1.0).unwrap_err().expected, "a symmetric matrix");
-        assert!(Gossip::new(ring(4), 1, 1.0, 0.0).is_err());
+    fn a_chain_by_hand() {
+        // 0 → 1 → 2: node 2 sees (Δ0 + ξ0)/2 + (Δ1 + ξ1)/2 … of the second step only through node 1.
+        let columns = vec![vec![(0, 0.5), (1, 0.5)], vec![(1, 0.5), (2, 0.5)], vec![(2, 1.0)]];
+        let steps = vec![Step { columns: columns.clone(), trains: true }, Step { columns, trains: false }];
+        let linear = View::new(3, steps).unwrap().linear(2).unwrap();
+        // First y1, then y1/2 + y0/2: both are known in the end.
+        assert_eq!(linear[2], None);
+        assert!((linear[1].unwrap() - 1.0).abs() < 1e-12 && (linear[0].unwrap() - 1.0).abs() < 1e-12);
+        assert!(View::new(2, vec![Step { columns: vec![vec![(2, 1.0)]; 2], trains: true }]).is_err());
+        let error = View::new(200, vec![ring(200, true); 3000]).unwrap().linear(0).unwrap_err().to_string();
+        assert!(error.contains("expected fewer rounds"), "{error}");
     }
 }

@@ -5,13 +5,14 @@
 
 mod keys;
 mod plan;
+mod shares;
 
 pub use plan::{Plan, PlanError, RunFacts};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Accountant, Adjacency, Budget, ClipNorm, NoiseMultiplier, Positive, Probability, Sampling, Unit,
-    adaptive::QuantileClip, strategy::Factor,
+    adaptive::QuantileClip, metrics::MetricsSpec, shares::ModulusBits, strategy::Factor,
 };
 
 /// How a run is private.
@@ -28,9 +29,9 @@ pub enum MechanismKind {
     DpSgd,
     /// The coordinator adds noise that is correlated over the rounds (DP-FTRL): no sampling is assumed.
     DpFtrl,
-    /// Clients add Skellam noise, which adds up, under secure aggregation.
+    /// Clients add shares of Skellam noise, which adds up.
     Skellam,
-    /// Clients add discrete Gaussian noise, under secure aggregation.
+    /// Clients add shares of discrete Gaussian noise.
     DistributedDiscreteGaussian,
 }
 
@@ -134,7 +135,9 @@ pub struct PrivacySpec {
     pub(crate) participation: Option<Cap>,
     pub(crate) strategy: Option<StrategyKind>,
     pub(crate) adaptive: Option<AdaptiveSpec>,
+    pub(crate) metrics: Option<MetricsSpec>,
     pub(crate) least_shares: Option<std::num::NonZeroU64>,
+    pub(crate) modulus_bits: Option<ModulusBits>,
     pub(crate) accountant: Option<Accountant>,
     pub(crate) stop: Stop,
     pub(crate) hidden_state: bool,
@@ -164,6 +167,8 @@ struct RawSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     least_shares: Option<std::num::NonZeroU64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    modulus_bits: Option<ModulusBits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     sampling: Option<Sampling>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     participation: Option<Cap>,
@@ -171,6 +176,8 @@ struct RawSpec {
     strategy: Option<StrategyKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adaptive_clipping: Option<AdaptiveSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    metrics: Option<MetricsSpec>,
 }
 
 /// What is wrong with a section.
@@ -228,7 +235,9 @@ impl TryFrom<RawSpec> for PrivacySpec {
             participation: raw.participation,
             strategy: raw.strategy,
             adaptive: raw.adaptive_clipping,
+            metrics: raw.metrics,
             least_shares: raw.least_shares,
+            modulus_bits: raw.modulus_bits,
             accountant: raw.accountant,
             stop: raw.stop,
             hidden_state: raw.hidden_state,
@@ -259,10 +268,12 @@ impl From<PrivacySpec> for RawSpec {
             stop: spec.stop,
             hidden_state: spec.hidden_state,
             least_shares: spec.least_shares,
+            modulus_bits: spec.modulus_bits,
             sampling,
             participation: spec.participation,
             strategy: spec.strategy,
             adaptive_clipping: spec.adaptive,
+            metrics: spec.metrics,
         }
     }
 }
@@ -271,6 +282,7 @@ impl PrivacySpec {
     fn check(&self) -> Result<(), SpecError> {
         self.check_unit()?;
         self.check_strategy()?;
+        self.check_shares()?;
         self.check_rest()
     }
 
@@ -341,16 +353,6 @@ impl PrivacySpec {
 
     fn check_rest(&self) -> Result<(), SpecError> {
         use MechanismKind as Kind;
-        let shares = matches!(self.mechanism, Kind::Skellam | Kind::DistributedDiscreteGaussian);
-        if shares != self.least_shares.is_some() {
-            return wrong(
-                "least_shares",
-                "the number of honest noise shares that must arrive; for `skellam` and `distributed_discrete_gaussian`, and only there",
-            );
-        }
-        if shares && self.participation.is_some() {
-            return wrong("participation", "a cap is covered for Gaussian noise only");
-        }
         if self.mechanism == Kind::CentralDiscreteGaussian && self.participation.is_some() {
             return wrong(
                 "participation",
@@ -359,6 +361,9 @@ impl PrivacySpec {
         }
         if self.adaptive.is_some() && self.mechanism != Kind::CentralGaussian {
             return wrong("adaptive_clipping", "the norm can follow a quantile with `central_gaussian` only");
+        }
+        if self.metrics.is_some() && self.mechanism != Kind::CentralGaussian {
+            return wrong("metrics", "they can be paid for with `central_gaussian` only");
         }
         if self.adaptive.is_some() && !self.clipping.is_flat() {
             return wrong("adaptive_clipping", "the quantile is one of whole norms: `clipping = \"flat\"`");

@@ -133,3 +133,23 @@ fn nothing_released_costs_nothing_by_every_accountant() {
         assert!(accountant.delta(&empty, 0.5, 1).unwrap_or(0.0) == 0.0, "{accountant:?}");
     }
 }
+
+/// Losses that left the grid at one end came back at the other, and ε was 0.
+#[test]
+fn the_grid_refuses_rather_than_wraps() {
+    for rounds in [1_000_000_000, 1_000_000_000_000, u64::MAX] {
+        for rate in [1.0, 0.5, 1e-4] {
+            let whole = ledger(Adjacency::ZeroOut, &[(gaussian(1.0), poisson(rate), rounds)]);
+            let rdp = Accountant::Rdp.epsilon(&whole, 1e-5, 1).unwrap();
+            let grid = Accountant::Pld.epsilon(&whole, 1e-5, 1).unwrap_or(f64::INFINITY);
+            assert!(grid > 0.5 * rdp, "{rate} {rounds}: {grid} {rdp}");
+        }
+    }
+    // One Laplace release: δ = 1 − e^{(ε − 1)/2}, with an atom at the largest loss.
+    for delta in [0.1_f64, 1e-2, 1e-3] {
+        let once = ledger(Adjacency::ZeroOut, &[(laplace(1.0), Sampling::Everyone, 1)]);
+        let (exact, grid) =
+            (1.0 + 2.0 * (1.0 - delta).ln(), Accountant::Pld.epsilon(&once, delta, 1).unwrap());
+        assert!(grid >= exact * (1.0 - 1e-9) && grid <= exact * (1.0 + 1e-3), "{delta}: {grid} {exact}");
+    }
+}

@@ -47,5 +47,7 @@ pub fn calls() -> Vec<String> {
 pub const PROTOCOL_VERSION: u32 = 1;
 /// Oldest version that it still understands.
 pub const PROTOCOL_OLDEST: u32 = 1;
-/// Optional features of this program; empty in the first version.
-pub const CAPABILITIES: &[&str] = &["resume", "federated-evaluation"];
+/// What a worker must have for runs that compress their updates.
+pub const COMPRESSION: &str = "compression";
+/// Optional features of this program.
+pub const CAPABILITIES: &[&str] = &["resume", "federated-evaluation", COMPRESSION];

@@ -22,6 +22,7 @@ impl RejectReason {
             Self::Quarantined => "quarantined",
             Self::Length => "wrong length",
             Self::TooSlow => "too slow",
+            Self::Compression => "not compressed so",
         }
     }
 

@@ -6,14 +6,21 @@
 //! costs a week of training.
 
 use crate::nearest;
-use algorithms::Algorithm;
+use algorithms::{Algorithm, cohort::draw::Sampler, combine::Combiner, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod combiner;
+mod compression;
 mod private;
+mod private_peers;
+mod shares;
 mod topology;
 
 pub use check::SpecError;
+pub use combiner::{AttackKind, AttackSpec};
+pub use compression::CompressionSpec;
+pub use shares::SHARES;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
@@ -49,6 +56,15 @@ pub struct RunSpec {
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
+    /// How updates are made smaller on their way; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSpec>,
+    /// How the updates of a round become one; absent: their mean, as the algorithm weighs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combiner: Option<Combiner>,
+    /// Clients that lie, in a simulation alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<AttackSpec>,
     /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,14 +269,25 @@ pub struct LocalSpec {
     pub batch: usize,
     /// Learning rate of round 0.
     pub lr: f32,
-    /// The learning rate of round t is `lr · lr_decay^t`.
+    /// The learning rate of round t is `lr · lr_decay^t`, times what `schedule` and `warmup` say.
     pub lr_decay: f32,
+    /// How the learning rate falls over the rounds; absent: by `lr_decay` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// Rounds over which the learning rate grows to its first value, in equal steps.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub warmup: u64,
     /// Weight decay, outside the clip.
     pub weight_decay: f32,
     /// Clipping norm of a local gradient, over the whole vector; absent: no clipping.
     pub clip: Option<f32>,
     /// What the clip acts on.
     pub clip_mode: ClipMode,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What gradient clipping acts on (`ARCHITECTURE.md`, local step).
@@ -282,6 +309,8 @@ impl Default for LocalSpec {
             batch: 50,
             lr: 0.05,
             lr_decay: 1.0,
+            schedule: None,
+            warmup: 0,
             weight_decay: 0.0,
             clip: None,
             clip_mode: ClipMode::Clean,
@@ -297,6 +326,9 @@ pub struct CohortSpec {
     pub fraction: Option<f64>,
     /// Number of workers that take part in a round; exclusive with `fraction`.
     pub size: Option<usize>,
+    /// How a cohort is drawn; absent: uniformly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<Sampler>,
     /// Number of clients of the whole federation, N: what a private run divides by. Declared, so that
     /// ε and the model do not depend on who happens to be connected.
     pub population: Option<u64>,
@@ -315,6 +347,7 @@ impl Default for CohortSpec {
         Self {
             fraction: None,
             size: None,
+            sampler: None,
             population: None,
             min_updates: 1,
             min_workers: 1,

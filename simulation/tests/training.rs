@@ -57,12 +57,28 @@ fn go(change: impl FnOnce(&mut Setup), spec: RunSpec) -> Outcome {
     outcome
 }
 
-const HALF: &str = "[cohort]\nfraction=0.5\n";
+const HALF: &str = "[cohort]\nsize=6\n";
+const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
+const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.05\n";
+const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
+const CHOSEN: &str = "sampler={kind='power-of-choice',candidates=9}\n";
+/// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars, what was
+/// seen of clients.
+const CASES: [(&str, &str); 8] = [
+    ("fedavg", ""),
+    ("fedavg", PACKED),
+    ("scaffold", ""),
+    ("scaffold", PACKED),
+    ("afedpd", ""),
+    ("fedcm", CLIPPED),
+    ("fedavg", ATTACKED),
+    ("fedavg", CHOSEN),
+];
 
 #[test]
 fn threads_memory_and_checkpoints_change_nothing() {
-    for algorithm in ["fedavg", "scaffold", "afedpd"] {
-        let spec = || spec(algorithm, HALF);
+    for (algorithm, rest) in CASES {
+        let spec = || spec(algorithm, &[HALF, rest].concat());
         let one = go(|_| (), spec());
         assert_eq!(one.lines.len(), 4);
         assert!(one.lines.iter().all(|line| line.metrics.participants == 6), "{algorithm}");
@@ -79,6 +95,23 @@ fn threads_memory_and_checkpoints_change_nothing() {
     }
 }
 
+#[test]
+fn a_robust_combiner_withstands_what_a_mean_does_not() {
+    let loss = |combiner: &str, attack: &str| {
+        let rest = format!("[combiner]\n{combiner}\n[attack]\n{attack}\n[cohort]\nmin_updates=9\n");
+        let outcome = go(|setup| setup.threads = 2, spec("fedavg", &rest));
+        outcome.lines[3].metrics.eval_loss.expect("the last round is evaluated")
+    };
+    let forged = "kind='sign-flip'\nscale=10.0\nfraction=0.25";
+    let honest = loss("kind='mean'", "kind='label-flip'\nfraction=0.0");
+    for combiner in ["kind='median'", "kind='multi-krum'\nbyzantine=3", "kind='geometric-median'"] {
+        assert!(loss(combiner, forged) < honest + 0.2, "{combiner}");
+    }
+    assert!(loss("kind='mean'", forged) > honest + 0.5);
+    // Its labels are turned round, its update is as long as the others'.
+    assert!(loss("kind='mean'", "kind='label-flip'\nfraction=0.5") > honest + 0.01);
+}
+
 /// Dies when it has seen so many notices; true if it came to its end before.
 fn dies_after(setup: &Setup, notices: usize) -> Option<Outcome> {
     let mut left = notices;
@@ -91,13 +124,14 @@ fn dies_after(setup: &Setup, notices: usize) -> Option<Outcome> {
 
 #[test]
 fn an_interrupted_simulation_goes_on_with_the_same_bytes() {
-    for algorithm in ["fedavg", "scaffold", "afedpd"] {
-        let undisturbed = go(|_| (), spec(algorithm, HALF));
+    for (algorithm, rest) in CASES {
+        let rest = &[HALF, rest].concat();
+        let undisturbed = go(|_| (), spec(algorithm, rest));
         for (checkpoint, memory) in
             [(Duration::ZERO, 1 << 30), (Duration::ZERO, 0), (Duration::from_hours(1), 0)]
         {
             let folder = tempfile::tempdir().unwrap();
-            let mut setup = setup(spec(algorithm, HALF), folder.path());
+            let mut setup = setup(spec(algorithm, rest), folder.path());
             (setup.checkpoint, setup.memory, setup.threads) = (checkpoint, memory, 2);
             let mut deaths = 0;
             let outcome = loop {
@@ -231,10 +265,12 @@ fn what_cannot_work_is_said() {
 fn a_private_simulation_pays_for_every_round_and_is_the_same_again() {
     let drawn = "mechanism='central_gaussian'\nepsilon=6.0\nsampling={kind='poisson',rate=0.5}\n";
     let capped = "mechanism='dp_ftrl'\nepsilon=6.0\nparticipation={most=4}\nstrategy={kind='toeplitz',factor={kind='square_root'}}\n";
-    for (promise, releases) in [(drawn, 4), (capped, 1)] {
+    let shared = "mechanism='distributed_discrete_gaussian'\nepsilon=6.0\nleast_shares=5\nsampling={kind='everyone'}\n";
+    for (promise, releases) in [(drawn, 4), (capped, 1), (shared, 4)] {
         let spec = |population: usize| {
+            let least = if promise == shared { "min_updates=5\n" } else { "" };
             let rest = format!(
-                "[cohort]\npopulation={population}\n[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
+                "[cohort]\npopulation={population}\n{least}[privacy]\nunit='client'\nadjacency='zero_out'\nclip_norm=0.5\n\
                  delta=1e-5\n{promise}"
             );
             spec("fedavg", &rest)

@@ -180,10 +180,16 @@ impl Federation {
 
     /// Stops the coordinator and starts it again on its folder and port.
     pub async fn restart_coordinator(self) -> Self {
+        self.restart_coordinator_after(|_| {}).await
+    }
+
+    /// The same; meanwhile something is done to its folder.
+    pub async fn restart_coordinator_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         let Self { coordinator, operator, workers, dir } = self;
-        let address = coordinator.address;
+        let (address, folder) = (coordinator.address, dir.path().join("coordinator"));
         coordinator.stop().await;
-        let coordinator = Coordinator::start(&dir.path().join("coordinator"), address).await;
+        meanwhile(&folder);
+        let coordinator = Coordinator::start(&folder, address).await;
         Self { coordinator, operator, workers, dir }
     }
 }

@@ -3,7 +3,7 @@
 use crate::operator::channel;
 use bytes::Bytes;
 use proto::{
-    PROTOCOL_VERSION,
+    CAPABILITIES, PROTOCOL_VERSION,
     chunk::{chunk, chunks},
     digest::Digest,
     v1::{
@@ -42,6 +42,7 @@ pub fn hello(name: &str) -> Said {
         protocol_version: PROTOCOL_VERSION,
         worker: name.to_owned(),
         program: "peer".to_owned(),
+        capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
         ..v1::Hello::default()
     })
 }

@@ -130,6 +130,52 @@ async fn bad_values_are_refused() {
     each_is_refused(VALUES, "max_norm=150.0\n").await;
 }
 
+/// Ten of 1,000 scalars as `top-k` sends them: form, positions, values, and three bytes to whole words.
+fn packed(mut upload: Upload, falsify: fn(&mut Vec<u8>)) -> Upload {
+    let positions = (0..10_u32).flat_map(u32::to_le_bytes);
+    let values = [0.001_f32; 10].into_iter().flat_map(f32::to_le_bytes);
+    let mut bytes: Vec<u8> = std::iter::once(0).chain(positions).chain(values).chain([0; 3]).collect();
+    falsify(&mut bytes);
+    upload.header.vectors[0].length = 21;
+    upload.header.vectors[0].element = v1::ElementType::Packed.into();
+    upload.header.digest = Digest::of(&bytes).0.to_vec();
+    upload.with_bytes(0, bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_compression_does_not_make_is_refused() {
+    const CASES: &[Case] = &[
+        ("not packed", |u| u, RejectReason::Shape),
+        (
+            "as numbers",
+            |u| change(packed(u, |_| ()), |u| u.header.vectors[0].element = 1),
+            RejectReason::ElementType,
+        ),
+        ("form", |u| packed(u, |bytes| bytes[0] = 9), RejectReason::Compression),
+        ("positions", |u| packed(u, |bytes| bytes[4] = 0xFF), RejectReason::Compression),
+        ("padding", |u| packed(u, |bytes| bytes[83] = 1), RejectReason::Compression),
+        ("NaN", |u| packed(u, |bytes| bytes[41..45].fill(0xFF)), RejectReason::NotFinite),
+    ];
+    each_is_refused(CASES, "[compression]\nkind='top-k'\nratio=0.01\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_cannot_compress_is_not_asked() {
+    let mut federation = Federation::start().await;
+    let Said::Hello(greeting) = hello("old") else { panic!("a greeting is a Hello") };
+    let old = v1::Hello { capabilities: Vec::new(), ..greeting };
+    let mut old = Peer::open(federation.coordinator.address, "old", Said::Hello(old)).await;
+    assert!(matches!(old.next().await, Ok(Body::Welcome(_))));
+    let run = federation.operator.submit(&flat(2, LENGTH, "[compression]\nkind='int8'\n")).await;
+    federation.add("new", Trainer::Toy(Toy::default()));
+    federation.operator.finished(&run).await;
+    let lines = federation.operator.metrics(&run).await;
+    assert!(
+        lines.iter().all(|line| line.participants == 1 && line.bytes_up < LENGTH as u64 + 32),
+        "{lines:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn huge_elements_are_refused_without_a_bound_on_the_norm() {
     const HUGE: &[Case] = &[

@@ -2,6 +2,10 @@
 //! stops what does not fit it, and an update that does not keep to the bound is not counted.
 #![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
+use coordinator::{
+    private::Guard,
+    store::{Payment, Release, RunRecord, Store, Stored},
+};
 use privacy::{Journal, accountants::report};
 use proto::{
     event::RunEvent,
@@ -12,7 +16,7 @@ use starling_tests::{
     peer::{Judged, Peer},
     toy::Toy,
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 const DRAWN: &str = "sampling={kind='poisson',rate=0.5}\n";
 
@@ -94,26 +98,67 @@ async fn what_is_shown_is_what_the_ledger_says_and_nothing_tells_who_took_part()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_reaches_its_bound_stops_with_its_model() {
-    // Both are accepted before there is anybody to train: each fits alone, together they reach the bound
-    // that both have promised.
+async fn what_runs_under_way_will_spend_is_not_promised_twice() {
+    // Nobody trains: nothing is spent, all is planned.
     let mut federation = Federation::start().await;
-    let spec = |name: &str| private(name, 10, &format!("epsilon=4.0\n{DRAWN}"));
-    let runs =
-        [federation.operator.submit(&spec("one")).await, federation.operator.submit(&spec("two")).await];
-    add_toys(&mut federation, 5);
-    let mut exhausted = 0;
-    for run in &runs {
-        let events = federation.operator.watch(run, RunEvent::is_last).await;
-        if let Some(RunEvent::Exhausted { rounds, reason, .. }) = events.last() {
-            exhausted += 1;
-            assert!(reason.contains("above the budget of 4"), "{reason}");
-            assert_eq!(federation.operator.state(run).await, RunState::Exhausted);
-            assert_eq!(federation.operator.metrics(run).await.len() as u64, *rounds);
-            federation.operator.export(run).await.unwrap();
-        }
+    let operator = &mut federation.operator;
+    let spec = |name: &str, rounds| private(name, rounds, &format!("noise_multiplier=1.0\n{DRAWN}"));
+    let strict = |name: &str, rounds| private(name, rounds, &format!("epsilon=4.0\n{DRAWN}"));
+    let first = operator.submit(&strict("first", 10)).await;
+    let refused = operator.refused(&strict("second", 10)).await;
+    for want in ["above the budget of 4", "not even one round fits", &format!("`{first}` (10 rounds)")] {
+        assert!(refused.contains(want), "{want}: {refused}");
     }
-    assert!(exhausted > 0);
+    // A run that watches no budget may not spend what another was promised either.
+    let refused = operator.refused(&spec("loose", 1)).await;
+    assert!(refused.contains(&format!("the budget of run `{first}`")), "{refused}");
+    operator.control(&first, RunCommand::Cancel).await;
+    operator.watch(&first, RunEvent::is_last).await;
+    let loose = operator.submit(&spec("loose", 1)).await;
+    let refused = operator.refused(&strict("second", 10)).await;
+    assert!(refused.contains(&format!("`{loose}` (1 rounds)")), "{refused}");
+    operator.control(&loose, RunCommand::Cancel).await;
+    operator.watch(&loose, RunEvent::is_last).await;
+    operator.submit(&strict("second", 10)).await;
+}
+
+/// What the gate at submission cannot foresee: releases that were paid for while the coordinator was down,
+/// as when an operator puts back an older store of runs.
+fn three_rounds_of_another_run(folder: &Path) {
+    let store = Store::open(folder).unwrap();
+    let record = store.runs().unwrap().remove(0);
+    let algorithm = record.spec.algorithm.make().unwrap();
+    let guard = Guard::of(&record.spec, algorithm.as_ref(), 1000).unwrap().unwrap();
+    let other = RunRecord { id: "other-9".into(), number: 9, state: Stored::Cancelled {}, ..record };
+    for round in 1..=3 {
+        let payment = Payment {
+            dataset: "digits".into(),
+            unit: guard.spec().unit(),
+            adjacency: guard.spec().adjacency(),
+            round,
+            event: guard.cost(round).cloned(),
+            gate: None,
+            delta: 1e-5,
+        };
+        let paid = store.release(&other, &[], None, &payment).unwrap();
+        assert!(matches!(paid, Release::Done { .. }), "{paid:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_reaches_its_bound_stops_with_its_model() {
+    let mut federation = Federation::start().await;
+    let run = federation.operator.submit(&private("one", 10, &format!("epsilon=4.0\n{DRAWN}"))).await;
+    let mut federation = federation.restart_coordinator_after(three_rounds_of_another_run).await;
+    add_toys(&mut federation, 5);
+    let events = federation.operator.watch(&run, RunEvent::is_last).await;
+    let Some(RunEvent::Exhausted { rounds: 7, reason, .. }) = events.last() else {
+        panic!("{:?}", events.last());
+    };
+    assert!(reason.contains("above the budget of 4"), "{reason}");
+    assert_eq!(federation.operator.state(&run).await, RunState::Exhausted);
+    assert_eq!(federation.operator.metrics(&run).await.len(), 7);
+    federation.operator.export(&run).await.unwrap();
     let journal = journal(&mut federation).await;
     assert_eq!(journal.ledger().events().len(), 10);
     assert!(report::epsilon(journal.ledger(), 1e-5, 1).epsilon <= 4.0);
@@ -172,4 +217,97 @@ async fn dp_ftrl_pays_for_the_whole_run_before_the_first_round() {
     assert!(whole <= 4.0 && shown.iter().all(|line| line.epsilon == Some(whole)), "{whole} {shown:?}");
     let refused = federation.operator.refused(&spec).await;
     assert!(refused.contains("pays for all its rounds before the first"), "{refused}");
+}
+
+fn shared(name: &str, rounds: u64, law: &str) -> String {
+    let promise = "noise_multiplier=1.0\nsampling={kind='everyone'}\nleast_shares=3\n";
+    private(name, rounds, promise)
+        .replace("central_gaussian", law)
+        .replace("deadline_s=20", "min_updates=4\ndeadline_s=2")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_add_the_noise_and_every_round_is_paid_for() {
+    let mut federation = toys(0).await;
+    for (law, kind) in
+        [("distributed_discrete_gaussian", "distributed_discrete_gaussian"), ("skellam", "skellam")]
+    {
+        let spec = shared(&format!("shares-{kind}").replace('_', "-"), 5, law);
+        let run = federation.operator.submit(&spec).await;
+        federation.operator.finished(&run).await;
+        let shown = federation.operator.metrics(&run).await;
+        assert!(shown.iter().all(|line| line.participants == 4), "{shown:?}");
+        let digests: BTreeSet<String> = shown.iter().map(|line| line.model_digest.to_string()).collect();
+        assert_eq!(digests.len(), 5, "each round moved the model");
+        let journal = journal(&mut federation).await;
+        assert_eq!(journal.ledger().events().len(), 5);
+        assert!((1..=5).all(|round| journal.paid(&run, round)));
+        let text = journal.export();
+        assert!(text.contains(&format!("\"kind\":\"{kind}\"")), "{text}");
+        assert_eq!(shown[4].epsilon, Some(report::epsilon(journal.ledger(), 1e-5, 1).epsilon));
+        federation.operator.reset("digits", "the next law").await.unwrap();
+    }
+    let few = shared("few", 1, "skellam").replace("least_shares=3", "least_shares=5");
+    let refused = federation.operator.refused(&few).await;
+    assert!(refused.contains("4 is below `privacy.least_shares`, 5"), "{refused}");
+    let small = shared("small", 1, "skellam").replace("least_shares=3", "least_shares=3\nmodulus_bits=8");
+    let refused = federation.operator.refused(&small).await;
+    assert!(refused.contains("`modulus_bits` is 8, expected more bits"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_with_too_few_shares_is_not_released() {
+    let mut federation = Federation::start().await;
+    for index in 0..3 {
+        federation.add(&format!("w{index}"), Trainer::Toy(Toy::default()));
+    }
+    let mut late = Peer::join(federation.coordinator.address, "late").await;
+    let run = federation.operator.submit(&shared("late", 1, "distributed_discrete_gaussian")).await;
+    let assignment = late.assignment().await;
+    let short = |event: &RunEvent| matches!(event, RunEvent::RoundShort { .. });
+    let events = federation.operator.watch(&run, short).await;
+    let Some(RunEvent::RoundShort { updates, needed, .. }) = events.last() else { panic!("{events:?}") };
+    assert_eq!((*updates, *needed), (3, 4));
+    assert!(federation.operator.metrics(&run).await.is_empty());
+    // A contribution without rotation and noise is no share, but what the ring can hold is not told apart.
+    let mut upload = late.update(&assignment, &[0.0; 1024]);
+    upload.header.vectors[0].name = "shares".into();
+    assert_eq!(
+        late.send(upload.clone().with_values(&[0.5; 1024])).await.0,
+        Judged::Rejected(RejectReason::Range)
+    );
+    let mut late = Peer::join(federation.coordinator.address, "later").await;
+    federation.operator.watch(&run, short).await;
+    let assignment = late.assignment().await;
+    let mut upload = late.update(&assignment, &[0.0; 1024]);
+    upload.header.vectors[0].name = "shares".into();
+    assert_eq!(late.send(upload).await.0, Judged::Applied);
+    federation.operator.finished(&run).await;
+    assert_eq!(journal(&mut federation).await.ledger().events().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_of_a_round_is_paid_for_with_it() {
+    let mut federation = toys(0).await;
+    let told = format!("noise_multiplier=0.5\n{DRAWN}metrics={{budget_share=0.2,loss_bound=1.0}}\n");
+    let run = federation.operator.submit(&private("told", 12, &told)).await;
+    federation.operator.finished(&run).await;
+    let lines = federation.operator.metrics(&run).await;
+    // A toy's loss is 0.5, two of four take part on average, and σ of their number is 1.6.
+    assert!(
+        lines.iter().any(|line| line.participants > 0) && lines.iter().all(|line| line.participants < 16)
+    );
+    let losses: Vec<f64> = lines.iter().filter_map(|line| line.train_loss).collect();
+    assert!(
+        losses.iter().all(|loss| (0.0..=1.0).contains(loss)) && losses.iter().any(|loss| *loss > 0.0),
+        "{losses:?}"
+    );
+    // The same promise without: nothing is told, and it costs the same.
+    let silent = private("silent", 12, &format!("noise_multiplier=0.5\n{DRAWN}"));
+    federation.operator.reset("digits", "the other run").await.unwrap();
+    let other = federation.operator.submit(&silent).await;
+    federation.operator.finished(&other).await;
+    let quiet = federation.operator.metrics(&other).await;
+    assert!(quiet.iter().all(|line| line.train_loss.is_none() && line.participants == 0), "{quiet:?}");
+    assert_eq!(quiet[11].epsilon, lines[11].epsilon);
 }

@@ -1,7 +1,7 @@
 //! The simulator against the real thing: a federation over sockets and a simulation with the same seed,
 //! cohort and shares have the same model in every round.
 
-use proto::{digest::Digest, spec::RunSpec};
+use proto::{digest::Digest, event::Metrics, spec::RunSpec};
 use simulation::training::{self, Setup};
 use starling_tests::{
     federation::{Federation, Trainer},
@@ -21,6 +21,10 @@ fn spec(algorithm: &str) -> String {
 }
 
 fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
+    lines(spec, threads).iter().map(|line| line.model_digest).collect()
+}
+
+fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
         spec: RunSpec::from_toml(spec).expect("a run file"),
@@ -34,7 +38,7 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
         reproducible_noise: false,
     };
     let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
-    outcome.lines.iter().map(|line| line.metrics.model_digest).collect()
+    outcome.lines.into_iter().map(|line| line.metrics).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,4 +62,108 @@ async fn a_simulation_is_the_federation_without_sockets() {
             assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_updates_are_the_same_bytes_in_both() {
+    let mut federation = Federation::start().await;
+    let runs = [
+        ("fedavg", "kind='low-rank'\nrank=1", 0.2),
+        ("scaffold", "kind='top-k'\nratio=0.05", 0.1),
+        ("afedpd", "kind='int4'", 0.15),
+        ("fednova", "kind='sign'", 0.06),
+    ];
+    let compressed =
+        |(kind, section, _): (&str, &str, f64)| format!("{}[compression]\n{section}\n", spec(kind));
+    let mut ids = Vec::new();
+    for run in runs {
+        ids.push(federation.operator.submit(&compressed(run)).await);
+    }
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    for (run, id) in runs.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.metrics(&id).await;
+        let (alone, plain) = (lines(&compressed(run), 2), lines(&spec(run.0), 2));
+        for ((real, alone), plain) in real.iter().zip(&alone).zip(&plain) {
+            assert_eq!(real.model_digest, alone.model_digest, "{run:?}");
+            assert_eq!(real.bytes_up, alone.bytes_up, "{run:?}");
+            let share = real.bytes_up as f64 / plain.bytes_up as f64;
+            assert!(share < run.2, "{run:?}: {share}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn combiners_are_the_same_bits_in_both() {
+    let mut federation = Federation::start().await;
+    let sections = [
+        ("kind='mean'", ""),
+        ("kind='norm-bounded'\nbound=0.01", ""),
+        ("kind='trimmed-mean'\ntrim=0.34", ""),
+        ("kind='krum'\nbyzantine=0", ""),
+        ("kind='centred-clipping'\nradius=0.02", ""),
+        ("kind='geometric-median'", "[compression]\nkind='int8'\n"),
+    ];
+    let plain = spec("fedcm").replace("size=3", "size=3\nmin_updates=3");
+    let combined = |(section, rest): (&str, &str)| format!("{plain}{rest}[combiner]\n{section}\n");
+    let mut ids = Vec::new();
+    for section in sections {
+        ids.push(federation.operator.submit(&combined(section)).await);
+    }
+    let refused = federation.operator.refused(&format!("{plain}[attack]\nkind='alie'\nfraction=0.2\n")).await;
+    assert!(refused.contains("starling simulate"), "{refused}");
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.committed(&ids[5], 1).await;
+    let mut federation = federation.restart_coordinator().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for (section, id) in sections.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.digests(&id).await;
+        assert_eq!(simulated(&combined(section), 2), real, "{section:?}");
+        assert!(seen.insert(real[3]), "{section:?} is like another");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn samplers_draw_the_same_in_both() {
+    let mut federation = Federation::start().await;
+    let samplers = ["with-replacement'", "size-weighted'", "power-of-choice',candidates=3"];
+    let sampled = |kind: &str| {
+        spec("fedavg")
+            .replace("size=3", &format!("size=2\nsampler={{kind='{kind}}}"))
+            .replace("rounds=4", "rounds=6")
+    };
+    let mut ids = Vec::new();
+    for kind in samplers {
+        ids.push(federation.operator.submit(&sampled(kind)).await);
+    }
+    let refused = federation.operator.refused(&sampled("diverse',candidates=3")).await;
+    assert!(refused.contains("labels"), "{refused}");
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.committed(&ids[2], 2).await;
+    let mut federation = federation.restart_coordinator().await;
+    for (kind, id) in samplers.into_iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.metrics(&id).await;
+        let alone = lines(&sampled(kind), 2);
+        for (real, alone) in real.iter().zip(&alone) {
+            assert_eq!(
+                (real.model_digest, real.participants),
+                (alone.model_digest, alone.participants),
+                "{kind}"
+            );
+        }
+        let fewer = real.iter().any(|line| line.participants == 1);
+        assert_eq!(fewer, kind.starts_with("with-"), "{kind}");
+    }
+    assert_eq!(lines(&sampled("diverse',candidates=3"), 2).len(), 6);
 }

@@ -35,6 +35,16 @@ impl Distances {
         }
     }
 
+    /// Adds those of other coordinates of the same updates.
+    ///
+    /// # Panics
+    /// If there are not as many updates.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(other.k, self.k, "distances: another number of updates");
+        self.squares.iter_mut().zip(&other.squares).for_each(|(sum, part)| *sum += part);
+        self.norms.iter_mut().zip(&other.norms).for_each(|(sum, part)| *sum += part);
+    }
+
     /// How many updates there are.
     pub fn updates(&self) -> usize {
         self.k

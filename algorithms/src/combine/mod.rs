@@ -148,6 +148,17 @@ impl Combiner {
         }
     }
 
+    /// Updates that it needs at least.
+    pub fn needed(&self) -> usize {
+        match *self {
+            Self::Krum { byzantine } | Self::MultiKrum { byzantine, .. } => {
+                byzantine.saturating_mul(2).saturating_add(3)
+            }
+            Self::Bulyan { byzantine } => byzantine.saturating_mul(4).saturating_add(3),
+            _ => 1,
+        }
+    }
+
     /// Checks the range of every key.
     ///
     /// # Errors
@@ -184,6 +195,14 @@ impl Combiner {
         }
     }
 
+    /// As [`Self::factor`], of the update itself.
+    pub fn factor_of(&self, x: &[f32]) -> f64 {
+        match self {
+            Self::NormBounded { .. } => self.factor(crate::local::norm(x)),
+            _ => 1.0,
+        }
+    }
+
     /// How the updates are to be combined, from their weights and distances. Only
     /// [`Needs::Distances`] and [`Combiner::NormBounded`] look at distances.
     ///
@@ -208,16 +227,16 @@ impl Combiner {
             Self::Median {} => Choice::Trimmed { trim: (k - 1) / 2 },
             Self::TrimmedMean { trim } => Choice::Trimmed { trim: (trim * k as f64) as usize },
             Self::Krum { byzantine } => {
-                enough("krum", 2 * byzantine + 3, k)?;
+                enough("krum", self.needed(), k)?;
                 Choice::mean_of(&krum::best(distances, byzantine, 1), k)
             }
             Self::MultiKrum { byzantine, keep } => {
-                enough("multi-krum", 2 * byzantine + 3, k)?;
+                enough("multi-krum", self.needed(), k)?;
                 let keep = keep.unwrap_or(k - byzantine).min(k);
                 Choice::mean_of(&krum::best(distances, byzantine, keep), k)
             }
             Self::Bulyan { byzantine } => {
-                enough("bulyan", 4 * byzantine + 3, k)?;
+                enough("bulyan", self.needed(), k)?;
                 Choice::Closest {
                     chosen: krum::repeated(distances, byzantine, k - 2 * byzantine),
                     keep: k - 4 * byzantine,

@@ -12,6 +12,14 @@ fn is_factored(matrix: Matrix, rank: usize) -> bool {
     rank.saturating_mul(matrix.rows.saturating_add(matrix.columns)) < matrix.rows * matrix.columns
 }
 
+pub(super) fn size(matrices: &[Matrix], rank: usize) -> usize {
+    let scalars = |matrix: &Matrix| {
+        let Matrix { rows, columns } = *matrix;
+        if is_factored(*matrix, rank) { rank * (rows + columns) } else { rows * columns }
+    };
+    4 * matrices.iter().map(scalars).sum::<usize>()
+}
+
 pub(super) fn encode(x: &[f32], matrices: &[Matrix], rank: usize, seed: u64) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = x;

@@ -12,6 +12,7 @@ mod bits;
 mod feedback;
 mod half;
 mod low_rank;
+mod packing;
 mod quantise;
 mod sign;
 mod sparse;
@@ -19,6 +20,7 @@ mod sparse;
 mod tests;
 
 pub use feedback::Feedback;
+pub use packing::{Packed, Packing};
 
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +171,21 @@ impl Compressor {
                 low_rank::encode(x, matrices, rank, seed)
             }
         })
+    }
+
+    /// Bytes of any vector of d scalars; the keys and the layout are right.
+    pub fn size(&self, matrices: &[Matrix], d: usize) -> usize {
+        match *self {
+            Self::None {} => 4 * d,
+            Self::F16 {} | Self::Bf16 {} => 2 * d,
+            Self::Int8 { block } => d + 4 * d.div_ceil(block),
+            Self::Int4 { block } => d.div_ceil(2) + 4 * d.div_ceil(block),
+            Self::TopK { ratio } => sparse::top_size(kept(ratio, d), d),
+            Self::RandomK { ratio, .. } => 8 + 4 * kept(ratio, d),
+            Self::NOfM { keep, group } => d.div_ceil(8) + 4 * (d / group * keep + keep.min(d % group)),
+            Self::Sign { block } => d.div_ceil(8) + 4 * d.div_ceil(block),
+            Self::LowRank { rank } => low_rank::size(matrices, rank),
+        }
     }
 
     /// The vector of d scalars that the bytes stand for.

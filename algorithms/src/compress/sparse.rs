@@ -23,10 +23,19 @@ fn largest(x: &[f32], k: usize) -> Vec<usize> {
     places
 }
 
+/// Whether a list of positions is smaller than a map.
+fn is_listed(k: usize, d: usize) -> bool {
+    4 * k < d.div_ceil(8)
+}
+
+pub(super) fn top_size(k: usize, d: usize) -> usize {
+    1 + if is_listed(k, d) { 4 * k } else { d.div_ceil(8) } + 4 * k
+}
+
 pub(super) fn encode_top(x: &[f32], k: usize) -> Vec<u8> {
     let places = largest(x, k);
     let mut out = Vec::new();
-    if 4 * k < x.len().div_ceil(8) {
+    if is_listed(k, x.len()) {
         out.push(LIST);
         out.extend(places.iter().flat_map(|place| (*place as u32).to_le_bytes()));
     } else {

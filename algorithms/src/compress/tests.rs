@@ -8,7 +8,7 @@ use proptest::prelude::*;
 const MATRICES: [Matrix; 2] = [Matrix { rows: 20, columns: 30 }, Matrix { rows: 20, columns: 1 }];
 const D: usize = 620;
 
-fn all() -> Vec<Compressor> {
+pub(super) fn all() -> Vec<Compressor> {
     vec![
         Compressor::None {},
         Compressor::F16 {},
@@ -207,6 +207,7 @@ proptest! {
         for compressor in all() {
             let bytes = compressor.encode(&x, &matrices, seed).unwrap();
             prop_assert_eq!(&compressor.encode(&x, &matrices, seed).unwrap(), &bytes);
+            prop_assert_eq!(compressor.size(&matrices, x.len()), bytes.len());
             let y = compressor.decode(&bytes, &matrices, x.len()).unwrap();
             prop_assert!(y.len() == x.len() && y.iter().all(|v| v.is_finite()));
         }

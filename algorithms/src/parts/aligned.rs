@@ -6,7 +6,7 @@
 //! what it missed since is `Λ_now − Λ_then`, with `Λ_then` the server's vector after that round, which
 //! it receives again ([`crate::Algorithm::recalled`]). A newcomer starts with `λ_i = Λ`.
 
-use super::mean::{DELTA, move_model, named, server_vector};
+use super::mean::{DELTA, add_error, move_model, named, server_vector};
 use crate::{Finished, LocalRun, Scalar, Vectors, axpy};
 
 /// The name of Λ, and of λ_i in a client state.
@@ -29,6 +29,11 @@ pub(crate) fn finish<S: Scalar>(run: LocalRun<S>, mut dual: Vec<S>, prox: f64) -
     let delta = run.into_delta();
     axpy(&mut dual, S::of(prox), &delta);
     Finished { upload: named([(DELTA, delta)]), next: named([(DUAL, dual)]) }
+}
+
+/// The server reads another Δ_i: so does λ_i.
+pub(crate) fn realign<S: Scalar>(next: &mut Vectors<S>, error: &Vectors<S>, prox: f64) {
+    add_error(next, DUAL, (S::of(prox), error, DELTA));
 }
 
 /// The new Λ, and `w ← w + Δ̄ + Λ/ρ`.

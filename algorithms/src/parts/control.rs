@@ -2,7 +2,7 @@
 //! involve `c_i`, so the server derives the new control variate from the uploads that it already has:
 //! one vector up instead of two, `c ← (1 − q) c − (1/N) Σ_S Δ_i / (K_i η)` with `q = |S|/N`.
 
-use super::mean::{DELTA, delta_fold, direction_fold, move_model, named, server_vector};
+use super::mean::{DELTA, add_error, delta_fold, direction_fold, move_model, named, server_vector};
 use crate::{
     Finished, LocalRun, RoundFacts, Scalar, Vector, Vectors, axpy,
     fold::{Fold, Weighting},
@@ -36,6 +36,12 @@ pub(crate) fn finish<S: Scalar>(run: LocalRun<S>, down: &Vectors<S>, state: &Vec
     axpy(&mut own, -S::ONE, &down[CONTROL]);
     axpy(&mut own, to_gradient, &delta);
     Finished { upload: named([(DELTA, delta)]), next: named([(CONTROL, own)]) }
+}
+
+/// The server reads another Δ_i: so does c_i.
+pub(crate) fn realign<S: Scalar>(next: &mut Vectors<S>, error: &Vectors<S>, (steps, lr): (u32, S)) {
+    let to_gradient = -S::ONE / (S::of(f64::from(steps.max(1))) * lr);
+    add_error(next, CONTROL, (to_gradient, error, DELTA));
 }
 
 /// `w ← w + η_g Δ̄` and the new c.

@@ -2,7 +2,7 @@
 //! then `h_i ← h_i + Δ_i` (so `−λ h_i` plays the part of the local gradient). The server keeps the mean
 //! of all h_i, `H ← H + q Δ̄`, and moves `w ← w + Δ̄ + H`.
 
-use super::mean::{DELTA, move_model, named, server_vector};
+use super::mean::{DELTA, add_error, move_model, named, server_vector};
 use crate::{Finished, LocalRun, ParamError, RoundFacts, Scalar, Vector, Vectors, axpy, rule::within, zeros};
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ pub(crate) fn finish<S: Scalar>(run: LocalRun<S>, state: &Vectors<S>) -> Finishe
     let mut own = zeros(state, MEMORY, delta.len()).as_ref().clone();
     axpy(&mut own, S::ONE, &delta);
     Finished { upload: named([(DELTA, delta)]), next: named([(MEMORY, own)]) }
+}
+
+/// The server reads another Δ_i: so does h_i.
+pub(crate) fn realign<S: Scalar>(next: &mut Vectors<S>, error: &Vectors<S>) {
+    add_error(next, MEMORY, (S::ONE, error, DELTA));
 }
 
 /// The new H, and `w ← w + Δ̄ + H`.

@@ -34,6 +34,18 @@ pub(crate) fn upload_delta<S: Scalar>(run: LocalRun<S>) -> Finished<S> {
     Finished { upload: named([(DELTA, run.into_delta())]), next: Vectors::new() }
 }
 
+/// `next[name] += a · error[from]`, where there is such an error.
+pub(crate) fn add_error<S: Scalar>(
+    next: &mut Vectors<S>,
+    name: &str,
+    (a, error, from): (S, &Vectors<S>, &str),
+) {
+    if let (Some(own), Some(error)) = (next.get_mut(name), error.get(from)) {
+        let own: &mut Vec<S> = Arc::make_mut(own);
+        crate::axpy(own, a, error);
+    }
+}
+
 /// `w ← w + η_g x`.
 pub(crate) fn move_model<S: Scalar>(server: &mut Vectors<S>, lr: S, x: &[S]) {
     crate::axpy(server_vector(server, MODEL), lr, x);

@@ -76,6 +76,10 @@ impl<S: Scalar> Algorithm<S> for AFedPd {
         aligned::finish(run, aligned::dual(down, state), self.prox)
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        aligned::realign(next, error, self.prox);
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, _facts: &RoundFacts) {
         aligned::apply(server, mean, self.prox);
     }

@@ -74,6 +74,12 @@ impl<S: Scalar> Algorithm<S> for FedAdmm {
         }
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        if self.form == Form::Tracking {
+            dynamic::realign(next, error);
+        }
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, _facts: &RoundFacts) {
         let times = match self.form {
             Form::Mean => S::ONE,

@@ -68,6 +68,10 @@ impl<S: Scalar> Algorithm<S> for FedDyn {
         dynamic::finish(run, state)
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        dynamic::realign(next, error);
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {
         dynamic::apply(server, mean, facts);
     }

@@ -172,6 +172,10 @@ impl<S: Scalar> Algorithm<S> for FedInit<S> {
         finished
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, run: (u32, S)) {
+        self.base.realign(next, error, run);
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {
         self.base.apply(server, mean, facts);
         if self.server == Server::Model {

@@ -75,6 +75,10 @@ impl<S: Scalar> Algorithm<S> for FedLesamD {
         estimated::keep(dynamic::finish(run, state), down)
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        dynamic::realign(next, error);
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {
         dynamic::apply(server, mean, facts);
     }

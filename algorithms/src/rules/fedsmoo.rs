@@ -16,7 +16,7 @@ use crate::{
     local::{DUAL, LocalPlan, Probe, norm},
     parts::{
         dynamic::{self, MEMORY},
-        mean::{DELTA, delta_fold, server_vector, uniform_fold},
+        mean::{DELTA, add_error, delta_fold, server_vector, uniform_fold},
     },
     rule::{Settings, non_negative},
     scale, zeros,
@@ -92,6 +92,11 @@ impl<S: Scalar> Algorithm<S> for FedSmoo {
         finished.upload.insert(DUAL.to_owned(), Arc::clone(&dual));
         finished.next.insert(DUAL.to_owned(), dual);
         finished
+    }
+
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        dynamic::realign(next, error);
+        add_error(next, DUAL, (S::ONE, error, DUAL));
     }
 
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {

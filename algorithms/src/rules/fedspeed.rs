@@ -95,6 +95,12 @@ impl<S: Scalar> Algorithm<S> for FedSpeed {
         }
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, _run: (u32, S)) {
+        if self.form == Form::Code {
+            dynamic::realign(next, error);
+        }
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {
         match self.form {
             Form::Code => dynamic::apply(server, mean, facts),

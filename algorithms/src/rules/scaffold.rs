@@ -68,6 +68,10 @@ impl<S: Scalar> Algorithm<S> for Scaffold {
         control::finish(run, down, state)
     }
 
+    fn realign(&self, next: &mut Vectors<S>, error: &Vectors<S>, run: (u32, S)) {
+        control::realign(next, error, run);
+    }
+
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts) {
         control::apply(server, mean, facts, self.server_lr);
     }

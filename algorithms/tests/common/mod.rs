@@ -137,6 +137,8 @@ pub struct Federation<S: Scalar> {
     pub lr_decay: f64,
     /// Clients whose next state is forgotten in the next round: counted by the server only.
     pub forgetful: Vec<usize>,
+    /// The server reads this part of every upload only: what a lossy way does to it.
+    pub read: f64,
 }
 
 impl<S: Mean> Federation<S> {
@@ -158,6 +160,7 @@ impl<S: Mean> Federation<S> {
             lr: 0.1,
             lr_decay: 0.998,
             forgetful: Vec::new(),
+            read: 1.0,
         }
     }
 
@@ -215,7 +218,20 @@ impl<S: Mean> Federation<S> {
             let down = self.down(client);
             let run = self.train(client, &down, lr);
             let steps = run.steps;
-            let finished = self.algorithm.finish(run, &down, &self.states[client]);
+            let mut finished = self.algorithm.finish(run, &down, &self.states[client]);
+            if self.read < 1.0 {
+                let lost = |part: f64| {
+                    let of = |(name, vector): (&String, &algorithms::Vector<S>)| {
+                        let mut vector = vector.as_ref().clone();
+                        algorithms::scale(&mut vector, S::of(part));
+                        (name.clone(), Arc::new(vector))
+                    };
+                    finished.upload.iter().map(of).collect::<Vectors<S>>()
+                };
+                let (sent, error) = (lost(self.read), lost(self.read - 1.0));
+                finished.upload = sent;
+                self.algorithm.realign(&mut finished.next, &error, (steps, S::of(lr)));
+            }
             if !self.forgetful.contains(&client) {
                 self.states[client] = finished.next;
             }

@@ -156,6 +156,9 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         },
         evaluation: EvaluationSpec::default(),
         vetting: VettingSpec::default(),
+        compression: None,
+        combiner: None,
+        attack: None,
         privacy: None,
     };
     spec.check().map_err(|error| Failure::usage(format!("this demo cannot work: {error}")))?;

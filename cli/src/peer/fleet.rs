@@ -98,6 +98,7 @@ impl Plan<'_> {
             advertise: None,
             bootstrap: addresses.iter().take(2).map(ToString::to_string).collect(),
             identity: state_dir.join("identity.pem"),
+            ledger_dir: None,
             state_dir,
             threads: (cores / self.peers).max(1),
             datasets: self.data.iter().cloned().collect::<BTreeMap<_, _>>(),

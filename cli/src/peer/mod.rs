@@ -5,10 +5,9 @@ pub(crate) mod fleet;
 
 use crate::{
     config::Layers,
+    daemon::Daemon,
     exit::{Code, Failure},
-    life::{self, LifeArgs},
-    log::{self, LogArgs},
-    output, run, table,
+    life, output, run, table,
 };
 use ::worker::peer as node;
 use ask::{Asked, Who};
@@ -33,28 +32,14 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Args)]
 struct Serve {
-    /// Configuration (TOML); deploy/samples/peer.toml explains every key
-    #[arg(long, value_name = "FILE", required = true)]
-    config: Option<PathBuf>,
-    /// The peer's name, unique in the run
-    #[arg(long)]
-    name: Option<String>,
     /// The run file
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
     /// Address to listen on; port 0 takes any free port
     #[arg(long, value_name = "ADDR")]
     listen: Option<std::net::SocketAddr>,
-    /// Where state, metrics and model are kept
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// Threads that training may use; 0: one for each core
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     #[command(flatten)]
-    log: LogArgs,
-    #[command(flatten)]
-    life: LifeArgs,
+    daemon: Daemon,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,14 +97,7 @@ pub(crate) fn configure(layers: &Layers) -> Result<node::Config, Failure> {
 }
 
 fn serve(args: &Serve) -> Result<(), Failure> {
-    log::init(&args.log)?;
-    let file = args.config.as_ref().ok_or_else(|| Failure::usage("--config FILE is missing"))?;
-    let layers = Layers::read(file)?
-        .flag("name", args.name.as_ref())
-        .flag("run", args.run.as_ref())
-        .flag("listen", args.listen)
-        .flag("state_dir", args.state_dir.as_ref())
-        .flag("threads", args.threads);
+    let layers = args.daemon.layers()?.flag("run", args.run.as_ref()).flag("listen", args.listen);
     let config = configure(&layers)?;
     let (_, spec) = run::read_spec(&config.run)?;
     life::runtime()?.block_on(async {
@@ -131,7 +109,7 @@ fn serve(args: &Serve) -> Result<(), Failure> {
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         let work = async { node::run_with_engine(config, spec, listener, stopping).await.map(drop) };
-        life::supervise(args.life, stop, Box::pin(work)).await
+        life::supervise(args.daemon.life, stop, Box::pin(work)).await
     })
 }
 

@@ -1,13 +1,10 @@
 //! `starling privacy curve`: the two pictures of a run's privacy.
 
-use super::{
-    picture,
-    setting::{Setting, bounded, delta},
-};
+use super::{given::Run, picture};
 use crate::{exit::Failure, output};
 use indicatif::ProgressBar;
 use privacy::{
-    Ledger, NoiseMultiplier,
+    Ledger,
     accountants::{gaussian, report},
     trade_off,
 };
@@ -28,17 +25,8 @@ const ROUNDS: u64 = 24;
 /// JSON: one object with file, trade_off (list of [type_1, type_2]) and epsilon (list of [rounds, epsilon]).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Standard deviation (Laplace: scale) of the noise over the norm of one contribution
-    #[arg(long, value_name = "Z", value_parser = bounded::<NoiseMultiplier>)]
-    noise_multiplier: NoiseMultiplier,
-    /// Rounds of the run
-    #[arg(long, value_name = "T")]
-    rounds: NonZeroU64,
-    /// δ at which ε is drawn: below 1 over the number of units
-    #[arg(long, value_parser = delta)]
-    delta: f64,
     #[command(flatten)]
-    setting: Setting,
+    run: Run,
     /// The SVG file
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
@@ -53,19 +41,13 @@ pub(crate) struct Args {
 /// Computes, draws and says where.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     output::refuse_existing(&args.to, args.force)?;
-    let ledger = args.setting.ledger(args.noise_multiplier, args.rounds)?;
+    let (run, ledger) = (&args.run, args.run.ledger()?);
     // Draws itself on a terminal only.
     let bar = ProgressBar::new(u64::from(TANGENTS) + ROUNDS);
     let trade_off = trade_off(&ledger, &bar);
-    let epsilon = over_rounds(args, &bar)?;
+    let epsilon = over_rounds(run, &bar)?;
     bar.finish_and_clear();
-    let title = format!(
-        "noise multiplier {}, {} rounds, {}",
-        args.noise_multiplier.get(),
-        args.rounds,
-        args.setting.text()
-    );
-    let text = picture::svg(&title, &trade_off, &epsilon, args.delta)?;
+    let text = picture::svg(&run.text(), &trade_off, &epsilon, run.delta)?;
     output::write_file(&args.to, args.force, &[text.as_bytes()])?;
     if args.json {
         return output::line(json!({"file": args.to, "trade_off": trade_off, "epsilon": epsilon}));
@@ -90,16 +72,16 @@ fn trade_off(ledger: &Ledger, bar: &ProgressBar) -> Vec<(f64, f64)> {
     errors.map(|a| (a, trade_off::from_profile(&profile, a))).collect()
 }
 
-fn over_rounds(args: &Args, bar: &ProgressBar) -> Result<Vec<(u64, f64)>, Failure> {
+fn over_rounds(run: &Run, bar: &ProgressBar) -> Result<Vec<(u64, f64)>, Failure> {
     let mut points: Vec<(u64, f64)> = Vec::new();
-    let most = args.rounds.get();
+    let most = run.rounds.get();
     for i in 1..=ROUNDS {
         bar.inc(1);
         let rounds = (u128::from(most) * u128::from(i) / u128::from(ROUNDS)) as u64;
         let Some(count) = NonZeroU64::new(rounds) else { continue };
         if points.last().is_none_or(|last| last.0 < rounds) {
-            let ledger = args.setting.ledger(args.noise_multiplier, count)?;
-            points.push((rounds, report::epsilon(&ledger, args.delta, 1).epsilon));
+            let ledger = run.setting.ledger(run.noise_multiplier, count)?;
+            points.push((rounds, report::epsilon(&ledger, run.delta, 1).epsilon));
         }
     }
     Ok(points)

@@ -1,6 +1,7 @@
 //! `starling privacy ledger …`: what was released from each data set, on a coordinator or on a worker that adds
 //! noise itself. The lines are the truth; ε follows from them, for whoever computes it.
 
+use super::{setting::word, verify::releases};
 use crate::{
     client::{Operator, Remote},
     exit::{Code, Failure},
@@ -28,7 +29,7 @@ enum What {
         /// The data set; all without it
         dataset: Option<String>,
         /// δ of the ε that are shown
-        #[arg(long, default_value_t = 1e-5)]
+        #[arg(long, default_value = "1e-5", value_parser = super::setting::delta)]
         delta: f64,
         #[command(flatten)]
         place: Place,
@@ -149,7 +150,6 @@ async fn answer(what: What) -> Result<(), Failure> {
 }
 
 async fn show(dataset: Option<&str>, delta: f64, (place, remote): (&Place, &Remote)) -> Result<(), Failure> {
-    privacy::Budget::new(1.0, delta).map_err(Failure::usage)?;
     let journals = place.journals(dataset, remote).await?;
     if remote.json {
         return journals.iter().try_for_each(|journal| output::line(as_json(journal, delta)));
@@ -167,21 +167,13 @@ fn read(ledger: &v1::Ledger) -> Result<Journal, Failure> {
     Journal::parse(&ledger.journal).map_err(damaged)
 }
 
-fn word(value: impl serde::Serialize) -> String {
-    json!(value).as_str().unwrap_or_default().to_owned()
-}
-
-fn releases(journal: &Journal) -> u64 {
-    journal.ledger().events().iter().map(|event| event.count.get()).sum()
-}
-
 fn row(journal: &Journal, delta: f64) -> Vec<String> {
     let best = report::epsilon(journal.ledger(), delta, 1);
     vec![
         journal.dataset().to_owned(),
         word(journal.ledger().unit()),
         word(journal.ledger().adjacency()),
-        releases(journal).to_string(),
+        releases(journal.ledger()).to_string(),
         journal.resets().to_string(),
         format!("{:.6}", best.epsilon),
         format!("{delta:e}"),
@@ -192,7 +184,7 @@ fn row(journal: &Journal, delta: f64) -> Vec<String> {
 fn as_json(journal: &Journal, delta: f64) -> Value {
     let best = report::epsilon(journal.ledger(), delta, 1);
     // What was never released costs nothing, whoever adds up.
-    let asked = if releases(journal) == 0 { &[][..] } else { &Accountant::ALL[..] };
+    let asked = if releases(journal.ledger()) == 0 { &[][..] } else { &Accountant::ALL[..] };
     let each = asked.iter().filter_map(|accountant| {
         Some((accountant.name().to_owned(), json!(accountant.epsilon(journal.ledger(), delta, 1).ok()?)))
     });
@@ -200,7 +192,7 @@ fn as_json(journal: &Journal, delta: f64) -> Value {
         "dataset": journal.dataset(),
         "unit": word(journal.ledger().unit()),
         "adjacency": word(journal.ledger().adjacency()),
-        "releases": releases(journal),
+        "releases": releases(journal.ledger()),
         "resets": journal.resets(),
         "delta": delta,
         "epsilon": best.epsilon,

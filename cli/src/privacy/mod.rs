@@ -4,9 +4,11 @@
 mod audit;
 mod curve;
 mod epsilon;
+mod given;
 mod ledger;
 mod long_run;
 mod noise;
+mod pairwise;
 mod picture;
 mod rounds;
 mod setting;
@@ -29,6 +31,7 @@ enum What {
     Rounds(rounds::Args),
     Curve(curve::Args),
     LongRun(long_run::Args),
+    Pairwise(pairwise::Args),
     Verify(verify::Args),
     Audit(audit::Args),
     Ledger(ledger::Args),
@@ -42,6 +45,7 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Rounds(args) => rounds::main(&args),
         What::Curve(args) => curve::main(&args),
         What::LongRun(args) => long_run::main(&args),
+        What::Pairwise(args) => pairwise::main(&args),
         What::Verify(args) => verify::main(&args),
         What::Audit(args) => audit::main(&args),
         What::Ledger(args) => ledger::main(args),

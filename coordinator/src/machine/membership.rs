@@ -117,18 +117,17 @@ impl Machine {
             return;
         }
         let chosen = if let (Some(rate), Some(secret)) = (self.rules.rate, self.next_secret()) {
-            secret.cohort(&eligible, rate)
+            secret.cohort(&eligible, rate).into_iter().map(str::to_owned).collect()
         } else {
             let size = cohort::cohort_size(eligible.len(), self.rules.fraction, self.rules.size);
             let size = size.max(self.rules.min_updates).min(algorithms::fold::UPLOADS_MAX);
-            cohort::sample(self.rules.seed, self.round, 0, &eligible, size)
+            self.draw(&eligible, size)
         };
-        let cohort = chosen.into_iter().map(|worker| (worker.to_owned(), Member::Training)).collect();
         let members: Vec<String> = eligible.into_iter().map(str::to_owned).collect();
         self.use_secret();
         self.members.extend(members);
         self.said_waiting = None;
-        self.cohort = cohort;
+        self.set_cohort(chosen);
         self.attempt = 0;
         self.rejected = 0;
         out.push(Action::Persist);

@@ -16,12 +16,14 @@
 mod membership;
 mod private;
 mod round;
+mod sampling;
 mod states;
 mod stragglers;
 #[cfg(test)]
 mod tests;
 mod types;
 
+pub use sampling::{Profile, is_curious};
 pub use states::{Decision, End, Member, Phase};
 pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
 
@@ -67,6 +69,11 @@ pub struct Machine {
     /// For the next one.
     fresh: Option<Secret>,
     participations: BTreeMap<String, u64>,
+    /// What was seen of workers, if the sampler asks for it.
+    profiles: BTreeMap<String, Profile>,
+    histograms: BTreeMap<String, Vec<f64>>,
+    /// Members of the open round that were drawn more than once.
+    repeated: BTreeMap<String, usize>,
     /// Why no further round may open.
     spent: Option<String>,
     /// The last published `Waiting`, so that it is said once.
@@ -90,6 +97,13 @@ impl Machine {
             fresh: None,
             participations: restored.participations,
             spent: None,
+            profiles: restored.profiles,
+            histograms: BTreeMap::new(),
+            repeated: restored
+                .opening
+                .as_ref()
+                .map(|opening| sampling::repeated(opening.cohort.clone()))
+                .unwrap_or_default(),
             cohort: restored
                 .opening
                 .map(|opening| opening.cohort.into_iter().map(|worker| (worker, Member::Training)).collect())

@@ -26,8 +26,7 @@ impl Machine {
         if self.cohort.is_empty() && self.secret.is_none() {
             return None;
         }
-        let cohort = self.cohort.keys().cloned().collect();
-        Some(Opening { round: self.round, cohort, secret: self.secret.clone() })
+        Some(Opening { round: self.round, cohort: self.drawn(), secret: self.secret.clone() })
     }
 
     /// How often each worker was counted.

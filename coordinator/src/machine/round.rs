@@ -252,6 +252,7 @@ impl Machine {
         out.push(Action::Publish(RunEvent::RoundCommitted { round, participants, model_digest: digest }));
         for (worker, member) in cohort {
             let included = matches!(member, Member::Counted(_));
+            self.learn(&worker, &member);
             if included {
                 self.committed.insert(worker.clone(), round);
                 *self.participations.entry(worker.clone()).or_default() += 1;

@@ -21,6 +21,7 @@ fn rules() -> Rules {
         evaluation_ms: 1_000,
         noised: false,
         rate: None,
+        sampler: None,
         cap: None,
     }
 }
@@ -221,9 +222,31 @@ fn a_blink_at_the_opening_does_not_change_the_cohort() {
 }
 
 #[test]
+fn a_worker_that_is_drawn_twice_counts_twice_also_after_a_restart() {
+    let sampler = Some(algorithms::cohort::draw::Sampler::WithReplacement {});
+    let of = |seed| Rules { seed, sampler, size: Some(2), min_updates: 1, min_workers: 2, ..rules() };
+    let mut twice = 0;
+    for seed in 0..20 {
+        let mut story = Story::new(of(seed));
+        story.join(1, &["a", "b"]);
+        let opening = story.machine.opening();
+        let cohort = opening.as_ref().unwrap().cohort.clone();
+        assert_eq!(cohort.len(), 2, "both draws are kept");
+        let again = Machine::new(of(seed), Restored { opening, ..Restored::default() });
+        for worker in &cohort {
+            let times = cohort.iter().filter(|other| *other == worker).count();
+            assert_eq!((story.machine.draws(worker), again.draws(worker)), (times, times));
+            twice += usize::from(times == 2);
+        }
+    }
+    assert!((4..36).contains(&twice), "{twice} of 40");
+}
+
+#[test]
 fn restart_goes_on_in_the_same_round() {
     let restored = Restored {
         participations: BTreeMap::new(),
+        profiles: BTreeMap::new(),
         round: 1,
         opening: Some(Opening { round: 1, cohort: vec!["a".into(), "b".into()], secret: None }),
         members: ["a", "b", "c"].map(String::from).into(),

@@ -1,5 +1,6 @@
 //! The machine's vocabulary: what happens, what must be done, and the words in between.
 
+use algorithms::cohort::draw::Sampler;
 use proto::{
     digest::Digest,
     event::RunEvent,
@@ -9,7 +10,10 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::states::{Decision, End};
+use super::{
+    sampling::Profile,
+    states::{Decision, End},
+};
 use crate::private::Secret;
 
 /// Milliseconds on the driver's clock.
@@ -50,6 +54,8 @@ pub struct Rules {
     pub noised: bool,
     /// Each worker is in a cohort with this probability, drawn in secret.
     pub rate: Option<f64>,
+    /// How a cohort is drawn; `None`: uniformly.
+    pub sampler: Option<Sampler>,
     /// Most rounds that count one worker, and the smallest distance of two of them.
     pub cap: Option<(u64, u64)>,
 }
@@ -71,6 +77,7 @@ impl From<&RunSpec> for Rules {
             evaluation_ms: spec.evaluation.deadline_s * 1_000,
             noised: spec.has_central_noise(),
             rate: spec.secret_rate(),
+            sampler: spec.cohort.sampler,
             cap: spec
                 .privacy
                 .as_ref()
@@ -95,6 +102,8 @@ pub struct Restored {
     pub committed: BTreeMap<String, u64>,
     /// Rounds that counted each worker, in a run with a cap on them.
     pub participations: BTreeMap<String, u64>,
+    /// What was seen of workers, if the sampler asks for it.
+    pub profiles: BTreeMap<String, Profile>,
     /// Whether an operator paused the run.
     pub paused: bool,
 }

@@ -10,7 +10,9 @@ use privacy::{
     accountants::report,
     adaptive::AdaptiveClip,
     correlated::{CorrelatedNoise, State, StreamError},
-    sampler::{Key, Kind, SHARD, Sampler},
+    metrics::Tally,
+    sampler::{self, Key, Kind, SHARD, Sampler},
+    shares::Shares,
     spec::MechanismKind,
 };
 use proto::{
@@ -54,16 +56,27 @@ pub struct Standing {
     /// Where noise that is correlated over rounds comes from, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<Secret>,
+    /// The version of the noise that the stream began with.
+    #[serde(default = "first_version")]
+    pub noise_version: u32,
+}
+
+/// That of records that do not tell.
+fn first_version() -> u32 {
+    1
 }
 
 /// A sum of clipped updates, in quanta of the round's grid.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sum {
     grid: Grid,
     quanta: Vec<i64>,
     /// Twice the centred count of updates that were not shortened.
     within: i64,
     count: usize,
+    tally: Tally,
+    /// Where clients add the noise: the ring in which their shares are added up.
+    shares: Option<Shares>,
 }
 
 impl Sum {
@@ -73,6 +86,11 @@ impl Sum {
     /// # Errors
     /// If it is not; then nothing was added.
     pub fn add(&mut self, values: &[f32]) -> Result<(), (RejectReason, String)> {
+        if let Some(shares) = &self.shares {
+            shares::add(shares, &mut self.quanta, values)?;
+            self.count += 1;
+            return Ok(());
+        }
         let refuse = |error: OffGrid| match error {
             OffGrid::NotFinite(_) => (RejectReason::NotFinite, error.to_string()),
             OffGrid::Between { .. } => (RejectReason::Range, error.to_string()),
@@ -172,7 +190,7 @@ impl Guard {
     pub fn start(&self) -> Result<Standing, String> {
         let adaptive = self.spec.adaptive_clip(self.facts).map_err(|error| error.to_string())?;
         let stream = self.plan.strategy.as_ref().map(|_| Secret::draw()).transpose()?;
-        Ok(Standing { norm: self.spec.clip_norm(), adaptive, stream })
+        Ok(Standing { norm: self.spec.clip_norm(), adaptive, stream, noise_version: sampler::STREAM })
     }
 
     fn grid(&self, norm: ClipNorm) -> Result<Grid, String> {
@@ -185,35 +203,10 @@ impl Guard {
     /// If no grid suits the norm.
     pub fn sum(&self, standing: &Standing) -> Result<Sum, String> {
         let grid = self.grid(standing.norm)?;
+        let shares = self.plan.shares;
         let length = self.shapes.iter().map(|(_, length)| length).sum();
-        Ok(Sum { grid, quanta: vec![0; length], within: 0, count: 0 })
-    }
-
-    /// Whether a whole run fits on top of what the data set's ledger holds.
-    ///
-    /// # Errors
-    /// With the largest number of rounds that fits.
-    pub fn admit(&self, journal: &Journal, rounds: u64) -> Result<(), String> {
-        let Some(gate) = &self.plan.gate else { return Ok(()) };
-        let ledger = journal.ledger();
-        let (event, each) = match (&self.plan.before, &self.plan.each_round) {
-            (Some(before), _) => (before.clone(), None),
-            (None, Some(each)) => {
-                let count = each.count.saturating_mul(NonZeroU64::new(rounds).unwrap_or(NonZeroU64::MIN));
-                (Event { count, ..each.clone() }, Some(each))
-            }
-            (None, None) => return Ok(()),
-        };
-        let Err(error) = gate.admit(ledger, &event) else { return Ok(()) };
-        let data = journal.dataset();
-        let spent = gate.epsilon(ledger).epsilon;
-        let fits = match each.map(|each| gate.rounds(ledger, each)).transpose() {
-            Ok(Some(0)) => "not even one round fits".to_owned(),
-            Ok(Some(most)) => format!("at most {most} rounds fit"),
-            Ok(None) => "this mechanism pays for all its rounds before the first".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        Err(format!("{error}; {fits} (the ledger of `{data}` holds ε = {spent:.4} already)"))
+        let length = shares.map_or(length, |shares| shares.length());
+        Ok(Sum { grid, quanta: vec![0; length], within: 0, count: 0, tally: Tally::default(), shares })
     }
 
     /// Closes a round: adds the noise, moves the norm, and gives the means of the folds. A function of its
@@ -246,6 +239,11 @@ impl Guard {
         let key = secret.noise(round, &sum.quanta);
         let text = |error: privacy::ParameterError| error.to_string();
         if let (Some(_), Some(stream)) = (&self.plan.strategy, &standing.stream) {
+            if standing.noise_version != sampler::STREAM {
+                return Err("this run's noise was begun by another version of the program, and this one \
+                            cannot make it again: finish the run with that version, or submit it anew"
+                    .to_owned());
+            }
             self.correlated(sum, round, &stream.stream())?;
         } else {
             let variance = sum.grid.variance(self.plan.update_noise).map_err(text)?;
@@ -253,13 +251,13 @@ impl Guard {
                 MechanismKind::CentralDiscreteGaussian => Kind::Discrete,
                 _ => Kind::Rounded,
             };
-            let sampler = sampler(kind, variance)?;
+            let sampler = known_sampler(kind, variance)?;
             let shards = sum.quanta.par_chunks_mut(SHARD).enumerate();
             shards.for_each(|(shard, sum)| key.add_noise(&sampler, (0, shard as u32), sum, 1));
         }
         if let Some(adaptive) = &mut standing.adaptive {
             let variance = adaptive.count_variance().map_err(text)?;
-            let sampler = sampler(Kind::Rounded, variance)?;
+            let sampler = known_sampler(Kind::Rounded, variance)?;
             standing.norm = adaptive.close(sum.within + sampler.sample(&mut key.stream(COUNT, 0)));
         }
         Ok(())
@@ -267,6 +265,11 @@ impl Guard {
 
     /// The means of the folds, from a sum with noise.
     pub fn means(&self, sum: &Sum, lr: f32) -> Vectors {
+        self.fold(&sum.quanta, sum.grid.quantum(), lr, |quanta| *quanta as f64)
+    }
+
+    /// The means of the folds from all vectors of the sum, end to end, in units of `unit`.
+    fn fold<T: Sync>(&self, sum: &[T], unit: f64, lr: f32, value: impl Fn(&T) -> f64 + Sync) -> Vectors {
         let mut means = Vectors::new();
         for fold in &self.folds {
             let at = self.shapes.iter().position(|(name, _)| *name == fold.from);
@@ -277,9 +280,9 @@ impl Guard {
                 Scale::InverseSteps => 1.0 / self.steps,
                 Scale::InverseStepsLr => 1.0 / (self.steps * f64::from(lr)),
             };
-            let unit = sum.grid.quantum() / self.expected * scale;
-            let quanta = &sum.quanta[start..start + self.shapes[at].1];
-            let mean: Vec<f32> = quanta.par_iter().map(|quanta| (*quanta as f64 * unit) as f32).collect();
+            let unit = unit / self.expected * scale;
+            let sum = &sum[start..start + self.shapes[at].1];
+            let mean: Vec<f32> = sum.par_iter().map(|x| (value(x) * unit) as f32).collect();
             means.insert(fold.into.to_owned(), Arc::new(mean));
         }
         means
@@ -319,7 +322,7 @@ impl Guard {
 }
 
 /// A sampler's table takes longer to make than many a round takes; the last few are kept.
-fn sampler(kind: Kind, variance: NonZeroU64) -> Result<Arc<Sampler>, String> {
+fn known_sampler(kind: Kind, variance: NonZeroU64) -> Result<Arc<Sampler>, String> {
     static KNOWN: Mutex<VecDeque<Arc<Sampler>>> = Mutex::new(VecDeque::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = |sampler: &&Arc<Sampler>| sampler.kind() == kind && sampler.variance() == variance.get();
@@ -332,5 +335,7 @@ fn sampler(kind: Kind, variance: NonZeroU64) -> Result<Arc<Sampler>, String> {
     Ok(made)
 }
 
+mod metrics;
+mod shares;
 #[cfg(test)]
 mod tests;

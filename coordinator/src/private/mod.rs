@@ -6,10 +6,12 @@
 //! Who is trusted: the coordinator and whoever operates it. Against all who see models, or read the event
 //! log and the metrics, the guarantee holds; so these do not tell who took part ([`redact`]).
 
+mod admission;
 mod guard;
 mod redact;
 mod secret;
 
+pub use admission::Active;
 pub use guard::{Guard, Standing, Sum};
 pub use redact::{redact, redact_metrics};
 pub use secret::Secret;

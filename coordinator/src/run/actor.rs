@@ -6,7 +6,7 @@
 
 use super::{
     Command, Delivery, RunHandle, Shared,
-    aggregate::{Refusal, fold},
+    aggregate::{Refusal, fold_by},
     buffers::Buffers,
     metrics::Pending,
     private::Private,
@@ -17,12 +17,15 @@ use crate::{
     fleet::Fleet,
     health::Health,
     machine::{Action, Decision, End, Event, Machine, Rules, Token},
+    private::Guard,
+    spool::Spool,
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
 use algorithms::{
     Algorithm,
-    fold::{Accumulator, UploadFacts},
+    compress::Packing,
+    fold::{Accumulator, UploadFacts, accumulators_of},
 };
 use proto::{
     digest::Digest,
@@ -60,6 +63,8 @@ pub(crate) struct Actor {
     pub(super) machine: Machine,
     pub(super) record: RunRecord,
     pub(super) accumulators: Vec<Accumulator>,
+    /// The updates of the open round, where the combiner needs them all.
+    pub(super) spool: Option<Spool>,
     pub(super) timers: BTreeSet<(u64, Token)>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) own: mpsc::Sender<Command>,
@@ -82,26 +87,34 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// An actor for a stored run, and its handle.
-    pub(crate) fn new(parts: Parts, record: RunRecord) -> Result<(Self, RunHandle), String> {
+    /// An actor for a stored run with its promise, and its handle.
+    pub(crate) fn new(
+        parts: Parts,
+        record: RunRecord,
+        guard: Option<Arc<Guard>>,
+    ) -> Result<(Self, RunHandle), String> {
         let algorithm: Arc<dyn Algorithm> =
             Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
-        let private = Private::new(&record, algorithm.as_ref())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
-        let upload = algorithm.upload(record.length as usize);
+        let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
+        let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
+        let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),
             spec: record.spec.clone(),
+            wire: packing.as_ref().map_or_else(|| upload.clone(), Packing::wire),
+            packing,
             upload,
-            folds: algorithm.folds(),
+            folds: record.spec.folds(algorithm.as_ref()),
             bytes_up: 0.into(),
             bytes_down: 0.into(),
             buffers: Buffers::new(slots),
             slots: Arc::new(Semaphore::new(slots)),
             waiting: 0.into(),
             parked: Mutex::default(),
+            guard: guard.clone(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());
         let (own, commands) = mpsc::channel(super::QUEUE);
@@ -124,6 +137,7 @@ impl Actor {
             machine,
             record,
             accumulators: Vec::new(),
+            spool: None,
             timers: BTreeSet::new(),
             commands,
             own,
@@ -139,7 +153,7 @@ impl Actor {
             stale: false,
             committing: false,
             persist_due: false,
-            private,
+            private: guard.map(Private::new),
         };
         Ok((actor, handle))
     }
@@ -236,13 +250,20 @@ impl Actor {
     }
 
     async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        let loss = upload.facts.train_loss;
         self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
         // Asked before folding: the verdict below is final, so the fold comes first.
         let mut event = Event::Update { worker: worker.clone(), round, facts };
         if self.machine.offer(&worker, round) == Decision::Accept {
-            let folded =
-                if self.sums_up() { self.sum_up(values).await } else { self.fold(values, fold_facts).await };
+            let draws = self.machine.draws(&worker);
+            let folded = if self.sums_up() {
+                self.sum_up(values, loss).await
+            } else if self.shared.spec.spooled().is_some() {
+                self.keep(&worker, values, (fold_facts, draws)).await
+            } else {
+                self.fold(values, (fold_facts, draws)).await
+            };
             match folded {
                 Ok(None) => {}
                 Ok(Some((reason, detail))) => event = Event::Rejected { worker, round, reason, detail },
@@ -256,15 +277,22 @@ impl Actor {
         self.act(actions).await;
     }
 
-    async fn fold(&mut self, values: Vec<f32>, facts: UploadFacts) -> Result<Option<Refusal>, String> {
+    /// Adds an update to the means, as often as its worker was drawn.
+    async fn fold(
+        &mut self,
+        values: Vec<f32>,
+        (facts, draws): (UploadFacts, usize),
+    ) -> Result<Option<Refusal>, String> {
         let mut accumulators = std::mem::take(&mut self.accumulators);
-        let (shared, algorithm) = (Arc::clone(&self.shared), Arc::clone(&self.algorithm));
-        let length = self.record.length as usize;
+        let shared = Arc::clone(&self.shared);
         let folded = tokio::task::spawn_blocking(move || {
             if accumulators.is_empty() {
-                accumulators = algorithms::fold::accumulators(algorithm.as_ref(), length);
+                accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
             }
-            fold(&mut accumulators, &shared.upload, &values, &facts);
+            let combiner = shared.spec.combiner;
+            for _ in 0..draws {
+                fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
+            }
             shared.buffers.give(values);
             accumulators
         });
@@ -318,6 +346,7 @@ impl Actor {
     /// Drops what was uploaded, and gives its memory, and files that no round needs, back to the system.
     pub(super) fn release(&mut self) {
         self.accumulators = Vec::new();
+        self.spool = None;
         self.drop_sum();
         self.shared.drop_parked();
         self.shared.buffers.clear();

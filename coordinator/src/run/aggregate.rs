@@ -4,7 +4,10 @@
 //! Nothing is folded before everything was checked: an integer aggregate cannot be cleaned
 //! afterwards.
 
-use algorithms::fold::{Accumulator, ELEMENT_MAX, Fold, UploadFacts, WEIGHT_MAX, fold_into};
+use algorithms::{
+    combine::Combiner,
+    fold::{Accumulator, ELEMENT_MAX, Fold, UploadFacts, WEIGHT_MAX, fold_into},
+};
 use proto::v1::{ElementType, RejectReason, UploadHeader};
 use rayon::prelude::*;
 
@@ -25,6 +28,8 @@ pub(crate) struct Form<'a> {
     pub(crate) max_norm: Option<f64>,
     /// The learning rate that was assigned.
     pub(crate) lr: f32,
+    /// What the payload's elements are.
+    pub(crate) element: ElementType,
 }
 
 /// Checks everything that a header can tell, before any byte is received or allocated.
@@ -40,8 +45,10 @@ pub(crate) fn vet_header(header: &UploadHeader, form: &Form<'_>) -> Result<Uploa
             let detail = format!("`{}` has {} elements, expected {length}", vector.name, vector.length);
             return Err((RejectReason::Shape, detail));
         }
-        if vector.element() != ElementType::F32 {
-            let detail = format!("`{}` has element type {}, expected f32", vector.name, vector.element);
+        if vector.element() != form.element {
+            let expected = form.element.as_str_name();
+            let detail =
+                format!("`{}` has element type {}, expected {expected}", vector.name, vector.element);
             return Err((RejectReason::ElementType, detail));
         }
     }
@@ -161,13 +168,25 @@ pub(crate) fn vet_values(
 /// # Panics
 /// If an accumulator reads a vector that is not among them, or `values` is shorter than all of them.
 pub fn fold(accumulators: &mut [Accumulator], shapes: &[(&str, usize)], values: &[f32], facts: &UploadFacts) {
+    fold_by(None, accumulators, shapes, (values, facts));
+}
+
+/// As [`fold`], each vector as much as the combiner lets it count.
+pub(crate) fn fold_by(
+    combiner: Option<Combiner>,
+    accumulators: &mut [Accumulator],
+    shapes: &[(&str, usize)],
+    (values, facts): (&[f32], &UploadFacts),
+) {
     for accumulator in accumulators {
         let from = accumulator.fold().from;
         let at = shapes.iter().position(|(name, _)| *name == from);
         let at = at.expect("a fold reads what its rule uploads");
         let start: usize = shapes[..at].iter().map(|(_, length)| length).sum();
         let source = &values[start..start + shapes[at].1];
+        let factor = combiner.map_or(1.0, |combiner| combiner.factor_of(source));
         let (sum, scale) = accumulator.parts(facts);
+        let scale = scale * factor;
         sum.par_chunks_mut(BLOCK).zip(source.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));
     }
 }
@@ -183,7 +202,7 @@ mod tests {
     const FACTS: UploadFacts = UploadFacts { examples: 3, steps: 2, lr: 0.1 };
 
     fn form<'a>(shapes: &'a [(&'static str, usize); 1]) -> Form<'a> {
-        Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1 }
+        Form { shapes, folds: &FOLDS, max_norm: Some(10.0), lr: 0.1, element: ElementType::F32 }
     }
 
     fn shapes(length: usize) -> [(&'static str, usize); 1] {
@@ -275,7 +294,9 @@ mod tests {
         let steps = Fold { into: "steps", from: "steps", ..FOLDS[0] };
         let mut accumulators = [Accumulator::new(FOLDS[0], 3), Accumulator::new(steps, 1)];
         let values = [1.0, -2.0, 3.0, 0.5];
-        let form = Form { shapes: &shapes, folds: &[FOLDS[0], steps], max_norm: Some(3.8), lr: 0.1 };
+        let folds = [FOLDS[0], steps];
+        let form = Form { shapes: &shapes, folds: &folds, ..form(&[("delta", 3)]) };
+        let form = Form { max_norm: Some(3.8), ..form };
         assert!(vet(&values, &form).is_ok());
         fold(&mut accumulators, &shapes, &values, &FACTS);
         let means: Vec<Vec<f32>> = accumulators.into_iter().map(|a| a.mean().unwrap()).collect();

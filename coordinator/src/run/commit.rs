@@ -1,9 +1,10 @@
 //! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
-use super::{Shared, aggregate::BLOCK, private::Noise};
+use super::{Shared, aggregate::BLOCK, combine::keep_centres, private::Noise};
 use crate::{
     health::{Health, Part},
+    spool::Spool,
     store::{Payment, Release, RunRecord, Store, StoreError, StoredEvent},
 };
 use algorithms::{
@@ -27,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) stop: CancellationToken,
     pub(crate) algorithm: Arc<dyn Algorithm>,
     pub(crate) accumulators: Vec<Accumulator>,
+    /// Instead of them, where the combiner needs all updates.
+    pub(crate) spool: Option<Spool>,
     pub(crate) facts: RoundFacts,
     /// In a run that promises privacy and adds the noise here: instead of the accumulators.
     pub(crate) noise: Option<Noise>,
@@ -67,13 +70,26 @@ impl Job {
     pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
         let mean = match self.noise.take() {
             Some(noise) => match noise.means(&mut self.record) {
-                Ok(mean) => mean,
+                Ok((mean, told)) => {
+                    if let Some(told) = told {
+                        self.metrics.participants = told.participants as usize;
+                        self.metrics.train_loss = told.train_loss;
+                    }
+                    mean
+                }
                 Err(reason) => return Some(Err(self.refused(false, reason))),
             },
-            None => self.means()?,
+            None => match self.shared.spec.spooled() {
+                Some(combiner) => match self.combined(combiner)? {
+                    Ok(mean) => mean,
+                    Err(reason) => return Some(Err(self.refused(false, reason))),
+                },
+                None => self.means()?,
+            },
         };
         let mut server = self.retry(Self::load)?;
         self.algorithm.apply(&mut server, &mean, &self.facts);
+        keep_centres(self.shared.spec.combiner, &mut server, &mean);
         self.shared.reuse(mean.into_values());
         let digests = self.retry(|job| {
             server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
@@ -133,7 +149,7 @@ impl Job {
         self.record.vectors.iter().map(|(name, digest)| Ok((name.clone(), read(digest)?))).collect()
     }
 
-    fn retry<T>(&self, mut step: impl FnMut(&Self) -> Result<T, StoreError>) -> Option<T> {
+    pub(super) fn retry<T>(&self, mut step: impl FnMut(&Self) -> Result<T, StoreError>) -> Option<T> {
         let mut pause = RETRY_FIRST;
         loop {
             match step(self) {

@@ -3,19 +3,25 @@
 mod actor;
 pub(crate) mod aggregate;
 mod buffers;
+pub(crate) mod combine;
 mod commit;
 mod journal;
 mod metrics;
+mod packed;
 mod private;
 mod rounds;
 
 pub(crate) use actor::{Actor, Parts};
 pub(crate) use private::payment;
 
-use crate::machine::{self, Decision, Event, Facts};
+use crate::{
+    machine::{self, Decision, Event, Facts},
+    private::Guard,
+};
 use aggregate::Survey;
 use algorithms::{
     Vector,
+    compress::Packing,
     fold::{Fold, UploadFacts},
 };
 use buffers::Buffers;
@@ -95,6 +101,10 @@ pub(crate) struct Shared {
     pub(crate) spec: RunSpec,
     /// Names and lengths of the vectors in an upload, in order.
     pub(crate) upload: Vec<(&'static str, usize)>,
+    /// How uploads are compressed.
+    pub(crate) packing: Option<Packing>,
+    /// The same vectors as they travel: names and four-byte words.
+    pub(crate) wire: Vec<(&'static str, usize)>,
     pub(crate) folds: Vec<Fold>,
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
@@ -103,18 +113,21 @@ pub(crate) struct Shared {
     /// Uploads that wait for a slot.
     waiting: AtomicUsize,
     parked: Mutex<BTreeMap<String, Parked>>,
+    /// What a private run promised.
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 impl Shared {
-    /// Scalars in an upload.
-    pub(crate) fn upload_length(&self) -> usize {
-        self.upload.iter().map(|(_, length)| length).sum()
+    /// Four-byte words of an upload on its way.
+    pub(crate) fn words(&self) -> usize {
+        self.wire.iter().map(|(_, words)| words).sum()
     }
 
-    /// Whether a worker with these data sets can train the run.
-    pub(crate) fn is_eligible(&self, datasets: &[String]) -> bool {
-        matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
-            || datasets.contains(&self.spec.data.name)
+    /// Whether a worker with these data sets and capabilities can train the run.
+    pub(crate) fn is_eligible(&self, datasets: &[String], capabilities: &[String]) -> bool {
+        let holds_data = matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
+            || datasets.contains(&self.spec.data.name);
+        holds_data && (self.packing.is_none() || capabilities.iter().any(|name| name == proto::COMPRESSION))
     }
 
     /// A place to receive a payload into: the parked part of a broken transfer, or an empty one once a
@@ -135,9 +148,8 @@ impl Shared {
             let _waits = Waits::new(&self.waiting);
             Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
         };
-        let buffer = self.buffers.take(self.upload_length());
-        let assembler = Assembler::filling(buffer, digest);
-        Incoming { assembler, survey: Survey::new(self.upload.iter().map(|(_, length)| *length)), permit }
+        let (buffer, survey) = self.receptacle();
+        Incoming { assembler: Assembler::filling(buffer, digest), survey, permit }
     }
 
     /// Bytes that a transfer must move in so much time. While others wait for its place, so many that it
@@ -147,7 +159,7 @@ impl Shared {
             return limits::PACE_BYTES;
         }
         let round = Duration::from_secs(self.spec.cohort.deadline_s).as_secs_f64();
-        let share = self.upload_length() as f64 * 4.0 * elapsed.as_secs_f64() / round;
+        let share = self.words() as f64 * 4.0 * elapsed.as_secs_f64() / round;
         limits::PACE_BYTES.max(share as u64)
     }
 

@@ -8,6 +8,7 @@ use crate::{
     store::{Payment, RunRecord},
 };
 use algorithms::{RoundFacts, Vectors};
+use privacy::{metrics::Told, rotation::Rotation};
 use proto::event::{Metrics, RunEvent};
 use std::sync::Arc;
 
@@ -25,29 +26,30 @@ pub(crate) struct Private {
 pub(crate) struct Noise {
     guard: Arc<Guard>,
     sum: Option<Sum>,
-    secret: Secret,
+    /// `None`: the noise comes with the updates, under this public rotation.
+    secret: Option<Secret>,
+    rotation: Rotation,
     round: u64,
     lr: f32,
 }
 
 impl Noise {
-    /// The means of the folds, with noise; moves the run's standing. A function of what was stored with
-    /// the opening: whoever tries again gets the same bits.
-    pub(super) fn means(self, record: &mut RunRecord) -> Result<Vectors, String> {
+    /// The means of the folds, with noise, and what may be told of the round; moves the run's standing. A
+    /// function of what was stored with the opening: whoever tries again gets the same bits.
+    pub(super) fn means(self, record: &mut RunRecord) -> Result<(Vectors, Option<Told>), String> {
         let standing = record.privacy.as_mut().ok_or(STANDING)?;
         let sum = self.sum.map_or_else(|| self.guard.sum(standing), Ok)?;
-        self.guard.release(standing, sum, (self.round, self.lr), &self.secret)
+        let Some(secret) = &self.secret else {
+            return Ok((self.guard.release_shares(&sum, self.lr, self.rotation)?, None));
+        };
+        let told = self.guard.tell(&sum, self.round, secret)?;
+        Ok((self.guard.release(standing, sum, (self.round, self.lr), secret)?, told))
     }
 }
 
 impl Private {
-    pub(super) fn new(
-        record: &RunRecord,
-        algorithm: &dyn algorithms::Algorithm,
-    ) -> Result<Option<Self>, String> {
-        let guard =
-            Guard::of(&record.spec, algorithm, record.length as usize).map_err(|error| error.to_string())?;
-        Ok(guard.map(|guard| Self { guard: Arc::new(guard), sum: None }))
+    pub(super) fn new(guard: Arc<Guard>) -> Self {
+        Self { guard, sum: None }
     }
 }
 
@@ -78,13 +80,20 @@ impl Actor {
     }
 
     /// Adds an update to the sum of the round, if it keeps to the bound.
-    pub(super) async fn sum_up(&mut self, values: Vec<f32>) -> Result<Option<Refusal>, String> {
+    pub(super) async fn sum_up(
+        &mut self,
+        values: Vec<f32>,
+        loss: Option<f64>,
+    ) -> Result<Option<Refusal>, String> {
         let standing = self.record.privacy.as_ref().ok_or(STANDING)?;
         let Some(private) = &mut self.private else { return Ok(None) };
         let mut sum = private.sum.take().map_or_else(|| private.guard.sum(standing), Ok)?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, guard) = (Arc::clone(&self.shared), Arc::clone(&private.guard));
         let added = tokio::task::spawn_blocking(move || {
             let added = sum.add(&values);
+            if added.is_ok() {
+                guard.count(&mut sum, loss);
+            }
             shared.buffers.give(values);
             (sum, added)
         });
@@ -100,7 +109,8 @@ impl Actor {
 
     /// The norm to which workers shorten what they send to such a sum.
     pub(super) fn clip_norm(&self) -> Option<f64> {
-        let standing = self.record.privacy.as_ref().filter(|_| self.sums_up());
+        let asked = self.shared.spec.has_central_noise();
+        let standing = self.record.privacy.as_ref().filter(|_| asked);
         standing.map(|standing| standing.norm.get())
     }
 
@@ -141,10 +151,12 @@ impl Actor {
     /// who took part.
     pub(super) fn noise(&mut self, round: u64) -> Option<Noise> {
         let secret = self.machine.secret().cloned();
-        let lr = self.shared.spec.lr(round);
+        let (lr, rotation) = (self.shared.spec.lr(round), self.shared.spec.rotation(round));
         let private = self.private.as_mut().filter(|private| private.guard.adds_noise())?;
-        let secret = secret.expect("a round with noise was opened with its secret");
-        Some(Noise { guard: Arc::clone(&private.guard), sum: private.sum.take(), secret, round, lr })
+        let guard = Arc::clone(&private.guard);
+        let drawn = guard.has_shares() || secret.is_some();
+        assert!(drawn, "a round with noise was opened with its secret");
+        Some(Noise { guard, sum: private.sum.take(), secret, rotation, round, lr })
     }
 
     pub(super) fn payment(&self, round: u64) -> Option<Payment> {

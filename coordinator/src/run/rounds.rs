@@ -32,6 +32,7 @@ impl Actor {
                 *record.participations.entry(counted.worker.clone()).or_default() += 1;
             }
         }
+        record.profile(&counted);
         let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
         let mut metrics = Metrics {
@@ -58,6 +59,7 @@ impl Actor {
             stop: self.parts.stop.clone(),
             algorithm: Arc::clone(&self.algorithm),
             accumulators: std::mem::take(&mut self.accumulators),
+            spool: self.spool.take(),
             facts: self.facts(RoundFacts { included: counted.len(), population, population_before }),
             noise,
             payment: self.payment(round),

@@ -100,11 +100,11 @@ impl Service {
         };
         let _ = outbox.send(Ok(say(Body::Welcome(welcome)))).await;
         tracing::info!(worker, address = session.address, program = session.program, "connected");
-        self.fleet().tell_runs(&worker, &session.datasets, true).await;
+        self.fleet().tell_runs(&worker, &session, true).await;
         let why = self.listen(&worker, &session, &mut inbound).await;
         if self.fleet().leave(&worker, session.number) {
             tracing::info!(worker, why, "disconnected");
-            self.fleet().tell_runs(&worker, &session.datasets, false).await;
+            self.fleet().tell_runs(&worker, &session, false).await;
         }
     }
 
@@ -133,6 +133,7 @@ impl Service {
             number: self.fleet().next_session(),
             outbox: outbox.clone(),
             datasets: hello.datasets.clone(),
+            capabilities: hello.capabilities.iter().take(limits::DATASETS_MAX).cloned().collect(),
             program: hello.program.chars().take(64).collect(),
             address: peer.address.to_string(),
             last_seen: Arc::new(self.parts.clock.now().into()),

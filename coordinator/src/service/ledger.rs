@@ -3,8 +3,8 @@
 use super::Service;
 use crate::{
     access::{audit::Action, noted},
-    private::{Guard, Standing},
-    run::payment,
+    private::{Active, Guard, Standing},
+    run::{RunHandle, payment},
     store::{Release, RunRecord, StoreError, StoredEvent},
     transport::Peer,
 };
@@ -32,6 +32,8 @@ impl Service {
     pub(super) fn promise(&self, guard: &Guard, spec: &RunSpec) -> Result<Standing, Status> {
         let refuse = |detail: String| ErrorCode::Spec.status(format!("privacy: {detail}"));
         let privacy = guard.spec();
+        // Before the ledger is read: what a run pays meanwhile counts twice rather than not at all.
+        let runs: Vec<_> = self.paying_from(&spec.data.name).collect();
         let known = self.parts.store.journal(&spec.data.name).map_err(|error| store_error(&error))?;
         if let Some(journal) = &known
             && (journal.ledger().unit(), journal.ledger().adjacency())
@@ -41,21 +43,26 @@ impl Service {
         }
         let journal =
             known.unwrap_or_else(|| Journal::open(&spec.data.name, privacy.unit(), privacy.adjacency()));
-        guard.admit(&journal, spec.rounds).map_err(refuse)?;
+        let active = runs.iter().filter_map(|run| {
+            let guard = run.shared.guard.as_deref()?;
+            Some(Active { run: &run.shared.id, guard, rounds: run.shared.spec.rounds })
+        });
+        guard.admit(&journal, spec.rounds, &active.collect::<Vec<_>>()).map_err(refuse)?;
         guard.start().map_err(|error| ErrorCode::Store.status(error))
     }
 
     /// Writes a run's first record, with what it pays before its first round.
-    pub(super) fn save_first(&self, record: &RunRecord, events: &[StoredEvent]) -> Result<(), Status> {
+    pub(super) fn save_first(
+        &self,
+        record: &RunRecord,
+        events: &[StoredEvent],
+        guard: Option<&Guard>,
+    ) -> Result<(), Status> {
         let store = &self.parts.store;
-        let algorithm =
-            record.spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
-        let guard = Guard::of(&record.spec, algorithm.as_ref(), record.length as usize)
-            .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let saved = match guard {
             None => store.save(record, events, None).map(|()| None),
             Some(guard) => {
-                let payment = payment(&guard, &record.spec.data.name, 0);
+                let payment = payment(guard, &record.spec.data.name, 0);
                 store.release(record, events, None, &payment).map(Some)
             }
         };
@@ -63,6 +70,13 @@ impl Service {
             Some(Release::Refused(reason)) => Err(ErrorCode::Spec.status(format!("privacy: {reason}"))),
             _ => Ok(()),
         }
+    }
+
+    /// Private runs under way on a data set.
+    fn paying_from(&self, dataset: &str) -> impl Iterator<Item = RunHandle> {
+        self.fleet().runs().into_iter().filter(move |run| {
+            run.shared.guard.is_some() && run.shared.spec.data.name == dataset && !run.log.borrow().1
+        })
     }
 
     pub(super) async fn ledgers(&self, request: v1::ReadLedgersRequest) -> Result<v1::LedgerList, Status> {
@@ -92,10 +106,7 @@ impl Service {
         }
         // No run may be submitted meanwhile.
         let _one_at_a_time = self.submission.lock().await;
-        let active = self.fleet().runs().into_iter().find(|run| {
-            run.shared.spec.privacy.is_some() && run.shared.spec.data.name == dataset && !run.log.borrow().1
-        });
-        if let Some(run) = active {
+        if let Some(run) = self.paying_from(&dataset).next() {
             let id = &run.shared.id;
             return Err(ErrorCode::State.status(format!("run `{id}` pays from this ledger; cancel it first")));
         }

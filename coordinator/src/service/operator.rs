@@ -6,7 +6,7 @@ use crate::{
     machine,
     private::Guard,
     run::{Actor, Command, RunHandle},
-    store::{RunRecord, Stored},
+    store::{RunRecord, Stored, StoredEvent},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::{
@@ -54,10 +54,13 @@ impl Operator for Service {
             return Err(ErrorCode::Limit.status(detail));
         }
         let service = self.clone();
-        let record = tokio::task::spawn_blocking(move || service.prepare(spec))
+        let (record, guard) = tokio::task::spawn_blocking(move || service.prepare(spec))
             .await
             .map_err(|error| ErrorCode::Store.status(error.to_string()))??;
-        let summary = self.start_run(record, true)?;
+        let event = proto::event::RunEvent::Submitted { name: record.spec.name.clone() };
+        let submitted = StoredEvent { sequence: 0, time_ms: self.parts.clock.unix_ms(), event };
+        self.save_first(&record, &[submitted], guard.as_deref())?;
+        let summary = self.start_run(record, guard)?;
         self.parts.access.note(noted(&peer, Action::Submitted, summary.id.as_str()));
         Ok(Response::new(summary))
     }
@@ -191,7 +194,7 @@ impl Operator for Service {
 
 impl Service {
     /// Builds the model and writes the run's first record. On a blocking thread.
-    fn prepare(&self, spec: RunSpec) -> Result<RunRecord, Status> {
+    fn prepare(&self, spec: RunSpec) -> Result<(RunRecord, Option<Arc<Guard>>), Status> {
         let model = self.parts.host.open(&spec).map_err(|error| ErrorCode::Spec.status(error))?;
         let store_error = |error: crate::StoreError| ErrorCode::Store.status(error.to_string());
         let algorithm = spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
@@ -204,7 +207,7 @@ impl Service {
         let put = |(name, vector)| Ok((name, blobs.put(&vector)?));
         let vectors = server.into_iter().map(put).collect::<Result<_, _>>().map_err(store_error)?;
         let number = self.parts.store.next_number().map_err(store_error)?;
-        Ok(RunRecord {
+        let record = RunRecord {
             id: format!("{}-{number}", spec.name),
             number,
             spec,
@@ -220,22 +223,25 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
-        })
+            profiles: BTreeMap::new(),
+        };
+        Ok((record, guard.map(Arc::new)))
     }
 
-    /// Sets a run's task going; a new run's record is written first.
-    pub(crate) fn start_run(&self, record: RunRecord, new: bool) -> Result<RunSummary, Status> {
-        let vectors = record.digests();
-        let name = record.spec.name.clone();
-        if new {
-            let event = proto::event::RunEvent::Submitted { name };
-            let time_ms = self.parts.clock.unix_ms();
-            let stored = crate::store::StoredEvent { sequence: 0, time_ms, event };
-            self.save_first(&record, &[stored])?;
-        }
-        let id = record.id.clone();
+    /// Sets the task of a stored run going.
+    pub(crate) fn restart_run(&self, record: RunRecord) -> Result<RunSummary, Status> {
+        let spec_error = |error: proto::spec::SpecError| ErrorCode::Spec.status(error.to_string());
+        let algorithm =
+            record.spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
+        let guard =
+            Guard::of(&record.spec, algorithm.as_ref(), record.length as usize).map_err(spec_error)?;
+        self.start_run(record, guard.map(Arc::new))
+    }
+
+    fn start_run(&self, record: RunRecord, guard: Option<Arc<Guard>>) -> Result<RunSummary, Status> {
+        let (id, vectors) = (record.id.clone(), record.digests());
         let (actor, handle) =
-            Actor::new(self.parts.clone(), record).map_err(|error| ErrorCode::Spec.status(error))?;
+            Actor::new(self.parts.clone(), record, guard).map_err(|error| ErrorCode::Spec.status(error))?;
         let summary = handle.summary.borrow().clone();
         self.fleet().add_run(handle);
         self.fleet().keep_vectors(&id, vectors);

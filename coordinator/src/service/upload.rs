@@ -107,8 +107,9 @@ async fn take(
         folds: &shared.folds,
         max_norm: shared.spec.vetting.max_norm,
         lr: shared.spec.lr(round),
+        element: shared.element(),
     };
-    let facts = match vet_header(header, &form) {
+    let facts = match vet_header(header, &Form { shapes: &shared.wire, ..form }) {
         Ok(facts) => facts,
         Err(refusal) => return refuse(run, header, refusal).await,
     };
@@ -123,10 +124,16 @@ async fn take(
         Received::Broken => None,
         Received::Refused(refusal) => refuse(run, header, refusal).await,
         Received::Decided(decision) => Some(decision),
-        Received::Whole(values, survey, permit) => match vet_values(&values, &survey, &form, &facts) {
-            Ok(()) => deliver(run, header, facts, (values, permit)).await,
-            Err(refusal) => refuse(run, header, refusal).await,
-        },
+        Received::Whole(payload, survey, permit) => {
+            let read = shared.read(payload, survey).await.and_then(|(values, survey)| {
+                vet_values(&values, &survey, &form, &facts)?;
+                Ok(values)
+            });
+            match read {
+                Ok(values) => deliver(run, header, facts, (values, permit)).await,
+                Err(refusal) => refuse(run, header, refusal).await,
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is stored of a run: its record, which a commit replaces, and the lines of its log.
 
 use crate::{
-    machine::{Opening, Restored},
+    machine::{Counted, Opening, Profile, Restored, is_curious},
     private::Standing,
 };
 use algorithms::Algorithm;
@@ -67,6 +67,9 @@ pub struct RunRecord {
     /// What changes from round to round of a private run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<Standing>,
+    /// What was seen of workers, if the run's sampler asks for it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profiles: BTreeMap<String, Profile>,
     /// Rounds that counted each worker, in a run with a cap on them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub participations: BTreeMap<String, u64>,
@@ -85,6 +88,17 @@ impl RunRecord {
         self.recalled.retain(|round, _| last.contains(round));
     }
 
+    /// Keeps what the counted updates have told of their workers, if the sampler asks for it.
+    pub fn profile(&mut self, counted: &[Counted]) {
+        if self.spec.cohort.sampler.is_some_and(is_curious) {
+            let of = |counted: &Counted| {
+                let facts = counted.facts;
+                (counted.worker.clone(), Profile { examples: facts.examples, loss: facts.train_loss })
+            };
+            self.profiles.extend(counted.iter().map(of));
+        }
+    }
+
     /// Every vector that the run needs.
     pub fn digests(&self) -> BTreeSet<Digest> {
         self.vectors.values().chain(self.recalled.values().flat_map(BTreeMap::values)).copied().collect()
@@ -99,6 +113,7 @@ impl RunRecord {
             population_before: self.population_before,
             committed: self.committed.clone(),
             participations: self.participations.clone(),
+            profiles: self.profiles.clone(),
             paused: self.state == Stored::Paused {},
         }
     }

@@ -27,6 +27,7 @@ fn record(id: &str, number: u64) -> RunRecord {
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        profiles: BTreeMap::new(),
     }
 }
 

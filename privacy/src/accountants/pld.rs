@@ -18,6 +18,11 @@ use crate::{
 const MARGIN: f64 = 1e-8;
 /// −ln of the tilted mass that may lie outside the window.
 const OUTSIDE: f64 = 34.0;
+/// Most that the grid may raise `ln δ`: it raises the mass outside the window about as much, which comes
+/// back at the other end and counts for less than it is.
+const MOST_RAISED: f64 = 8.0;
+/// How far the rounding of the transform may move the sum of the tilted masses from 1.
+const DRIFT: f64 = 1e-6;
 /// Of the δ that is asked for, the share of the tails that are cut off: with fewer of the very unlikely,
 /// very large losses the grid is finer, and ε grows by about a millionth.
 const TAILS: f64 = 1e-6;
@@ -48,7 +53,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
         guess = saddle.s;
         worst = worst.max({
             let allowed = FINE * saddle.s * saddle.epsilon.max(1e-3);
-            Grid::of(&composition, *direction, saddle, allowed).epsilon(rest)
+            Grid::of(&composition, *direction, saddle, allowed)?.epsilon(rest)
         });
     }
     Ok(worst)
@@ -65,11 +70,11 @@ pub fn delta(ledger: &Ledger, epsilon: f64, group: u32) -> Result<f64, Refusal> 
     let bound = super::rdp::delta(ledger, epsilon, group)?;
     let composition =
         Composition::of(ledger, group, 1e-6 * TAILS * bound).ok_or(Refusal::NoDominatingPair)?;
-    let one = |direction: &Direction| {
+    composition.directions().iter().try_fold(0.0, |worst: f64, direction| {
         let saddle = Saddle::for_epsilon(&composition, *direction, epsilon);
-        Grid::of(&composition, *direction, saddle, 10.0 * FINE).delta(epsilon) + composition.lost
-    };
-    Ok(composition.directions().iter().map(one).fold(0.0, f64::max))
+        let grid = Grid::of(&composition, *direction, saddle, 10.0 * FINE)?;
+        Ok(worst.max(grid.delta(epsilon) + composition.lost))
+    })
 }
 
 /// The tilted distribution of the loss of the whole ledger.
@@ -85,13 +90,21 @@ struct Grid {
 
 impl Grid {
     /// A grid that raises `ln δ` by at most `allowed`, or as fine as it may be.
-    fn of(composition: &Composition, direction: Direction, saddle: Saddle, allowed: f64) -> Self {
+    ///
+    /// # Errors
+    /// If even the finest is so coarse that the losses may not stay in its window.
+    fn of(
+        composition: &Composition,
+        direction: Direction,
+        saddle: Saddle,
+        allowed: f64,
+    ) -> Result<Self, Refusal> {
         let window = window(composition, direction, &saddle);
         let mut bits = FEWEST_BITS;
         loop {
             let cells = Cells::of(composition, (direction, saddle), window, 1 << bits);
             if cells.raised <= allowed || bits >= MOST_BITS {
-                return cells.compose(composition, window.0, saddle.s);
+                return cells.compose(composition, saddle.s);
             }
             // The error falls with the spacing or with its square.
             bits = if cells.raised <= 3.0 * allowed { bits + 1 } else { bits + 2 }.min(MOST_BITS);
@@ -149,6 +162,8 @@ impl Grid {
 /// The tilted masses of each part on the grid.
 struct Cells {
     spacing: f64,
+    /// Multiple of the spacing at which the grid starts.
+    start: i64,
     parts: Vec<Vec<Complex>>,
     /// ln of the moment of the whole ledger at the tilt.
     scale: f64,
@@ -166,8 +181,13 @@ impl Cells {
         let t = direction.exponent(saddle.s);
         let one = |points: &Points| points.range().1 - points.range().0;
         let widest = composition.points(t, 0.0).iter().map(one).fold(0.0, f64::max);
-        let spacing = ((high - low) / length as f64).max(widest / length as f64);
-        let mut cells = Self { spacing, parts: Vec::new(), scale: 0.0, raised: 0.0 };
+        // Room for the losses at the ends: an event moves them outwards by up to a cell. Where there are
+        // many events, the window does not reach that far.
+        let events: f64 = composition.parts.iter().map(|(_, count)| count + 1.0).sum();
+        let room = if events < length as f64 / 8.0 { events } else { 2.0 };
+        let spacing = (high - low).max(widest) / (length as f64 - 2.0 * room - 1.0);
+        let start = (low / spacing - room).floor() as i64;
+        let mut cells = Self { spacing, start, parts: Vec::new(), scale: 0.0, raised: 0.0 };
         for (loss, count) in &composition.parts {
             let points = loss.cells(composition.tail, spacing);
             let value = points.ln_moment(t);
@@ -185,7 +205,11 @@ impl Cells {
         cells
     }
 
-    fn compose(self, composition: &Composition, low: f64, tilt: f64) -> Grid {
+    fn compose(self, composition: &Composition, tilt: f64) -> Result<Grid, Refusal> {
+        // A raise that is no number is none that is small.
+        if self.raised.is_nan() || self.raised > MOST_RAISED {
+            return Err(Refusal::TooCoarse);
+        }
         let length = self.parts.first().map_or(1, Vec::len);
         let fft = Fft::new(length);
         let mut product = vec![Complex::real(1.0); length];
@@ -197,10 +221,14 @@ impl Cells {
             }
         }
         fft.inverse(&mut product);
-        let start = (low / self.spacing).floor() as i64;
+        let start = self.start;
         let at = |i: usize| product[(start + i as i64).rem_euclid(length as i64) as usize].re.max(0.0);
-        let masses = (0..length).map(at).collect();
-        Grid { start, spacing: self.spacing, masses, tilt, scale: self.scale }
+        let masses: Vec<f64> = (0..length).map(at).collect();
+        let total: f64 = masses.iter().sum();
+        if total.is_nan() || (total - 1.0).abs() > DRIFT {
+            return Err(Refusal::TooCoarse);
+        }
+        Ok(Grid { start, spacing: self.spacing, masses, tilt, scale: self.scale })
     }
 }
 

@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The integral did not settle.
     #[error("the integral did not converge")]
     NotConverged,
+    /// The losses of so many events do not stay on a grid.
+    #[error("the finest grid is too coarse for so many events")]
+    TooCoarse,
     /// An order of a Rényi divergence.
     #[error("the order is {0}, expected a number above 1")]
     Order(f64),

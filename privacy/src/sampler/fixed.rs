@@ -40,7 +40,7 @@ impl Fixed {
 
     /// `a − b` for `a ≥ b`.
     #[inline(never)]
-    fn sub(self, other: Self) -> Self {
+    pub(super) fn sub(self, other: Self) -> Self {
         let mut difference = Self::ZERO;
         let mut borrow = false;
         for i in (0..LIMBS).rev() {
@@ -85,7 +85,7 @@ impl Fixed {
     }
 
     #[inline(never)]
-    fn div(self, divisor: u64) -> Self {
+    pub(super) fn div(self, divisor: u64) -> Self {
         let mut rest = 0_u128;
         Self(self.0.map(|limb| {
             let value = rest << 64 | u128::from(limb);

@@ -13,8 +13,10 @@
 //! nearly always, and when they do not, as many more as it takes are compared with the exponential
 //! function in 384-bit arithmetic. No result depends on the rounding of the machine's `exp`.
 
+mod batch;
 mod fixed;
 mod key;
+pub mod skellam;
 mod table;
 
 use std::num::NonZeroU64;
@@ -23,7 +25,11 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use key::{Key, ReleaseKey, SHARD, shards};
-use table::{BLOCK_BITS, OFFSET_BITS, TRIAL_BITS, Table};
+pub use skellam::Skellam;
+use table::Table;
+
+/// Version of the stream: which noise follows from a key. Noise that is made again must be that of before.
+pub const STREAM: u32 = 2;
 
 /// The law of the noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +49,6 @@ pub struct VarianceError(pub u64);
 /// A sampler for one law; the table costs a few milliseconds, so keep it for a whole run.
 #[derive(Debug, Clone)]
 pub struct Sampler {
-    kind: Kind,
     table: Table,
 }
 
@@ -57,12 +62,12 @@ impl Sampler {
         if variance > 1 << 60 {
             return Err(VarianceError(variance));
         }
-        Ok(Self { kind, table: Table::new(kind, variance) })
+        Ok(Self { table: Table::new(kind, variance) })
     }
 
     /// The law that is drawn from.
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.table.kind
     }
 
     /// The variance of the Gaussian, σ².
@@ -72,67 +77,17 @@ impl Sampler {
 
     /// One draw. At most 14σ + 1 in size.
     pub fn sample(&self, random: &mut impl Rng) -> i64 {
-        loop {
-            let word = random.next_u64();
-            if let Some(x) = self.attempt(word, random) {
-                return x;
-            }
-        }
+        batch::single(&self.table, random)
     }
 
     /// Adds a draw to each number of the fixed-point grid, wrapping on overflow as the sum itself does.
     pub fn add_noise(&self, sum: &mut [i64], random: &mut impl Rng) {
-        self.each(sum, random, |x, noise| *x = x.wrapping_add(noise));
+        self.add_scaled_noise(sum, 1, random);
     }
 
     /// The same for a sum in finer units, of which the sampler's quantum has `unit`.
     pub fn add_scaled_noise(&self, sum: &mut [i64], unit: i64, random: &mut impl Rng) {
-        self.each(sum, random, |x, noise| *x = x.wrapping_add(noise.wrapping_mul(unit)));
-    }
-
-    fn each(&self, sum: &mut [i64], random: &mut impl Rng, add: impl Fn(&mut i64, i64)) {
-        // One word decides nearly always; they are made in batches.
-        let mut words = [0_u8; 4096];
-        let mut used = words.len();
-        for x in sum {
-            loop {
-                if used == words.len() {
-                    random.fill_bytes(&mut words);
-                    used = 0;
-                }
-                let mut word = [0; 8];
-                word.copy_from_slice(&words[used..used + 8]);
-                used += 8;
-                if let Some(noise) = self.attempt(u64::from_le_bytes(word), random) {
-                    add(x, noise);
-                    break;
-                }
-            }
-        }
-    }
-
-    /// One proposal from 64 bits, and from more where these leave it open.
-    #[inline]
-    fn attempt(&self, word: u64, random: &mut impl Rng) -> Option<i64> {
-        let table = &self.table;
-        let block = table.block(word >> (64 - BLOCK_BITS), random);
-        let offset = (word >> (TRIAL_BITS + 1)) & ((1 << OFFSET_BITS) - 1);
-        let trial = (word >> 1) & ((1 << TRIAL_BITS) - 1);
-        let negative = word & 1 == 1;
-        let mut lower = 0;
-        if table.offset_bits > OFFSET_BITS {
-            // The block is wider than the offset's bits can tell.
-            lower = random.next_u64() >> (64 - (table.offset_bits - OFFSET_BITS));
-        }
-        if trial >= table.sure[block] && !table.accepts(block, (offset, lower), trial, random) {
-            return None;
-        }
-        let size = table.position(block, offset, lower);
-        if negative && size == 0 && self.kind == Kind::Discrete {
-            // 0 has one sign only.
-            return None;
-        }
-        Some(if negative { -size } else { size })
+        batch::add(&self.table, sum, unit, random);
     }
 }
 

@@ -1,135 +1,170 @@
 //! Blocks of the half line with exact probabilities, and the comparison that keeps or drops a point.
 //!
-//! Block `j` covers `[jw, (j+1)w)` with `w = 2^k` at most σ/16, and is drawn with a probability in
+//! Block `j` covers `[jw, (j+1)w)` with `w = 2^k` at most σ/32, and is drawn with a probability in
 //! proportion to `e^{−(jw)²/2σ²}`. A point at `(j + t)w` is kept with `e^{−κt(2j+t)}`, `κ = w²/2σ²`,
-//! which is never below 0.42.
+//! which is never below 0.65.
+//!
+//! Blocks are drawn by the alias method (Walker 1977; Vose 1991): a slot is one of two blocks, so that a
+//! draw needs one look at the table and no loop.
+#![allow(clippy::inline_always, reason = "a loop is compiled for a machine only with all that it calls")]
 
 use rand_chacha::rand_core::Rng;
 
-use super::{Kind, fixed::Fixed};
+use super::{Kind, batch::Word, fixed::Fixed};
 
-/// The 64 bits of an attempt: block, offset in the block, trial, sign.
-pub(super) const BLOCK_BITS: u32 = 24;
-pub(super) const OFFSET_BITS: u32 = 20;
+/// There are fewer blocks than slots.
+pub(super) const SLOT_BITS: u32 = 10;
+pub(super) const SLOTS: usize = 1 << SLOT_BITS;
+/// Leading bits of where a slot changes from its own block to the other.
+pub(super) const CUT_BITS: u32 = 14;
+/// Leading bits of the trials below which a point is kept wherever it lies.
+pub(super) const SURE_BITS: u32 = 16;
+/// Bits of an offset in a block, and how many of them the 64 bits of an attempt hold.
+pub(super) const OFFSET_BITS: u32 = 28;
+pub(super) const NARROW_BITS: u32 = 20;
 pub(super) const TRIAL_BITS: u32 = 19;
 
-const GUIDE_BITS: u32 = 12;
 /// Bound of the relative error of an exponential function in `f64`, with room.
 const EXP_ERROR: f64 = 3e-14;
 
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    kind: Kind,
+    pub(super) kind: Kind,
     pub(super) variance: u64,
-    /// `log2 w`.
-    width: i32,
-    /// Bits of the offset that the result needs.
-    pub(super) offset_bits: u32,
-    /// Where each block ends: the first bits of the cumulated probability; the last end is beyond all.
-    ends: Vec<u32>,
-    /// The same to 192 bits.
-    exact_ends: Vec<[u64; 3]>,
-    /// The first block that a draw with these leading bits may lie in.
-    guide: Vec<u16>,
-    /// Trials below are kept wherever the point lies.
-    pub(super) sure: Vec<u64>,
+    slots: Box<[Slot; SLOTS]>,
+    /// The cuts to 192 bits.
+    exact_cuts: Vec<[u64; 3]>,
+    pub(super) shape: Shape,
+    /// Bits of the offset that are drawn with each attempt.
+    known_bits: u32,
     kappa: f64,
     exact_kappa: Fixed,
+}
+
+/// How the integer follows from a block and an offset: `(block·2^bits + offset + round) >> shift`, with
+/// the leading `bits` of the offset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    bits: u32,
+    round: u64,
+    shift: u32,
+}
+
+impl Shape {
+    fn new(kind: Kind, width: i32) -> Self {
+        let (bits, shift) = match kind {
+            Kind::Discrete => (width as u32, 0),
+            Kind::Rounded => ((width + 1).max(0) as u32, (-width).max(1) as u32),
+        };
+        Self { bits, round: (1 << shift) >> 1, shift }
+    }
+
+    /// The integer at an offset in a block.
+    #[inline(always)]
+    pub(super) fn position(self, block: u64, offset: u64) -> u64 {
+        ((block << self.bits) + (offset >> (OFFSET_BITS - self.bits)) + self.round) >> self.shift
+    }
+}
+
+/// What is known of a slot at one look: from the lowest bit on, its cut, its other block, and for its own
+/// and for the other the trials that are sure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot(u64);
+
+impl Slot {
+    fn new(cut: u64, other: u64, (own_sure, other_sure): (u64, u64)) -> Self {
+        Self(cut | other << 16 | own_sure << 26 | other_sure << 43)
+    }
+
+    #[inline(always)]
+    pub(super) fn cut(self) -> u64 {
+        self.0 & 0xffff
+    }
+
+    #[inline(always)]
+    fn other(self) -> u64 {
+        self.0 >> 16 & 0x3ff
+    }
+
+    /// A block and the leading bits of its sure trials.
+    #[inline(always)]
+    pub(super) fn choose(self, own: u64, is_own: bool) -> (u64, u64) {
+        let sure = if is_own { self.0 >> 26 } else { self.0 >> 43 };
+        (if is_own { own } else { self.other() }, sure & 0x1_ffff)
+    }
 }
 
 impl Table {
     pub(super) fn new(kind: Kind, variance: u64) -> Self {
         let finest = if kind == Kind::Discrete { 0 } else { i32::MIN };
-        let width = (variance.ilog2() as i32 - 8).div_euclid(2).max(finest);
+        let width = (variance.ilog2() as i32 - 10).div_euclid(2).max(finest);
         // (jw)²/2σ² = j²·numerator/denominator.
         let numerator = 1_u128 << (2 * width.max(0));
         let denominator = u128::from(variance) << (1 + 2 * (-width).max(0));
         let blocks = (93 * denominator / numerator).isqrt() as u64 + 1;
-        let (ends, exact_ends) = ends(blocks, numerator, denominator);
-        let first = |i: u32| ends.partition_point(|end| *end < i << (BLOCK_BITS - GUIDE_BITS)) as u16;
-        let guide = (0..1 << GUIDE_BITS).map(first).collect();
         let kappa = numerator as f64 / denominator as f64;
         let certain = kind == Kind::Discrete && width == 0;
         let sure = |j: u64| {
-            let least = (-kappa * (2 * j + 1) as f64).exp() * (1.0 - EXP_ERROR);
-            if certain { 1 << TRIAL_BITS } else { (least * f64::from(1 << TRIAL_BITS)) as u64 }
+            let least = libm::exp(-kappa * (2 * j + 1) as f64) * (1.0 - EXP_ERROR);
+            if certain { 1 << SURE_BITS } else { (least * f64::from(1 << SURE_BITS)) as u64 }
         };
-        let offset_bits = match kind {
-            Kind::Discrete => width as u32,
-            Kind::Rounded => (width + 1).max(0) as u32,
+        let aliases = aliases(probabilities(blocks, numerator, denominator));
+        let slot = |own: usize| {
+            let (cut, other) = aliases[own];
+            let cut = cut.map_or(1 << CUT_BITS, |cut| cut[0] >> (64 - CUT_BITS));
+            Slot::new(cut, other as u64, (sure(own as u64), sure(other as u64)))
         };
-        let sure = (0..blocks).map(sure).collect();
-        let exact_kappa = Fixed::ratio(numerator, denominator);
-        Self { kind, variance, width, offset_bits, ends, exact_ends, guide, sure, kappa, exact_kappa }
+        let shape = Shape::new(kind, width);
+        Self {
+            kind,
+            variance,
+            slots: Box::new(std::array::from_fn(slot)),
+            exact_cuts: aliases.iter().map(|(cut, _)| cut.unwrap_or([u64::MAX; 3])).collect(),
+            shape,
+            known_bits: if shape.bits > NARROW_BITS { OFFSET_BITS } else { NARROW_BITS },
+            kappa,
+            exact_kappa: Fixed::ratio(numerator, denominator),
+        }
     }
 
-    /// The block that the leading bits of a draw lie in; where they meet the end of a block, more bits
-    /// decide.
+    /// Whether an attempt needs more bits of the offset than its 64 bits hold.
     #[inline]
-    pub(super) fn block(&self, leading: u64, random: &mut impl Rng) -> usize {
-        let leading = leading as u32;
-        let mut block = usize::from(self.guide[(leading >> (BLOCK_BITS - GUIDE_BITS)) as usize]);
-        while self.ends[block] < leading {
-            block += 1;
-        }
-        if self.ends[block] == leading { self.block_exactly(block, leading, random) } else { block }
+    pub(super) fn wide(&self) -> bool {
+        self.known_bits > NARROW_BITS
     }
 
-    #[cold]
-    fn block_exactly(&self, mut block: usize, leading: u32, random: &mut impl Rng) -> usize {
-        let more = [random.next_u64(), random.next_u64(), random.next_u64()];
-        let draw = [
-            u64::from(leading) << (64 - BLOCK_BITS) | more[0] >> BLOCK_BITS,
-            more[0] << (64 - BLOCK_BITS) | more[1] >> BLOCK_BITS,
-            more[1] << (64 - BLOCK_BITS) | more[2] >> BLOCK_BITS,
-        ];
-        while block + 1 < self.ends.len() && self.exact_ends[block] <= draw {
-            block += 1;
-        }
-        block
+    #[inline(always)]
+    pub(super) fn slot(&self, word: Word) -> Slot {
+        self.slots[word.slot() as usize]
     }
 
-    /// The integer at an offset in a block.
-    #[inline]
-    pub(super) fn position(&self, block: usize, offset: u64, lower: u64) -> i64 {
-        let block = block as i64;
-        if self.width < 0 {
-            // (block · 2^k + ½), rounded down; the offset cannot change it.
-            let shift = -self.width;
-            return (block + (1 << (shift - 1))) >> shift;
-        }
-        let bits = self.offset_bits;
-        let leading = if bits <= OFFSET_BITS {
-            offset >> (OFFSET_BITS - bits)
+    /// The block that a draw lies in; where its bits meet the cut of its slot, more bits decide.
+    pub(super) fn block(&self, word: Word, random: &mut impl Rng) -> u64 {
+        let slot = self.slot(word);
+        let is_own = if word.fraction() == slot.cut() {
+            let more = [random.next_u64(), random.next_u64(), random.next_u64()];
+            let draw = [
+                word.fraction() << (64 - CUT_BITS) | more[0] >> CUT_BITS,
+                more[0] << (64 - CUT_BITS) | more[1] >> CUT_BITS,
+                more[1] << (64 - CUT_BITS) | more[2] >> CUT_BITS,
+            ];
+            draw < self.exact_cuts[word.slot() as usize]
         } else {
-            offset << (bits - OFFSET_BITS) | lower
-        } as i64;
-        let inside = if self.kind == Kind::Rounded { (leading + 1) >> 1 } else { leading };
-        (block << self.width) + inside
+            word.fraction() < slot.cut()
+        };
+        slot.choose(word.slot(), is_own).0
     }
 
     /// Whether a point is kept. The bits of its offset and of the trial that are not drawn yet leave an
     /// interval for either; if they do not decide, more are drawn.
-    pub(super) fn accepts(
-        &self,
-        block: usize,
-        offset: (u64, u64),
-        trial: u64,
-        random: &mut impl Rng,
-    ) -> bool {
-        let cell = 2.0_f64.powi(-(OFFSET_BITS as i32));
-        let (low, high) = match self.kind {
-            // Bits below the resolution of the integers do not count.
-            Kind::Discrete => {
-                let inside = self.position(0, offset.0, offset.1) as f64;
-                let exact = inside / 2.0_f64.powi(self.width);
-                (exact, exact)
-            }
-            Kind::Rounded => (offset.0 as f64 * cell, (offset.0 + 1) as f64 * cell),
-        };
+    pub(super) fn accepts(&self, block: u64, offset: u64, trial: u64, random: &mut impl Rng) -> bool {
+        let (known, bits) = self.known(offset);
+        let cell = 2.0_f64.powi(-(bits as i32));
+        let unknown = if self.kind == Kind::Discrete { 0.0 } else { cell };
+        let low = known as f64 * cell;
         let kept = |t: f64| libm::exp(-self.kappa * t * (2.0 * block as f64 + t));
         let one = 2.0_f64.powi(-(TRIAL_BITS as i32));
-        if (trial + 1) as f64 * one <= kept(high) * (1.0 - EXP_ERROR) {
+        if (trial + 1) as f64 * one <= kept(low + unknown) * (1.0 - EXP_ERROR) {
             return true;
         }
         if trial as f64 * one >= kept(low) * (1.0 + EXP_ERROR) {
@@ -138,53 +173,64 @@ impl Table {
         self.accepts_exactly(block, offset, trial, random)
     }
 
+    /// What is drawn of an offset and counts, and its bits. Below the resolution of the integers nothing
+    /// of a discrete law counts.
+    fn known(&self, offset: u64) -> (u64, u32) {
+        let bits = if self.kind == Kind::Discrete { self.shape.bits } else { self.known_bits };
+        (offset >> (OFFSET_BITS - bits), bits)
+    }
+
     /// The same with 192 more bits of the trial and of the offset. The chance that even these leave it
     /// open is below 2⁻²⁰⁰; then the point is dropped.
     #[cold]
-    pub(super) fn accepts_exactly(
-        &self,
-        block: usize,
-        (offset, lower): (u64, u64),
-        trial: u64,
-        random: &mut impl Rng,
-    ) -> bool {
-        let wide = self.offset_bits.saturating_sub(OFFSET_BITS);
-        let (known, bits) = match self.kind {
-            Kind::Discrete => (self.position(0, offset, lower) as u64, self.width as u32),
-            Kind::Rounded => (offset << wide | lower, OFFSET_BITS + wide),
-        };
+    pub(super) fn accepts_exactly(&self, block: u64, offset: u64, trial: u64, random: &mut impl Rng) -> bool {
+        let (known, bits) = self.known(offset);
         let rest = |random: &mut dyn FnMut() -> u64| Fixed([random(), random(), random(), 0, 0, 0]);
         let mut next = || random.next_u64();
         let exact = self.kind == Kind::Discrete;
         let fraction = if exact { Fixed::ZERO } else { rest(&mut next).shift_right(bits) };
         let t = Fixed::ratio(u128::from(known), 1 << bits).add(fraction);
         let scaled = self.exact_kappa.mul(t);
-        let exponent = scaled.times(2 * block as u64).add(scaled.mul(t));
+        let exponent = scaled.times(2 * block).add(scaled.mul(t));
         let trial =
             Fixed::ratio(u128::from(trial), 1 << TRIAL_BITS).add(rest(&mut next).shift_right(TRIAL_BITS));
         trial < Fixed::exp_negative(0, exponent)
     }
 }
 
-/// Cumulated probabilities at the end of each block, to 24 and to 192 bits.
-fn ends(blocks: u64, numerator: u128, denominator: u128) -> (Vec<u32>, Vec<[u64; 3]>) {
-    // A sum of at most 2^9 terms of at most 1, over 2^11.
+/// Of each block, to 192 bits.
+fn probabilities(blocks: u64, numerator: u128, denominator: u128) -> Vec<Fixed> {
+    // A sum of at most 2^10 terms of at most 1, over 2^12.
     let weight = |j: u64| {
         let product = u128::from(j * j) * numerator;
         let part = Fixed::ratio(product % denominator, denominator);
-        Fixed::exp_negative((product / denominator) as u32, part).shift_right(11)
+        Fixed::exp_negative((product / denominator) as u32, part).shift_right(12)
     };
-    let cumulated: Vec<Fixed> = (0..blocks)
-        .scan(Fixed::ZERO, |sum, j| {
-            *sum = sum.add(weight(j));
-            Some(*sum)
-        })
-        .collect();
-    let total = cumulated[cumulated.len() - 1];
-    let mut exact: Vec<[u64; 3]> = cumulated.iter().map(|sum| sum.divided_by(total)).collect();
-    let mut ends: Vec<u32> = exact.iter().map(|end| (end[0] >> (64 - BLOCK_BITS)) as u32).collect();
-    if let (Some(end), Some(exact)) = (ends.last_mut(), exact.last_mut()) {
-        (*end, *exact) = (u32::MAX, [u64::MAX; 3]);
+    let weights: Vec<Fixed> = (0..blocks).map(weight).collect();
+    let total = weights.iter().fold(Fixed::ZERO, |sum, weight| sum.add(*weight));
+    let share = |weight: Fixed| {
+        let [high, middle, low] = weight.divided_by(total);
+        Fixed([high, middle, low, 0, 0, 0])
+    };
+    weights.into_iter().map(share).collect()
+}
+
+/// For each slot the part of it, to 192 bits, that is its own block's (`None`: all) and the block that
+/// has the rest. All exact but for the probabilities' rounding, which the last slots take up.
+fn aliases(mut rest: Vec<Fixed>) -> Vec<(Option<[u64; 3]>, usize)> {
+    let full = Fixed::ratio(1, SLOTS as u128);
+    rest.resize(SLOTS, Fixed::ZERO);
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..SLOTS).partition(|j| rest[*j] < full);
+    let mut slots: Vec<_> = (0..SLOTS).map(|own| (None, own)).collect();
+    while let (Some(&other), Some(own)) = (large.last(), small.pop()) {
+        let [a, b, c, d, ..] = rest[own].0;
+        let up = |high: u64, low: u64| high << SLOT_BITS | low >> (64 - SLOT_BITS);
+        slots[own] = (Some([up(a, b), up(b, c), up(c, d)]), other);
+        rest[other] = rest[other].sub(full.sub(rest[own]));
+        if rest[other] < full {
+            large.pop();
+            small.push(other);
+        }
     }
-    (ends, exact)
+    slots
 }

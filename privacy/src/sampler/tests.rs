@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use rand_chacha::rand_core::Rng;
 
-use super::*;
+use super::{
+    batch::{Batch, Word},
+    table::{CUT_BITS, OFFSET_BITS, SLOT_BITS, SLOTS, TRIAL_BITS},
+    *,
+};
 
 /// A stream of its own for each test.
 fn key_stream(seed: [u8; 32], number: u64) -> impl Rng {
@@ -76,19 +80,17 @@ fn draws_follow_the_exact_law() {
     }
 }
 
-/// As [`Sampler::attempt`], with every comparison by the slow path.
+/// As [`Sampler::sample`], with every comparison by the slow path.
 fn slow_draws(sampler: &Sampler, count: usize, random: &mut impl Rng) -> Vec<i64> {
     let table = &sampler.table;
     let mut draws = Vec::new();
     while draws.len() < count {
-        let (word, lower) = (random.next_u64(), 0);
-        let block = table.block(word >> (64 - BLOCK_BITS), random);
-        let offset = (word >> (TRIAL_BITS + 1)) & ((1 << OFFSET_BITS) - 1);
-        let trial = (word >> 1) & ((1 << TRIAL_BITS) - 1);
-        let size = table.position(block, offset, lower);
-        let negative = word & 1 == 1;
-        let zero_twice = negative && size == 0 && sampler.kind == Kind::Discrete;
-        if !zero_twice && table.accepts_exactly(block, (offset, lower), trial, random) {
+        let word = Word(random.next_u64());
+        let (block, offset) = (table.block(word, random), word.offset(0));
+        let size = table.shape.position(block, offset) as i64;
+        let negative = word.0 & 1 == 1;
+        let zero_twice = negative && size == 0 && sampler.kind() == Kind::Discrete;
+        if !zero_twice && table.accepts_exactly(block, offset, word.trial(), random) {
             draws.push(if negative { -size } else { size });
         }
     }
@@ -115,17 +117,18 @@ fn the_paths_agree_wherever_the_fast_one_decides() {
         let table = &sampler.table;
         let mut both = [0; 2];
         for _ in 0..3000 {
-            let block = (random.next_u64() % table.sure.len() as u64) as usize;
-            let offset = random.next_u64() % (1 << OFFSET_BITS);
+            let block = random.next_u64() % 500;
+            let offset = random.next_u64() % (1 << 20);
             // Near the threshold, where a wrong margin would show.
-            let t = offset as f64 / f64::from(1 << OFFSET_BITS);
-            // Of a block of 128 integers only the integer counts.
-            let t = if kind == Kind::Discrete { (t * 128.0).floor() / 128.0 } else { t };
-            let kappa = 1.0 / 512.0;
+            let t = offset as f64 / f64::from(1 << 20);
+            // Of a block of 64 integers only the integer counts.
+            let t = if kind == Kind::Discrete { (t * 64.0).floor() / 64.0 } else { t };
+            let kappa = 1.0 / 2048.0;
             let near = (-kappa * t * (2.0 * block as f64 + t)).exp() * f64::from(1 << TRIAL_BITS);
             let trial = (near as u64 + random.next_u64() % 21).saturating_sub(10).min((1 << TRIAL_BITS) - 1);
-            let exact = table.accepts_exactly(block, (offset, 0), trial, &mut random);
-            let fast = table.accepts(block, (offset, 0), trial, &mut random);
+            let offset = offset << (OFFSET_BITS - 20);
+            let exact = table.accepts_exactly(block, offset, trial, &mut random);
+            let fast = table.accepts(block, offset, trial, &mut random);
             // Only a trial that the bits drawn so far leave open may differ.
             let open = (trial as f64 - near).abs() < 3.0;
             assert!(fast == exact || open, "{kind:?} {block} {offset} {trial} {near}");
@@ -151,18 +154,68 @@ impl rand_chacha::rand_core::TryRng for Stuck {
     }
 }
 
+/// With all bits of a tie 0 it goes to a slot's own block, with all 1 to the other: between the two lie
+/// the exact probabilities.
 #[test]
-fn ties_at_the_end_of_a_block_are_resolved_by_more_bits() {
-    let sampler = Sampler::new(Kind::Rounded, variance(1 << 20)).unwrap();
-    let table = &sampler.table;
-    let mut at = 0;
-    for leading in 0..1_u64 << BLOCK_BITS {
-        let below = table.block(leading, &mut Stuck(0));
-        let above = table.block(leading, &mut Stuck(u64::MAX));
-        assert!(below >= at && above >= below, "{leading}");
-        at = above;
+fn slots_have_the_blocks_exact_probabilities() {
+    for (kind, squared) in [(Kind::Rounded, 3), (Kind::Discrete, 1000), (Kind::Rounded, (1 << 42) - 1)] {
+        let sampler = Sampler::new(kind, variance(squared)).unwrap();
+        let mut bounds = vec![[0_u32; 2]; SLOTS];
+        for leading in 0..1_u64 << (SLOT_BITS + CUT_BITS) {
+            let word = Word(leading << (64 - SLOT_BITS - CUT_BITS));
+            let low = sampler.table.block(word, &mut Stuck(0)) as usize;
+            let high = sampler.table.block(word, &mut Stuck(u64::MAX)) as usize;
+            if low == high {
+                bounds[low].iter_mut().for_each(|count| *count += 1);
+            } else {
+                bounds[low][1] += 1;
+                bounds[high][1] += 1;
+            }
+        }
+        let width = 2.0_f64.powi((squared.ilog2() as i32 - 10).div_euclid(2));
+        let width = if kind == Kind::Discrete { width.max(1.0) } else { width };
+        let weight = |j: usize| (-(j as f64 * width).powi(2) / (2.0 * squared as f64)).exp();
+        let blocks = (186.0 * squared as f64).sqrt() / width;
+        let total: f64 = (0..=blocks as usize).map(weight).sum();
+        let all = 2.0_f64.powi((SLOT_BITS + CUT_BITS) as i32);
+        for (j, [least, most]) in bounds.into_iter().enumerate() {
+            let exact = if j as f64 <= blocks { weight(j) / total * all } else { 0.0 };
+            let inside = f64::from(least) <= exact + 1e-6 && exact - 1e-6 <= f64::from(most);
+            assert!(inside, "{kind:?} {squared}: block {j} has {least} to {most} of {all}, expected {exact}");
+        }
     }
-    assert_eq!(at + 1, table.sure.len());
+}
+
+#[test]
+fn every_machine_proposes_the_same() {
+    let mut random = key_stream([4; 32], 0);
+    for kind in [Kind::Rounded, Kind::Discrete] {
+        for squared in [1, 1000, 1 << 40, 1 << 58] {
+            let sampler = Sampler::new(kind, variance(squared)).unwrap();
+            let mut batch = Batch::EMPTY;
+            for _ in 0..20 {
+                batch.fill(&sampler.table, &mut random);
+                batch.propose(&sampler.table);
+                let here = (batch.noise, batch.open);
+                batch.propose_anywhere(&sampler.table);
+                assert_eq!((batch.noise, batch.open), here, "{kind:?} {squared}");
+            }
+        }
+    }
+}
+
+/// Noise that is made again after a restart must be that of before: whoever changes the stream has to
+/// raise [`STREAM`], with which runs under way are refused.
+#[test]
+fn the_stream_is_that_of_its_version() {
+    let mut digest = 0_u64;
+    for (kind, squared) in [(Kind::Rounded, 9), (Kind::Discrete, 1 << 20), (Kind::Rounded, 1 << 52)] {
+        let sampler = Sampler::new(kind, variance(squared)).unwrap();
+        let mut sum = vec![0; 20_000];
+        Key::new([3; 32]).release(1).add_noise(&sampler, (0, 0), &mut sum, 1);
+        digest = sum.iter().fold(digest, |digest, x| digest.wrapping_mul(0x100_0000_01b3) ^ *x as u64);
+    }
+    assert_eq!((STREAM, digest), (2, 16_110_314_759_906_176_134));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a section says, key by key.
 
 use super::{AdaptiveSpec, Cap, Clipping, MechanismKind, Noise, PrivacySpec};
-use crate::{Adjacency, ClipNorm, Sampling, Unit};
+use crate::{Adjacency, ClipNorm, Sampling, Unit, metrics::MetricsSpec};
 
 impl MechanismKind {
     /// Whether whoever holds the data adds the noise, before anything leaves.
@@ -59,6 +59,11 @@ impl PrivacySpec {
     /// How the norm adapts.
     pub fn adaptive(&self) -> Option<AdaptiveSpec> {
         self.adaptive
+    }
+
+    /// What is told of a round beside its model.
+    pub fn metrics(&self) -> Option<MetricsSpec> {
+        self.metrics
     }
 
     /// Whether nobody sees a model before the last. It never gates a run.

@@ -12,7 +12,7 @@ use crate::{
         report::{self, Refusal},
     },
     adaptive::{AdaptiveClip, QuantileClip},
-    distributed,
+    shares::Shares,
     strategy::{Factor, MOST_ROUNDS, Participation, Strategy},
 };
 
@@ -34,7 +34,7 @@ pub struct RunFacts {
 pub struct Plan {
     /// Noise over the norm of a contribution, of all that a round releases together.
     pub noise_multiplier: NoiseMultiplier,
-    /// Noise of the update alone: more, if an adaptive norm is paid for from the same budget.
+    /// Noise of the update alone: more, if an adaptive norm or metrics are paid for from the same budget.
     pub update_noise: NoiseMultiplier,
     /// The grid of contributions at the first norm.
     pub grid: Grid,
@@ -46,6 +46,8 @@ pub struct Plan {
     pub own: Option<Event>,
     /// For DP-FTRL: how its noise is spread.
     pub strategy: Option<Strategy>,
+    /// For noise that clients add together: how.
+    pub shares: Option<Shares>,
     /// The watch over the budget; none if the section names no ε.
     pub gate: Option<Gate>,
     /// ε of the whole run at the section's δ, with an empty ledger before it.
@@ -67,11 +69,6 @@ pub enum PlanError {
     /// No noise suffices.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// Its noise is accounted for, but nothing here can draw it.
-    #[error(
-        "`skellam` noise can be accounted for, but not drawn exactly on a run's grid; use `distributed_discrete_gaussian`"
-    )]
-    NotDrawn,
     /// No filter can watch it.
     #[error("no filter can watch this run: {0}")]
     Refusal(#[from] Refusal),
@@ -87,11 +84,8 @@ impl PrivacySpec {
     /// The plan for a run with these facts.
     ///
     /// # Errors
-    /// If the combination is not covered, its noise cannot be drawn, or no noise keeps to the ε.
+    /// If the combination is not covered, a modulus is too small for it, or no noise keeps to the ε.
     pub fn plan(&self, facts: RunFacts) -> Result<Plan, PlanError> {
-        if self.mechanism == MechanismKind::Skellam {
-            return Err(PlanError::NotDrawn);
-        }
         let grid = Grid::new(self.clip_norm, facts.parameters)?;
         let noise_multiplier = match self.noise {
             Noise::Multiplier(multiplier) => multiplier,
@@ -102,18 +96,32 @@ impl PrivacySpec {
         };
         let ledger = self.ledger(noise_multiplier, grid, facts)?;
         let whole = self.report(&ledger)?;
+        let left =
+            self.metrics.map_or(Ok(noise_multiplier), |metrics| metrics.update_noise(noise_multiplier))?;
         let update_noise = match self.adaptive {
-            Some(adaptive) => QuantileClip::split(noise_multiplier, adaptive.count_noise)?,
-            None => noise_multiplier,
+            Some(adaptive) => QuantileClip::split(left, adaptive.count_noise)?,
+            None => left,
         };
         let [before, each_round] = self.events(noise_multiplier, grid, facts)?;
         let gate = match self.noise {
             Noise::Epsilon(epsilon) => Some(self.gate(Budget::new(epsilon, self.delta)?, &ledger)?),
             Noise::Multiplier(_) => None,
         };
+        let shares = self.shares(noise_multiplier, facts).map(Shares::checked).transpose()?;
         let strategy = (self.mechanism == MechanismKind::DpFtrl).then(|| self.correlation(facts));
         let own = self.own(noise_multiplier, facts);
-        Ok(Plan { noise_multiplier, update_noise, grid, before, each_round, own, strategy, gate, whole })
+        Ok(Plan {
+            noise_multiplier,
+            update_noise,
+            grid,
+            before,
+            each_round,
+            own,
+            strategy,
+            shares,
+            gate,
+            whole,
+        })
     }
 
     /// A filter's conversion is Rényi's at one order, so that calibrating with it leaves nothing over.
@@ -195,9 +203,9 @@ impl PrivacySpec {
         grid: Grid,
         facts: RunFacts,
     ) -> Result<Mechanism, ParameterError> {
-        let (norm, dimensions) = (grid.sensitivity(), facts.parameters);
-        let (l2, whole) = (norm.get() as f64, grid.variance(z)?.get() as f64);
-        let l1 = Positive::new(distributed::integer_l1(l2, dimensions.get()))?;
+        if let Some(shares) = self.shares(z, facts) {
+            return shares.mechanism();
+        }
         Ok(match self.mechanism {
             MechanismKind::CentralGaussian | MechanismKind::LocalGaussian | MechanismKind::DpSgd => {
                 Mechanism::Gaussian { noise_multiplier: z }
@@ -205,24 +213,12 @@ impl PrivacySpec {
             MechanismKind::DpFtrl => {
                 Mechanism::Correlated { noise_multiplier: z, strategy: self.correlation(facts) }
             }
-            MechanismKind::CentralDiscreteGaussian => Mechanism::DiscreteGaussian {
-                deviation: Positive::new(whole.sqrt())?,
-                sensitivity: norm,
-                dimensions,
+            // Shares have their own grid, above.
+            _ => Mechanism::DiscreteGaussian {
+                deviation: Positive::new((grid.variance(z)?.get() as f64).sqrt())?,
+                sensitivity: grid.sensitivity(),
+                dimensions: facts.parameters,
             },
-            MechanismKind::Skellam => {
-                Mechanism::Skellam { variance: Positive::new(whole)?, l1, l2: Positive::new(l2)? }
-            }
-            MechanismKind::DistributedDiscreteGaussian => {
-                let shares = self.least_shares.unwrap_or(NonZeroU64::MIN);
-                Mechanism::DistributedDiscreteGaussian {
-                    shares,
-                    deviation: Positive::new((whole / shares.get() as f64).sqrt())?,
-                    dimensions,
-                    l1,
-                    l2: Positive::new(l2)?,
-                }
-            }
         })
     }
 

@@ -35,7 +35,9 @@ fn changed(pairs: &[(&str, &str)]) -> String {
 fn all() -> Vec<String> {
     let poisson = "sampling = { kind = \"poisson\", rate = 0.05 }";
     let cap = "participation = { most = 4, separation = 20 }";
+    let everyone = "sampling = { kind = \"everyone\" }";
     let shares = "mechanism = \"distributed_discrete_gaussian\"\nleast_shares = 40";
+    let skellam = "mechanism = \"skellam\"\nleast_shares = 40\nmodulus_bits = 24";
     vec![
         BASE.to_owned(),
         changed(&[(poisson, cap)]),
@@ -51,11 +53,16 @@ fn all() -> Vec<String> {
         ]),
         changed(&[("central_gaussian", "dp_ftrl"), (poisson, cap)])
             + "strategy = { kind = \"toeplitz\", factor = { kind = \"buffered\", weights = [0.3], decays = [0.9] } }\n",
-        changed(&[("mechanism = \"central_gaussian\"", shares)]),
+        changed(&[("mechanism = \"central_gaussian\"", shares), (poisson, everyone)]),
+        changed(&[("mechanism = \"central_gaussian\"", skellam), (poisson, everyone)]),
         changed(&[("epsilon = 2.0", "noise_multiplier = 1.1")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"")]),
         changed(&[("delta = 1e-5", "delta = 1e-5\naccountant = \"rdp\"")]),
         BASE.to_owned() + "adaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 5.0 }\n",
+        BASE.to_owned() + "metrics = { budget_share = 0.05, loss_bound = 4.0 }\n",
+        BASE.to_owned()
+            + "adaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 5.0 }\n\
+               metrics = { budget_share = 0.05, loss_bound = 4.0 }\n",
     ]
 }
 
@@ -85,7 +92,8 @@ fn every_mechanism_survives_a_round_trip_and_keeps_to_its_epsilon() {
             }
         }
         assert!(plan.update_noise >= plan.noise_multiplier);
-        assert_eq!(plan.update_noise > plan.noise_multiplier, spec.adaptive().is_some());
+        let parted = spec.adaptive().is_some() || spec.metrics().is_some();
+        assert_eq!(plan.update_noise > plan.noise_multiplier, parted);
         assert_eq!(spec.adaptive_clip(facts()).unwrap().is_some(), spec.adaptive().is_some());
     }
 }
@@ -119,6 +127,11 @@ fn a_section_that_makes_no_sense_says_what_would() {
         ("central_gaussian", "skellam", "`least_shares`"),
         ("delta = 1e-5", "delta = 1e-5\nstrategy = { kind = \"tree\" }", "only `dp_ftrl`"),
         ("delta = 1e-5", "delta = 1e-5\nhidden_state = true", "`hidden_state`"),
+        (
+            "delta = 1e-5",
+            "delta = 1e-5\nmetrics = { budget_share = 1.0, loss_bound = 1.0 }",
+            "above 0 and below 1",
+        ),
         ("delta = 1e-5", "delta = 1e-5\nstop = \"filter\"\naccountant = \"pld\"", "`rdp`"),
     ] {
         let error = parse(&changed(&[(from, to)])).unwrap_err();
@@ -127,12 +140,75 @@ fn a_section_that_makes_no_sense_says_what_would() {
     let fixed = changed(&[(poisson, "sampling = { kind = \"fixed_size\", population = 100, sample = 5 }")]);
     let error = parse(&fixed).unwrap().plan(facts()).unwrap_err().to_string();
     assert!(error.contains("fixed_size"), "{error}");
-    let skellam = "mechanism = \"skellam\"\nleast_shares = 40";
-    let skellam = parse(&changed(&[("mechanism = \"central_gaussian\"", skellam)])).unwrap();
-    let error = skellam.plan(facts()).unwrap_err().to_string();
-    assert!(error.contains("not drawn exactly") && error.contains("distributed_discrete"), "{error}");
+    let shares = "mechanism = \"skellam\"\nleast_shares = 40\nmodulus_bits = 8";
+    let everyone = "sampling = { kind = \"everyone\" }";
+    let shares = |pairs: &[(&str, &str)]| {
+        let base = changed(&[("mechanism = \"central_gaussian\"", shares), (poisson, everyone)]);
+        parse(&pairs.iter().fold(base, |text, (from, to)| text.replace(from, to)))
+    };
+    let error = shares(&[]).unwrap().plan(facts()).unwrap_err().to_string();
+    assert!(error.contains("`modulus_bits` is 8, expected more bits"), "{error}");
+    for (from, to, complaint) in [
+        ("modulus_bits = 8", "modulus_bits = 25", "from 8 to 24"),
+        ("zero_out", "add_remove", "adds no noise either"),
+        (everyone, poisson, "would tell of a secret draw"),
+        (everyone, "participation = { most = 2 }", "a cap is covered for Gaussian noise only"),
+        ("mechanism = \"skellam\"\nleast_shares = 40", "mechanism = \"central_gaussian\"", "leave it out"),
+    ] {
+        let error = shares(&[(from, to)]).unwrap_err();
+        assert!(error.contains(complaint), "{from} → {to}: {error}");
+    }
     let silent = BASE.to_owned() + "accountant = \"pure\"\n";
     assert!(parse(&silent).unwrap().plan(facts()).is_err());
+}
+
+/// Whatever number stands in a run file or comes over the wire.
+#[test]
+fn no_number_that_makes_no_sense_gets_in() {
+    let adaptive =
+        "delta = 1e-5\nadaptive_clipping = { quantile = 0.5, learning_rate = 0.2, count_noise = 1.0 }";
+    let cap = "participation = { most = 2, separation = 3 }";
+    let poisson = "sampling = { kind = \"poisson\", rate = 0.05 }";
+    let multiplier = "noise_multiplier = 1.0";
+    for (changes, number) in [
+        (vec![], "clip_norm = 1.0"),
+        (vec![], "epsilon = 2.0"),
+        (vec![], "delta = 1e-5"),
+        (vec![], "rate = 0.05"),
+        (vec![("epsilon = 2.0", multiplier)], multiplier),
+        (vec![("delta = 1e-5", adaptive)], "quantile = 0.5"),
+        (vec![("delta = 1e-5", adaptive)], "learning_rate = 0.2"),
+        (vec![("delta = 1e-5", adaptive)], "count_noise = 1.0"),
+        (vec![(poisson, cap)], "most = 2"),
+        (vec![(poisson, cap)], "separation = 3"),
+    ] {
+        let text = changed(&changes);
+        parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let (key, _) = number.split_once(" = ").unwrap();
+        for value in [
+            "nan", "-nan", "inf", "-inf", "0.0", "-0.0", "0", "-1", "-1.0", "1e400", "1e-400", "1e300",
+            "true",
+        ] {
+            let wrong = text.replacen(number, &format!("{key} = {value}"), 1);
+            // Any finite ε above 0 is one.
+            let fine = (key, value) == ("epsilon", "1e300");
+            assert_eq!(parse(&wrong).is_ok(), fine, "{wrong}");
+        }
+    }
+    for (number, value) in [("delta = 1e-5", "delta = 1"), ("rate = 0.05", "rate = 1.0000001")] {
+        assert!(parse(&changed(&[(number, value)])).is_err(), "{value}");
+    }
+    // Whole numbers are numbers.
+    let whole =
+        [("clip_norm = 1.0", "clip_norm = 1"), ("epsilon = 2.0", "epsilon = 2"), ("rate = 0.05", "rate = 1")];
+    assert_eq!(parse(&changed(&whole)).unwrap().clip_norm().get(), 1.0);
+    // JSON has no NaN, and its numbers go through the same constructors.
+    let json = serde_json::to_string(&parse(BASE).unwrap()).unwrap();
+    for value in ["-1.0", "1e400", "null", "\"1.0\""] {
+        let wrong = json.replacen("\"clip_norm\":1.0", &format!("\"clip_norm\":{value}"), 1);
+        assert_ne!(wrong, json);
+        assert!(serde_json::from_str::<PrivacySpec>(&wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Reading a run file, and everything that can be wrong with one: found before the run is accepted,
 //! because a run that fails in its third hour over a typing error was accepted by mistake.
 
-use super::{Mode, ModelSpec, PartitionSpec, RunSpec};
+use super::{LocalSpec, Mode, ModelSpec, PartitionSpec, RunSpec};
 use crate::{limits, names::RunId, nearest};
-use algorithms::fold;
+use algorithms::{cohort::draw::Sampler, fold, schedule::LearningRate};
 
 /// What is wrong with a run file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,11 +46,18 @@ impl RunSpec {
         Ok(spec)
     }
 
-    /// Refuses a run that has no use for a coordinator.
+    /// Refuses a run that has no use for a coordinator, or that only a simulation may do.
     pub fn for_coordinator(self) -> Result<Self, SpecError> {
         require(self.mode == Mode::Federated, "mode", || {
             "a decentralised run needs no coordinator: start `starling peer --config FILE` on each machine"
                 .into()
+        })?;
+        require(!matches!(self.cohort.sampler, Some(Sampler::Diverse { .. })), "cohort.sampler", || {
+            "a coordinator does not know its workers' labels: `diverse` is for `starling simulate FILE`"
+                .into()
+        })?;
+        require(self.attack.is_none(), "attack", || {
+            "liars are for simulations: `starling simulate FILE`; remove the section to train for real".into()
         })?;
         Ok(self)
     }
@@ -60,20 +67,17 @@ impl RunSpec {
         serde_json::to_string(self).expect("a run file has string keys and finite numbers only")
     }
 
-    /// Learning rate of a round, `lr · lr_decay^t`, computed in `f64`.
+    /// Learning rate of a round, computed in `f64`: `lr · lr_decay^t`, times the schedule's factor.
     pub fn lr(&self, round: u64) -> f32 {
-        (f64::from(self.local.lr) * f64::from(self.local.lr_decay).powf(round as f64)) as f32
+        let LocalSpec { lr, lr_decay, schedule, warmup, .. } = self.local;
+        let rate = LearningRate { schedule: schedule.unwrap_or_default(), warmup };
+        (f64::from(lr) * f64::from(lr_decay).powf(round as f64) * rate.factor(round, self.rounds)) as f32
     }
 
     /// Checks everything that can be checked without data or workers.
     pub fn check(&self) -> Result<(), SpecError> {
         self.name.parse::<RunId>().map_err(|error| SpecError::new("name", error.to_string()))?;
         require(self.name.len() <= 48, "name", || "expected at most 48 characters".into())?;
-        require(self.privacy.is_none() || self.mode == Mode::Federated, "privacy", || {
-            "private decentralised runs are not available in this version: the run is refused rather than \
-             trained without the guarantee; remove the section to train without privacy"
-                .into()
-        })?;
         require(self.topology.is_none() || self.mode == Mode::Decentralised, "topology", || {
             "topologies belong to runs of mode `decentralised`".into()
         })?;
@@ -81,7 +85,14 @@ impl RunSpec {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
         if self.mode == Mode::Decentralised {
+            require(self.compression.is_none(), "compression", || {
+                "peers exchange whole models in this version; the section belongs to federated runs".into()
+            })?;
+            require(self.combiner.is_none() && self.attack.is_none(), "combiner", || {
+                "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
+            })?;
             self.mixing()?;
+            self.check_private_peers()?;
             self.check_model()?;
             self.check_data()?;
             return self.check_local();
@@ -98,6 +109,8 @@ impl RunSpec {
         self.check_local()?;
         self.check_cohort()?;
         self.check_privacy(algorithm.as_ref())?;
+        self.check_compression()?;
+        self.check_combiner(algorithm.as_ref())?;
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })
@@ -163,6 +176,12 @@ impl RunSpec {
         require(local.lr_decay > 0.0 && local.lr_decay <= 1.0, "local.lr_decay", || {
             "expected in (0, 1]".into()
         })?;
+        if let Some(schedule) = local.schedule {
+            schedule.check().map_err(|detail| SpecError::new("local.schedule", detail))?;
+        }
+        require(local.warmup < self.rounds, "local.warmup", || {
+            format!("{} rounds, expected fewer than the run's {}", local.warmup, self.rounds)
+        })?;
         require(local.weight_decay.is_finite() && local.weight_decay >= 0.0, "local.weight_decay", || {
             "expected at least 0".into()
         })?;
@@ -189,9 +208,41 @@ impl RunSpec {
         require(cohort.size.is_none_or(|n| cohort.min_updates <= n), "cohort.min_updates", || {
             "more than the cohort's size: no round could ever commit".into()
         })?;
+        self.check_sampler()?;
         require(cohort.min_workers >= 1, "cohort.min_workers", || "expected at least 1".into())?;
         require((1..=31_536_000).contains(&cohort.deadline_s), "cohort.deadline_s", || {
             "expected 1 second to a year".into()
+        })
+    }
+}
+
+impl RunSpec {
+    fn check_sampler(&self) -> Result<(), SpecError> {
+        let wrong = |detail: &str| Err(SpecError::new("cohort.sampler", detail));
+        let size = self.cohort.size;
+        match self.cohort.sampler {
+            None | Some(Sampler::Uniform {}) => return Ok(()),
+            Some(_) if self.privacy.is_some() => {
+                return wrong("`privacy.sampling` draws the cohort of a private run; leave the key out");
+            }
+            Some(Sampler::Poisson { .. }) => {
+                return wrong("`poisson` is what private runs draw by: `privacy.sampling`");
+            }
+            Some(Sampler::PowerOfChoice { candidates } | Sampler::Diverse { candidates, .. }) => {
+                if size.is_none_or(|size| size > candidates) {
+                    return wrong("expected `cohort.size`, and at least as many `candidates`");
+                }
+            }
+            Some(Sampler::WithReplacement {} | Sampler::SizeWeighted {}) => {}
+        }
+        let partial = size.is_some() || self.cohort.fraction.is_some();
+        require(partial, "cohort.sampler", || {
+            "where all take part nobody is drawn: give `size` or `fraction`".into()
+        })?;
+        let repeats = self.cohort.sampler == Some(Sampler::WithReplacement {});
+        require(!repeats || self.cohort.min_updates == 1, "cohort.min_updates", || {
+            "a cohort that is drawn with replacement may be one worker, several times; leave the key out"
+                .into()
         })
     }
 }
@@ -229,6 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_and_a_warm_start_make_the_learning_rate() {
+        let keys = "lr_decay = 1.0\nwarmup = 4\nschedule = { kind = \"cosine\" }";
+        let spec = RunSpec::from_toml(&GOOD.replacen("lr_decay = 0.998", keys, 1)).unwrap();
+        let near = |round, want: f32| assert!((spec.lr(round) - want).abs() < 1e-7, "{}", spec.lr(round));
+        // A fifth in round 0; half-way of the 16 rounds after the start; almost nothing in the last.
+        near(0, 0.01);
+        near(4, 0.05);
+        near(12, 0.025);
+        assert!(spec.lr(19) > 0.0 && spec.lr(19) < 0.001);
+        assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (from, to, want) in [
             ("rounds = 20", "rouns = 20", "did you mean `rounds`"),
@@ -239,6 +303,30 @@ mod tests {
             ("kind = \"scaffold\"", "kind = \"scaffold\"\nserver_rl = 1.0", "expected `server_lr`"),
             ("lr = 0.05", "lr = -1.0", "local.lr"),
             ("lr = 0.05", "learning = 0.1", "unknown field `learning`"),
+            ("lr = 0.05", "lr = 0.05\nwarmup = 20", "local.warmup"),
+            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"step\", every = 0, factor = 0.5 }", "`every`"),
+            ("lr = 0.05", "lr = 0.05\nschedule = { kind = \"cosin\" }", "did you mean `cosine`"),
+            (
+                "lr = 0.05",
+                "lr = 0.05\nschedule = { kind = \"constant\", floor = 1.0 }",
+                "unknown field `floor`",
+            ),
+            (
+                "fraction = 0.1",
+                "fraction = 0.1\nsampler = { kind = \"poisson\", probability = 0.1 }",
+                "privacy.sampling",
+            ),
+            (
+                "fraction = 0.1",
+                "size = 5\nsampler = { kind = \"power-of-choice\", candidates = 4 }",
+                "at least as many",
+            ),
+            ("fraction = 0.1", "sampler = { kind = \"size-weighted\" }", "nobody is drawn"),
+            (
+                "fraction = 0.1",
+                "fraction = 0.1\nsampler = { kind = \"with-replacement\" }",
+                "drawn with replacement",
+            ),
             ("fraction = 0.1", "fraction = 0.1\nsize = 3", "exclude"),
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),

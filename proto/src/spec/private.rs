@@ -137,13 +137,7 @@ impl RunSpec {
     }
 
     fn check_mechanism(&self, privacy: &PrivacySpec) -> Result<(), SpecError> {
-        use MechanismKind as Kind;
-        let shares = matches!(privacy.mechanism(), Kind::Skellam | Kind::DistributedDiscreteGaussian);
-        require(!shares, "privacy.mechanism", || {
-            "noise shares of clients are private only under secure aggregation, which is not available in \
-             this version; use `central_gaussian`, `central_discrete_gaussian` or `dp_ftrl`"
-                .into()
-        })?;
+        self.check_shares(privacy)?;
         let sampling = privacy.sampling();
         let drawn = matches!(sampling, Sampling::Poisson { .. });
         require(drawn || sampling == Sampling::Everyone, "privacy.sampling", || {

@@ -166,9 +166,8 @@ impl Federation {
         let Disk { round, opening, members, population_before, committed, paused, .. } =
             self.server.disk.clone();
         let opening = opening.filter(|opening| opening.round == round);
-        let participations = BTreeMap::new();
         let restored =
-            Restored { round, opening, members, population_before, committed, participations, paused };
+            Restored { round, opening, members, population_before, committed, paused, ..Restored::default() };
         self.note(&format!("the coordinator starts in round {round}"));
         self.server.record = self.server.disk.clone();
         self.server.machine = Some(Machine::new(self.server.rules.clone(), restored));

@@ -5,9 +5,10 @@ use super::{Evaluation, Line, SimulationError, client_index, private::Released, 
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
 use algorithms::{
     MODEL, RoundFacts, Vectors,
-    fold::{UploadFacts, accumulators, drain_into},
+    fold::{UploadFacts, accumulators_of, drain_into, fold_into},
 };
 use coordinator::{
+    Spool, centre_name, keep_centres,
     machine::{Action, Counted, Millis},
     private::Secret,
 };
@@ -28,28 +29,30 @@ impl Server<'_> {
             return Ok(None);
         };
         let facts = RoundFacts { included: counted.len(), population, population_before };
-        let (mean, facts, epsilon) = match self.release(round, secret)? {
-            Released::Noised(mean, facts, epsilon) => (mean, facts, Some(epsilon)),
-            Released::Paid(epsilon) => (self.means(), facts, Some(epsilon)),
-            Released::Open => (self.means(), facts, None),
+        let (mean, facts, epsilon, told) = match self.release(round, secret)? {
+            Released::Noised { means, facts, epsilon, told } => (means, facts, Some(epsilon), told),
+            Released::Paid(epsilon) => (self.means()?, facts, Some(epsilon), None),
+            Released::Open => (self.means()?, facts, None, None),
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
+        keep_centres(self.spec.combiner, &mut self.vectors, &mean);
         self.record.round = round + 1;
         self.record.population_before = population;
         self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
         self.count_participations(&counted);
+        self.record.profile(&counted);
         self.record.vectors = self.digests();
         self.record.recall(round, self.algorithm);
-        if self.algorithm.has_client_state() {
+        if self.spec.has_client_state(self.algorithm) {
             self.states().commit(counted.iter().filter_map(|counted| client_index(&counted.worker)));
         }
         let (bytes_down, bytes_up) = std::mem::take(&mut self.bytes);
         let mut line = Line::new(Metrics {
             round,
             seconds: now.saturating_sub(opened_at) as f64 / 1_000.0,
-            participants: counted.len(),
+            participants: told.map_or(counted.len(), |told| told.participants as usize),
             rejected,
-            train_loss: train_loss(&counted),
+            train_loss: told.map_or_else(|| train_loss(&counted), |told| told.train_loss),
             eval_loss: None,
             eval_accuracy: None,
             federated_loss: None,
@@ -66,17 +69,51 @@ impl Server<'_> {
     }
 
     /// Adds an update to the means of the round.
-    pub(super) fn fold(&mut self, upload: &Vectors, facts: &UploadFacts) {
+    pub(super) fn fold(
+        &mut self,
+        worker: &str,
+        upload: &Vectors,
+        (facts, draws): (&UploadFacts, usize),
+    ) -> Result<(), SimulationError> {
+        let shapes = self.algorithm.upload(self.record.length as usize);
+        if self.spec.spooled().is_some() {
+            let kept = self.keep(worker, shapes, (upload, facts, draws));
+            return kept.map_err(|error| SimulationError::file(&self.folder, error));
+        }
         if self.accumulators.is_empty() {
-            self.accumulators = accumulators(self.algorithm, self.record.length as usize);
+            self.accumulators = accumulators_of(self.spec.folds(self.algorithm), &shapes);
         }
         for accumulator in &mut self.accumulators {
-            let from = accumulator.fold().from;
-            accumulator.accumulate(&upload[from], facts);
+            let x = &upload[accumulator.fold().from];
+            let factor = self.spec.combiner.map_or(1.0, |combiner| combiner.factor_of(x));
+            for _ in 0..draws {
+                let (sum, scale) = accumulator.parts(facts);
+                fold_into(sum, x, scale * factor);
+            }
         }
+        Ok(())
     }
 
-    fn means(&mut self) -> Vectors {
+    fn keep(
+        &mut self,
+        worker: &str,
+        shapes: Vec<(&'static str, usize)>,
+        (upload, facts, draws): (&Vectors, &UploadFacts, usize),
+    ) -> std::io::Result<()> {
+        let spool = match &mut self.spool {
+            Some(spool) => spool,
+            None => self.spool.insert(Spool::create(&self.folder, shapes)?),
+        };
+        let parts: Vec<&[f32]> = upload.values().map(|vector| vector.as_slice()).collect();
+        spool.add(worker, (*facts, draws), &parts)
+    }
+
+    fn means(&mut self) -> Result<Vectors, SimulationError> {
+        if let (Some(combiner), Some(spool)) = (self.spec.spooled(), self.spool.take()) {
+            let centre = |fold: &str| self.vectors.get(&centre_name(fold)).cloned();
+            let combined = spool.combine(&combiner, &self.spec.folds(self.algorithm), centre);
+            return combined.map_err(|error| SimulationError::Failed(error.to_string()));
+        }
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();
@@ -85,7 +122,7 @@ impl Server<'_> {
             drain_into(&mut mean, sum, unit);
             means.insert(name, Arc::new(mean));
         }
-        means
+        Ok(means)
     }
 
     fn is_due(&self, round: u64) -> bool {

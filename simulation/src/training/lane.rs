@@ -7,7 +7,7 @@ use super::{
     shares::Shares,
     states::{States, load},
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, local::LocalPlan};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, local::LocalPlan};
 use coordinator::store::Blobs;
 use privacy::ClipNorm;
 use proto::{digest::Digest, spec::RunSpec};
@@ -20,7 +20,8 @@ use worker::{
     data::Dataset,
     engine::Model,
     trainer::{
-        LocalResult, Private, Progress, Promise, Seal, TrainError, TrainJob, clips_layers, finish, local_run,
+        LocalResult, Outgoing, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, Way,
+        clips_layers, local_run, outgoing, packing_seed,
     },
 };
 
@@ -45,7 +46,10 @@ pub(super) struct Update {
     pub(super) examples: u64,
     pub(super) steps: u32,
     pub(super) loss: f64,
+    /// As the coordinator reads it.
     pub(super) upload: Vectors,
+    /// What travelled.
+    pub(super) bytes: u64,
     pub(super) next: Vectors,
 }
 
@@ -62,11 +66,14 @@ pub(super) enum Report {
 pub(super) struct Ground<'a> {
     pub(super) spec: Arc<RunSpec>,
     pub(super) algorithm: &'a dyn Algorithm,
+    pub(super) packing: Option<&'a Packing>,
     pub(super) model: &'a Model,
     pub(super) shares: &'a Shares,
     pub(super) states: &'a Mutex<States>,
     pub(super) blobs: &'a Blobs,
     pub(super) desk: &'a Desk,
+    /// Where clients add the noise together.
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) promise: Option<Arc<Promise>>,
     pub(super) secrets: &'a Secrets,
 }
@@ -109,10 +116,12 @@ impl Ground<'_> {
             };
             let private = self.promise.as_ref().map(secret);
             let layers = if clips_layers(&self.spec) { self.model.layers() } else { Vec::new() };
-            let seal = match (&private, clip_norm) {
-                (Some(private), _) => private.seal(&layers),
-                (None, Some(norm)) => Seal::Clipped(norm, &layers),
-                (None, None) => Seal::Open,
+            let key = self.secrets.client(client, round).release(0);
+            let seal = match (&private, clip_norm, self.maker) {
+                (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+                (Some(private), ..) => private.seal(&layers),
+                (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+                (None, None, _) => Seal::Open,
             };
             let spec = Arc::clone(&self.spec);
             let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
@@ -121,12 +130,18 @@ impl Ground<'_> {
             // The plan's vectors go before the next state comes.
             drop(job);
             let (examples, steps, loss) = match &trained {
-                Ok(LocalResult { run, examples, loss }) if private.is_none() => (*examples, run.steps, *loss),
+                Ok(LocalResult { run, examples, loss }) if private.is_none() && self.maker.is_none() => {
+                    (*examples, run.steps, *loss)
+                }
                 _ => hidden,
             };
             let run = trained.map(|trained| trained.run);
-            let finished = finish(self.algorithm, run, (&down, &state), (round, seal), &mut |_| ())?;
-            Ok(Update { examples, steps, loss, upload: finished.upload, next: finished.next })
+            let seed = packing_seed(self.spec.seed, &name);
+            let way = Way { round, seal, packing: self.packing.map(|packing| (packing, seed)) };
+            let Outgoing { payload, read, next } =
+                outgoing(self.algorithm, run, (&down, &state), &way, &mut |_| ())?;
+            let bytes = payload.values().map(|vector| vector.len() as u64 * 4).sum();
+            Ok(Update { examples, steps, loss, upload: read, bytes, next })
         };
         match trained() {
             Ok(update) => Report::Done(Box::new(update)),

@@ -20,6 +20,7 @@ mod desk;
 mod error;
 mod files;
 mod lane;
+mod liars;
 mod line;
 mod private;
 mod round;

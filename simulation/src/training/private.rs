@@ -10,7 +10,7 @@ use coordinator::{
     private::{Guard, Secret, Standing, Sum},
     store::RunRecord,
 };
-use privacy::Journal;
+use privacy::{Journal, metrics::Told};
 use proto::{spec::RunSpec, v1::RejectReason};
 use std::{fs::File, io::Write, path::Path, path::PathBuf};
 
@@ -35,8 +35,17 @@ pub(super) enum Released {
     Open,
     /// Clients have added the noise; ε so far.
     Paid(f64),
-    /// Means with noise, what the rule may know, and ε so far.
-    Noised(Vectors, RoundFacts, f64),
+    /// The sum with noise.
+    Noised {
+        /// Its means.
+        means: Vectors,
+        /// What the rule may know.
+        facts: RoundFacts,
+        /// ε so far.
+        epsilon: f64,
+        /// What may be told of the round.
+        told: Option<Told>,
+    },
 }
 
 /// The guard of a run, if all of its rounds fit its budget.
@@ -54,7 +63,7 @@ pub(super) fn guard(
         let text = format!("cohort.population is {population}, expected the number of clients, {clients}");
         return Err(wrong(text));
     }
-    guard.admit(&opened(&guard, spec), spec.rounds).map_err(|text| wrong(format!("privacy: {text}")))?;
+    guard.admit(&opened(&guard, spec), spec.rounds, &[]).map_err(|text| wrong(format!("privacy: {text}")))?;
     Ok(Some(guard))
 }
 
@@ -99,7 +108,11 @@ fn pay(
 
 impl Server<'_> {
     /// Adds an update to the sum of a private run; `None`: the run promises nothing.
-    pub(super) fn add_to_sum(&mut self, upload: &Vectors) -> Option<Result<(), (RejectReason, String)>> {
+    pub(super) fn add_to_sum(
+        &mut self,
+        upload: &Vectors,
+        loss: f64,
+    ) -> Option<Result<(), (RejectReason, String)>> {
         let private = self.private.as_mut().filter(|private| private.guard.adds_noise())?;
         let standing = self.record.privacy.as_ref()?;
         let sum = match private.sum.take().map_or_else(|| private.guard.sum(standing), Ok) {
@@ -107,7 +120,11 @@ impl Server<'_> {
             Err(detail) => return Some(Err((RejectReason::Range, detail))),
         };
         let values: Vec<f32> = upload.values().flat_map(|vector| vector.iter().copied()).collect();
-        Some(sum.add(&values))
+        let added = sum.add(&values);
+        if added.is_ok() {
+            private.guard.count(sum, Some(loss));
+        }
+        Some(added)
     }
 
     /// Where there is a cap on the rounds of a client.
@@ -131,7 +148,7 @@ impl Server<'_> {
         round: u64,
         secret: Option<&Secret>,
     ) -> Result<Released, SimulationError> {
-        let lr = self.spec.lr(round);
+        let (lr, rotation) = (self.spec.lr(round), self.spec.rotation(round));
         let (Some(private), Some(standing)) = (&mut self.private, &mut self.record.privacy) else {
             return Ok(Released::Open);
         };
@@ -141,10 +158,18 @@ impl Server<'_> {
             written.map_err(|error| SimulationError::file(&private.path, error))?;
         }
         let epsilon = guard.epsilon(&private.journal);
-        let Some(secret) = secret.filter(|_| guard.adds_noise()) else { return Ok(Released::Paid(epsilon)) };
+        if !guard.adds_noise() {
+            return Ok(Released::Paid(epsilon));
+        }
         let sum =
             private.sum.take().map_or_else(|| guard.sum(standing), Ok).map_err(SimulationError::Failed)?;
-        let means = guard.release(standing, sum, (round, lr), secret).map_err(SimulationError::Failed)?;
-        Ok(Released::Noised(means, guard.round_facts(), epsilon))
+        let told = secret.map(|secret| guard.tell(&sum, round, secret)).transpose();
+        let told = told.map_err(SimulationError::Failed)?.flatten();
+        let means = match secret {
+            Some(secret) => guard.release(standing, sum, (round, lr), secret),
+            None => guard.release_shares(&sum, lr, rotation),
+        };
+        let means = means.map_err(SimulationError::Failed)?;
+        Ok(Released::Noised { means, facts: guard.round_facts(), epsilon, told })
     }
 }

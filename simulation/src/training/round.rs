@@ -14,7 +14,7 @@ use coordinator::{
 };
 use proto::{
     event::RunEvent,
-    spec::{ModelSpec, PartitionSpec},
+    spec::PartitionSpec,
     v1::{ElementType, Phase, UploadHeader, VectorShape},
 };
 use std::{
@@ -25,7 +25,7 @@ use std::{
 };
 use worker::{
     engine::save_safetensors,
-    trainer::{Scores, scores, steps_due},
+    trainer::{Scores, scores},
 };
 
 /// Runs a simulation to its end, from where it was interrupted.
@@ -40,11 +40,13 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
     let ground = Ground {
         spec: Arc::clone(&server.spec),
         algorithm: server.algorithm,
+        packing: opened.packing.as_ref(),
         model: server.model,
         shares: server.shares,
         states: server.states,
         blobs: server.store.blobs(),
         desk: &desk,
+        maker: server.maker,
         promise: opened.promise.clone(),
         secrets: &opened.secrets,
     };
@@ -98,7 +100,8 @@ type Step = Result<(), SimulationError>;
 
 impl<'a, 'w> Drive<'a, 'w> {
     fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>)) -> Self {
-        let machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        let mut machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        machine.know_labels(server.shares.label_shares(server.spec.as_ref()));
         Self {
             server,
             machine,
@@ -204,6 +207,7 @@ impl<'a, 'w> Drive<'a, 'w> {
             Action::FederatedDone { sums, .. } => self.federated(&sums)?,
             Action::DropUploads => {
                 self.server.accumulators.clear();
+                self.server.spool = None;
                 self.server.drop_sum();
                 self.server.states().give_up();
             }
@@ -231,13 +235,9 @@ impl<'a, 'w> Drive<'a, 'w> {
         let Some(client) = client_index(&worker) else { return };
         let (down, recalled, bytes) = self.server.payload(committed);
         self.server.bytes.0 += bytes;
-        let spec = &self.server.spec;
-        let steps = match spec.model {
-            ModelSpec::Flat { .. } => 1,
-            _ => u64::from(steps_due(&spec.local, self.server.shares.size(client))),
-        };
-        let key = (self.now + steps * STEP_MS, self.orders);
+        let key = (self.now + self.server.duration(client, round), self.orders);
         self.orders += 1;
+        let spec = &self.server.spec;
         let standing = self.server.record.privacy.as_ref().filter(|_| spec.has_central_noise());
         let clip_norm = standing.map(|standing| standing.norm);
         let lr = spec.lr(round);
@@ -270,7 +270,8 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn deliver(&mut self, worker: String, (round, since): (u64, Millis), update: Update) -> Step {
-        let Update { examples, steps, loss, upload, next } = update;
+        let Update { examples, steps, loss, upload, bytes, next } = update;
+        let upload = self.server.arriving(&worker, round, upload);
         let lengths = upload.iter().map(|(name, vector)| VectorShape {
             name: name.clone(),
             length: vector.len() as u64,
@@ -289,7 +290,7 @@ impl<'a, 'w> Drive<'a, 'w> {
             train_loss: loss,
             seconds,
         };
-        self.server.bytes.1 += upload.values().map(|vector| vector.len() as u64 * 4).sum::<u64>();
+        self.server.bytes.1 += bytes;
         let length = self.server.record.length as usize;
         let algorithm = self.server.algorithm;
         let fold_facts = match vet_local(&header, &upload, (&self.server.spec, algorithm, length)) {
@@ -300,20 +301,23 @@ impl<'a, 'w> Drive<'a, 'w> {
         };
         // Asked before folding: the machine's verdict is final, so the fold comes first.
         if self.machine.offer(&worker, round) == Decision::Accept {
-            match self.server.add_to_sum(&upload) {
+            match self.server.add_to_sum(&upload, loss) {
                 Some(Err((reason, detail))) => {
                     return self.handle(Event::Rejected { worker, round, reason, detail });
                 }
                 Some(Ok(())) => {}
-                None => self.server.fold(&upload, &fold_facts),
+                None => {
+                    let draws = self.machine.draws(&worker);
+                    self.server.fold(&worker, &upload, (&fold_facts, draws))?;
+                }
             }
-            if algorithm.has_client_state()
+            if self.server.spec.has_client_state(algorithm)
                 && let Some(client) = client_index(&worker)
             {
                 self.server.states().offer(client, round, next)?;
             }
         }
-        let told = !self.server.spec.has_local_noise();
+        let told = !(self.server.spec.has_local_noise() || self.server.spec.has_shares());
         let facts = Facts { examples, train_loss: Some(loss).filter(|_| told), seconds };
         self.handle(Event::Update { worker, round, facts })
     }

@@ -4,13 +4,15 @@
 use super::{
     Setup, SimulationError, client_index, client_name,
     files::Metrics,
+    liars::Liars,
     private::{self, Private},
     secrets::Secrets,
     shares::Shares,
     states::States,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator};
 use coordinator::{
+    Spool,
     private::Guard,
     store::{RunRecord, Store, Stored},
 };
@@ -21,7 +23,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use worker::{data::Dataset, engine::Model, trainer::Promise};
+use worker::{
+    data::Dataset,
+    engine::Model,
+    trainer::{Promise, ShareMaker},
+};
 
 /// What was in the making when the program ended; removed when a simulation is finished.
 pub(super) const STATE: &str = "state";
@@ -39,9 +45,15 @@ pub(super) struct Server<'a> {
     pub(super) threads: usize,
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
+    pub(super) maker: Option<&'a ShareMaker>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
+    /// The updates of the open round, where the combiner needs them all.
+    pub(super) spool: Option<Spool>,
+    pub(super) liars: Option<Liars>,
+    /// Where what is in the making lies.
+    pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
     pub(super) secrets: &'a Secrets,
     pub(super) metrics: Metrics,
@@ -56,6 +68,7 @@ pub(super) struct Server<'a> {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) algorithm: Box<dyn Algorithm>,
+    pub(super) packing: Option<Packing>,
     pub(super) model: Model,
     pub(super) shares: Shares,
     pub(super) store: Store,
@@ -63,6 +76,7 @@ pub(super) struct Opened {
     pub(super) promise: Option<Arc<Promise>>,
     pub(super) secrets: Secrets,
     guard: Option<Guard>,
+    maker: Option<ShareMaker>,
     record: RunRecord,
     vectors: Vectors,
 }
@@ -80,8 +94,13 @@ impl Opened {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
-        let shares = Shares::divide(train, division, *clients, spec.seed)?;
+        let mut shares = Shares::divide(train, division, *clients, spec.seed)?;
+        if let Some(liars) = Liars::of(spec, *clients, train)? {
+            shares.flip(liars.flipped());
+        }
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
+        let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
+        let maker = made.map_err(|error| wrong(error.to_string()))?;
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -99,12 +118,28 @@ impl Opened {
             record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
-        let counted = if algorithm.has_client_state() { counted(&record) } else { BTreeMap::new() };
+        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
+        let packing = spec.packing(algorithm.as_ref(), &tensors).map_err(|error| wrong(error.to_string()))?;
+        let stateful = spec.has_client_state(algorithm.as_ref());
+        let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
         let states = Mutex::new(States::open(folder.join(CLIENTS), kind, &counted, setup.memory)?);
         let promise = Promise::of(spec, algorithm.as_ref(), model.parameters());
         let promise = promise.map_err(|error| wrong(error.to_string()))?.map(Arc::new);
-        Ok(Self { algorithm, model, shares, store, states, promise, secrets, guard, record, vectors })
+        Ok(Self {
+            algorithm,
+            packing,
+            model,
+            shares,
+            store,
+            states,
+            promise,
+            secrets,
+            guard,
+            maker,
+            record,
+            vectors,
+        })
     }
 
     /// The server over it.
@@ -119,8 +154,12 @@ impl Opened {
             threads: setup.threads.max(1),
             store: &self.store,
             states: &self.states,
+            maker: self.maker.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
+            spool: None,
+            liars: Liars::of(&setup.spec, setup.clients, &setup.train)?,
+            folder: setup.folder.join(STATE),
             private: self
                 .guard
                 .as_ref()
@@ -163,6 +202,7 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        profiles: BTreeMap::new(),
     };
     (record, vectors)
 }

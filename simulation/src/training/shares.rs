@@ -1,8 +1,10 @@
 //! Who holds which examples: numbers of examples end to end, four bytes each, however many clients there
 //! are. Pixels are shared; a client's view of them exists while it runs.
 
-use super::SimulationError;
-use proto::spec::PartitionSpec;
+use super::{SimulationError, client_name};
+use algorithms::cohort::draw::Sampler;
+use proto::spec::{PartitionSpec, RunSpec};
+use std::collections::{BTreeMap, BTreeSet};
 use worker::data::{Dataset, partition};
 
 /// A division of a data set.
@@ -12,6 +14,8 @@ pub struct Shares {
     order: Vec<u32>,
     /// Client `i` holds `order[bounds[i]..bounds[i + 1]]`.
     bounds: Vec<u32>,
+    /// Clients whose labels are turned round.
+    flipped: BTreeSet<usize>,
 }
 
 impl Shares {
@@ -27,12 +31,22 @@ impl Shares {
     ) -> Result<Self, SimulationError> {
         let parts = partition(data, division, clients, seed)
             .map_err(|error| SimulationError::Setup(error.to_string()))?;
-        let mut shares = Self { data: data.clone(), order: Vec::with_capacity(data.len()), bounds: vec![0] };
+        let mut shares = Self {
+            data: data.clone(),
+            order: Vec::with_capacity(data.len()),
+            bounds: vec![0],
+            flipped: BTreeSet::new(),
+        };
         for part in parts {
             shares.order.extend(part.into_iter().map(|example| example as u32));
             shares.bounds.push(shares.order.len() as u32);
         }
         Ok(shares)
+    }
+
+    /// Turns the labels of these clients round.
+    pub(super) fn flip(&mut self, clients: BTreeSet<usize>) {
+        self.flipped = clients;
     }
 
     fn range(&self, client: usize) -> &[u32] {
@@ -52,7 +66,19 @@ impl Shares {
     /// A client's view of the data.
     pub fn of(&self, client: usize) -> Dataset {
         let indices: Vec<usize> = self.range(client).iter().map(|example| *example as usize).collect();
-        self.data.subset(&indices)
+        let share = self.data.subset(&indices);
+        if self.flipped.contains(&client) { share.flipped() } else { share }
+    }
+
+    /// Share of each label that each client holds, by name, if the run's sampler asks for it.
+    pub(super) fn label_shares(&self, spec: &RunSpec) -> BTreeMap<String, Vec<f64>> {
+        let asked = matches!(spec.cohort.sampler, Some(Sampler::Diverse { .. }));
+        let histograms = self.histograms().filter(|_| asked).into_iter().flatten();
+        let share = |histogram: Vec<u32>| {
+            let total = histogram.iter().sum::<u32>().max(1);
+            histogram.into_iter().map(|count| f64::from(count) / f64::from(total)).collect()
+        };
+        histograms.enumerate().map(|(client, histogram)| (client_name(client), share(histogram))).collect()
     }
 
     /// Examples of each class that each client holds; `None` for text.

@@ -5,6 +5,7 @@
 //! turn all but valid inputs away, it is made right here, so that what stands behind it is reached.
 
 mod files;
+mod packed;
 mod wire;
 
 use std::fs;
@@ -17,6 +18,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("chunks", wire::chunks),
     ("messages", wire::messages),
     ("header", wire::header),
+    ("compressed", packed::compressed),
     ("assignment", wire::assignment),
     ("run_toml", wire::run_toml),
     ("run_json", wire::run_json),
@@ -50,6 +52,7 @@ pub fn samples(name: &str) -> Vec<Vec<u8>> {
         "event" => wire::events(),
         "bundle" | "state" | "idx" | "cifar" | "parquet" | "images" | "csv" | "text" => files::samples(name),
         "messages" => wire::an_upload(),
+        "compressed" => packed::samples(),
         "names" => vec![b"worker-1".to_vec()],
         // Rule, no liberties, round, examples, steps; zeros follow.
         "header" => vec![[&[0; 10][..], &[5, 1, 0, 0, 0]].concat()],

@@ -70,6 +70,11 @@ impl States {
         Ok(Self { runs, worker: worker.clone(), records: BTreeMap::new(), _lock: lock })
     }
 
+    /// Whose states these are.
+    pub fn worker(&self) -> &WorkerName {
+        &self.worker
+    }
+
     /// The state of a run; from its file at the first time if `stateful`.
     pub fn get(&mut self, run: &RunId, algorithm: &str, stateful: bool) -> Result<&mut Durable, StateError> {
         if !self.records.contains_key(run) {

@@ -66,11 +66,12 @@ pub struct Keys<'a> {
 pub struct Dataset {
     parts: Arc<Parts>,
     view: Option<Arc<[u32]>>,
+    flipped: bool,
 }
 
 impl Dataset {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), view: None }
+        Self { parts: Arc::new(parts), view: None, flipped: false }
     }
 
     /// Records of `dimension` numbers and two classes.
@@ -117,7 +118,7 @@ impl Dataset {
         if let Store::Windows { .. } = self.parts.store {
             return None;
         }
-        Some((0..self.len()).map(|i| self.parts.labels[self.row(i)]).collect())
+        Some((0..self.len()).map(|i| self.label(self.row(i))).collect())
     }
 
     /// Examples of each class, one entry per class of `info`; empty for text.
@@ -127,7 +128,7 @@ impl Dataset {
         };
         let mut histogram = vec![0; classes];
         for i in 0..self.len() {
-            histogram[self.parts.labels[self.row(i)] as usize] += 1;
+            histogram[self.label(self.row(i)) as usize] += 1;
         }
         histogram
     }
@@ -146,7 +147,24 @@ impl Dataset {
     #[must_use]
     pub fn subset(&self, indices: &[usize]) -> Self {
         let view = indices.iter().map(|&i| self.row(i) as u32).collect();
-        Self { parts: Arc::clone(&self.parts), view: Some(view) }
+        Self { parts: Arc::clone(&self.parts), view: Some(view), flipped: self.flipped }
+    }
+
+    /// The same examples with labels turned round: of C classes, y becomes C − 1 − y. What a lying client
+    /// of a simulation trains on. Text stays as it is.
+    #[must_use]
+    pub fn flipped(self) -> Self {
+        Self { flipped: !self.flipped, ..self }
+    }
+
+    fn label(&self, row: usize) -> u32 {
+        let label = self.parts.labels[row];
+        match self.parts.info {
+            DataInfo::Images { classes, .. } | DataInfo::Features { classes, .. } if self.flipped => {
+                classes as u32 - 1 - label
+            }
+            _ => label,
+        }
     }
 
     /// The examples at `indices` as one mini-batch: normalised, and augmented if a generator is given.
@@ -177,7 +195,7 @@ impl Dataset {
     }
 
     fn labelled(&self, rows: &[usize], dense: Vec<f32>) -> Batch {
-        let labels = rows.iter().map(|&row| self.parts.labels[row]).collect();
+        let labels = rows.iter().map(|&row| self.label(row)).collect();
         Batch { size: rows.len(), inputs: Inputs::Dense(dense), labels }
     }
 

@@ -111,7 +111,7 @@ impl Jobs {
             Err(error) => return Err(Ended::Declined(DeclineReason::Spec, error.to_string())),
         };
         tracing::info!(%run, round, algorithm = order.spec.algorithm.kind, "assigned");
-        let pending = match self.bench.next(order, algorithm.has_client_state()).await? {
+        let pending = match self.bench.next(order, order.spec.has_client_state(algorithm.as_ref())).await? {
             Next::Counted => {
                 tracing::info!(%run, round, "nothing to do: this round was counted already");
                 return Ok(());
@@ -130,7 +130,8 @@ impl Jobs {
         if order.spec.has_local_noise() {
             self.bench.pay(order, algorithm, &pending).await?;
         }
-        self.offer(run, &pending, cancel).await
+        let packed = order.spec.compression.is_some();
+        self.offer(run, (&pending, packed), cancel).await
     }
 
     /// The vectors that the algorithm sends down, each of the model's length.
@@ -187,7 +188,7 @@ impl Jobs {
     async fn offer(
         &mut self,
         run: &RunId,
-        pending: &Pending,
+        (pending, packed): (&Pending, bool),
         cancel: &CancellationToken,
     ) -> Result<(), Ended> {
         let round = pending.round;
@@ -195,7 +196,8 @@ impl Jobs {
             tracing::warn!(%run, round, "not sent again: the coordinator has found this update faulty");
             return Ok(());
         }
-        let offer = Offer { header: header(run, &self.worker, pending), vectors: pending.upload.clone() };
+        let offer =
+            Offer { header: header(run, &self.worker, (pending, packed)), vectors: pending.upload.clone() };
         let bytes = pending.upload.values().map(|vector| vector.len() as u64 * 4).sum();
         let mut reporter = Reporter::new(&self.line, run, round, Phase::Uploading);
         let mut report = |done| reporter.report(done, bytes);
@@ -270,11 +272,12 @@ fn check_length(vector: &Wanted, length: usize) -> Result<(), String> {
     Err(format!("vector `{name}` has {given} elements, but the model has {length} on this worker's data"))
 }
 
-fn header(run: &RunId, worker: &WorkerName, pending: &Pending) -> v1::UploadHeader {
+fn header(run: &RunId, worker: &WorkerName, (pending, packed): (&Pending, bool)) -> v1::UploadHeader {
+    let element = if packed { v1::ElementType::Packed } else { v1::ElementType::F32 };
     let shape = |(name, vector): (&String, &Vector)| v1::VectorShape {
         name: name.clone(),
         length: vector.len() as u64,
-        element: v1::ElementType::F32.into(),
+        element: element.into(),
     };
     v1::UploadHeader {
         run: run.to_string(),

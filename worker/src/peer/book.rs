@@ -49,6 +49,9 @@ pub(super) struct Line {
     pub(super) w: f64,
     pub(super) w_min: f64,
     pub(super) w_max: f64,
+    /// Of all that left this peer, in a private run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon: Option<f64>,
     pub(super) model_digest: Digest,
 }
 
@@ -64,6 +67,7 @@ pub(super) struct Own {
     pub(super) epoch: u64,
     pub(super) members: BTreeSet<u64>,
     pub(super) w: f64,
+    pub(super) epsilon: Option<f64>,
     pub(super) at: Instant,
 }
 
@@ -169,6 +173,7 @@ impl Book {
             w: own.w,
             w_min: extreme(own.w, f64::min),
             w_max: extreme(own.w, f64::max),
+            epsilon: own.epsilon,
             model_digest: own.digest,
             consensus_predicted: self.predicted(round, &own.members),
         }

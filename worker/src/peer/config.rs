@@ -28,6 +28,10 @@ pub struct Config {
     /// Where its state, metrics and model are kept. One process at a time; created if absent.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// Where the privacy ledgers of its data sets are kept, which outlive runs: the same folder for every run
+    /// on the same data. `state_dir` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_dir: Option<PathBuf>,
     /// Threads that training may use; 0: one for each core. Results do not depend on it.
     #[serde(default)]
     pub threads: usize,

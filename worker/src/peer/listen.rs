@@ -1,6 +1,6 @@
 //! Connections of other peers and of operators: accept, TLS with a deadline, and who is at the other end.
 
-use identity::{Bundle, Current, Identity, Socket};
+use identity::{Bundle, Current, Handshakes, Identity, Socket};
 use proto::limits;
 use rustls::ServerConfig;
 use std::{
@@ -8,23 +8,18 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-    time::timeout,
+    io::{AsyncRead, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status, transport::server::Connected};
 
 /// Accepted connections that wait for the server.
 const READY: usize = 64;
-/// A pause after the operating system could not accept.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection of somebody with a certificate.
 pub(super) struct Connection {
@@ -55,35 +50,16 @@ pub(super) fn incoming(
     tls: Arc<ServerConfig>,
 ) -> (ReceiverStream<io::Result<Connection>>, AbortOnDropHandle<()>) {
     let (sender, ready) = mpsc::channel(READY);
-    let places = Arc::new(Semaphore::new(limits::HANDSHAKES));
-    let accepting = async move {
-        loop {
-            let place = Arc::clone(&places).acquire_owned().await;
-            let Ok((io, address)) = listener.accept().await else {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            };
-            let (tls, sender) = (Arc::clone(&tls), sender.clone());
-            tokio::spawn(async move {
-                let opened = timeout(limits::HANDSHAKE, open(io, tls)).await;
-                drop(place);
-                match opened {
-                    Ok(Ok(connection)) => drop(sender.send(Ok(connection)).await),
-                    Ok(Err(why)) => tracing::warn!(%address, why, "a connection was not let in"),
-                    Err(_) => tracing::warn!(%address, "a connection was not let in: no handshake in time"),
-                }
-            });
-        }
-    };
+    let handshakes = Handshakes { at_once: limits::HANDSHAKES, within: limits::HANDSHAKE };
+    let open = move |io, _| open(io, Arc::clone(&tls));
+    let complain = |why: &str| tracing::warn!("{why}");
+    let accepting = identity::accept(listener, handshakes, open, complain, sender);
     (ReceiverStream::new(ready), AbortOnDropHandle::new(tokio::spawn(accepting)))
 }
 
-async fn open(io: tokio::net::TcpStream, tls: Arc<ServerConfig>) -> Result<Connection, String> {
-    io.set_nodelay(true).map_err(|error| error.to_string())?;
-    let stream = TlsAcceptor::from(tls).accept(io).await.map_err(|error| error.to_string())?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let who = Identity::of(certificate.ok_or("it showed no certificate")?)?;
-    Ok(Connection { io: Box::pin(stream), who: Arc::new(who) })
+async fn open(io: TcpStream, tls: Arc<ServerConfig>) -> Result<Connection, String> {
+    let (io, who) = identity::secure(io, tls).await?;
+    Ok(Connection { io, who: Arc::new(who.ok_or("it showed no certificate")?) })
 }
 
 impl AsyncRead for Connection {
@@ -96,31 +72,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.io.as_mut().poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.as_mut().poll_shutdown(cx)
-    }
-}
+identity::writes_to!(Connection, io);
 
 impl Connected for Connection {
     type ConnectInfo = Arc<Identity>;

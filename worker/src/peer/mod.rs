@@ -11,6 +11,7 @@ mod meeting;
 mod net;
 mod node;
 mod post;
+mod private;
 mod rounds;
 mod rumour;
 mod serve;
@@ -31,15 +32,16 @@ use gossip::machine::Member;
 use identity::{Bundle, Role, Tcp};
 use meeting::Meeting;
 use node::{Node, Parts};
+use private::Private;
 use proto::{
     limits, peers,
-    spec::RunSpec,
+    spec::{Mixing, RunSpec},
     v1::{self, peers_server::PeersServer},
 };
 use rumour::Rumours;
 use serve::{Service, Shared};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use store::Store;
@@ -79,11 +81,7 @@ pub async fn run(
 ) -> Result<Ended, WorkerError> {
     config.check()?;
     let mixing = spec.mixing().map_err(|error| WorkerError::Run(error.to_string()))?;
-    let report = mixing.report(spec.rounds);
-    tracing::info!("topology of the run\n{}", report.to_string().trim_end());
-    if !report.accepted() {
-        return Err(WorkerError::Run("the topology cannot bring the peers together, see the report".into()));
-    }
+    let report = look_at(&mixing, spec.rounds)?;
     let bundle = bundle(&config)?;
     let unusable = |problem| WorkerError::StateDir { path: config.state_dir.clone(), problem };
     let store = Store::open(&config.state_dir).map_err(unusable)?;
@@ -112,6 +110,7 @@ pub async fn run(
     let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
     let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
     let _ = shared.length.set(initial.len());
+    let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
         name: config.name.to_string(),
         spec,
@@ -121,7 +120,8 @@ pub async fn run(
         net,
         rumours,
         store,
-        report: serde_json::to_string(&report).unwrap_or_default(),
+        report,
+        private,
     };
     let start = if stored.is_some() {
         tracing::info!("going on from the stored state");
@@ -145,6 +145,32 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// What the topology promises, as it is told to who asks.
+fn look_at(mixing: &Mixing, rounds: u64) -> Result<String, WorkerError> {
+    let report = mixing.report(rounds);
+    tracing::info!("topology of the run\n{}", report.to_string().trim_end());
+    if !report.accepted() {
+        return Err(WorkerError::Run("the topology cannot bring the peers together, see the report".into()));
+    }
+    Ok(serde_json::to_string(&report).unwrap_or_default())
+}
+
+/// What a private run promises; one that begins must fit what is left of the budget.
+fn promise(
+    config: &Config,
+    spec: &RunSpec,
+    (length, begins): (usize, bool),
+) -> Result<Option<Arc<Mutex<Private>>>, String> {
+    let own = config.ledger_dir.as_deref();
+    let folder = (own.unwrap_or(&config.state_dir), own.is_some());
+    let told = |why: String| format!("privacy: {why}");
+    let Some(private) = Private::open(spec, folder, length).map_err(told)? else { return Ok(None) };
+    if begins {
+        private.admit(spec.rounds).map_err(told)?;
+    }
+    Ok(Some(Arc::new(Mutex::new(private))))
 }
 
 fn bundle(config: &Config) -> Result<Bundle, WorkerError> {

@@ -6,6 +6,7 @@ use super::{
     meeting::Start,
     net::Net,
     post::Post,
+    private::Private,
     rumour::Rumours,
     serve::{Ask, Input, Shared},
     store::{self, Record, Store},
@@ -22,7 +23,7 @@ use proto::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -48,6 +49,8 @@ pub(super) struct Parts {
     pub(super) rumours: Rumours,
     pub(super) store: Store,
     pub(super) report: String,
+    /// In a private run.
+    pub(super) private: Option<Arc<Mutex<Private>>>,
 }
 
 /// The peer, once it has begun.

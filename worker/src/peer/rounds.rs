@@ -4,7 +4,7 @@ use super::{
     book::Own,
     node::Node,
     serve::Input,
-    work::{Job, Measured, Outcome, Trained},
+    work::{self, Job, Measured, Outcome, Trained},
 };
 use crate::WorkerError;
 use gossip::machine::Event;
@@ -41,6 +41,7 @@ impl Node {
             train: (round < spec.rounds).then_some(round),
             last_end: self.last_end.clone(),
             cancel: self.cancel.clone(),
+            private: self.parts.private.clone(),
         };
         let sender = self.sender.clone();
         self.jobs.spawn_blocking(move || {
@@ -122,6 +123,7 @@ impl Node {
             epoch: report.epoch,
             members,
             w: self.machine.mass().value(),
+            epsilon: self.parts.private.as_ref().map(|private| work::lock(private).epsilon()),
             at: now,
         };
         self.book.done(round, own);

@@ -1,6 +1,6 @@
 //! How a peer stands, for people who ask.
 
-use super::node::Node;
+use super::{book::Line, node::Node};
 use gossip::machine::Phase;
 use proto::{peers, v1};
 
@@ -36,14 +36,18 @@ impl Node {
             holding: machine.holding().value(),
             account: machine.account().value(),
             balanced: machine.balanced(),
-            metrics: self
-                .book
-                .last
-                .as_ref()
-                .and_then(|line| serde_json::to_string(line).ok())
-                .unwrap_or_default(),
+            metrics: self.book.last.as_ref().map(|line| self.sayable(line)).unwrap_or_default(),
             topology: self.parts.report.clone(),
             member: Some(peers::member(machine.me())),
         }
+    }
+
+    /// A line as others may have it: what nobody paid for stays in the peer's own file.
+    fn sayable(&self, line: &Line) -> String {
+        let mut line = line.clone();
+        if self.parts.private.is_some() {
+            (line.train_loss, line.eval_loss, line.eval_accuracy) = (None, None, None);
+        }
+        serde_json::to_string(&line).unwrap_or_default()
     }
 }

@@ -1,11 +1,18 @@
 //! What a peer's own trainer does, on a thread that may block: look at the model that mixing gave (sketch,
 //! digest, evaluation), then train on from it.
 
+use super::private::Private;
 use crate::trainer::{EvaluateJob, LocalResult, Scores, Train, TrainError, TrainJob};
 use algorithms::local::{LocalPlan, Probe, Update};
-use gossip::{rule::Local, sketch::sketch};
+use gossip::{
+    rule::Local,
+    sketch::{BUCKETS, sketch},
+};
 use proto::{digest::Digest, spec::RunSpec};
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio_util::sync::CancellationToken;
 
 /// A model after a round.
@@ -48,6 +55,7 @@ pub(super) struct Job {
     pub(super) train: Option<u64>,
     pub(super) last_end: Option<Vec<f32>>,
     pub(super) cancel: CancellationToken,
+    pub(super) private: Option<Arc<Mutex<Private>>>,
 }
 
 impl Job {
@@ -85,6 +93,14 @@ impl Job {
         round: u64,
         model: &Arc<Vec<f32>>,
     ) -> Result<Trained, TrainError> {
+        if let Some(reason) = self.private.as_ref().and_then(|private| lock(private).spent()) {
+            tracing::warn!(
+                reason,
+                "the privacy budget is used up: this peer goes on mixing and trains no more"
+            );
+            let (change, sketch) = (vec![0.0; model.len()], vec![0.0; BUCKETS]);
+            return Ok(Trained { change, sketch, end: None, loss: f64::NAN });
+        }
         let offset =
             self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
         let relaxed = |last: &Vec<f32>| {
@@ -95,7 +111,11 @@ impl Job {
         let spec = Arc::clone(&self.spec);
         let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
-        let change: Vec<f32> = run.end.iter().zip(model.iter()).map(|(end, z)| end - z).collect();
+        let mut change: Vec<f32> = run.end.iter().zip(model.iter()).map(|(end, z)| end - z).collect();
+        if let Some(private) = &self.private {
+            let released = lock(private).release(round, &mut change);
+            released.map_err(|why| TrainError::Training(format!("privacy: {why}")))?;
+        }
         let sketch = sketch(self.spec.seed, &change);
         let end = (self.local.relax != 0.0).then_some(run.end);
         Ok(Trained { change, sketch, end, loss })
@@ -104,6 +124,10 @@ impl Job {
     fn flow(&self) -> ControlFlow<()> {
         if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
+}
+
+pub(super) fn lock(private: &Mutex<Private>) -> MutexGuard<'_, Private> {
+    private.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The local rule of a decentralised algorithm as the local plan of the federated ones.

@@ -140,6 +140,14 @@ impl Train for EngineTrainer {
         Ok(self.model(&spec.model, &info)?.parameters())
     }
 
+    fn shapes(&mut self, spec: &RunSpec) -> Result<Vec<Vec<usize>>, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(vec![vec![parameters]]);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.tensors().iter().map(|tensor| tensor.shape.clone()).collect())
+    }
+
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         if let ModelSpec::Flat { .. } = job.spec.model {
             return Ok(flat(job, self.worker, std::mem::take(&mut self.spare)));

@@ -5,12 +5,16 @@
 
 mod examples;
 mod local;
+mod outgoing;
 mod private;
+mod shares;
 mod steps;
 mod update;
 
 pub use local::{EngineTrainer, local_run, scores, steps_due};
+pub use outgoing::{Outgoing, Way, outgoing, packing_seed};
 pub use private::{Private, Promise, Seal, clip_upload, clips_layers, draw_key};
+pub use shares::ShareMaker;
 pub use steps::NoisySteps;
 pub use update::finish;
 
@@ -131,6 +135,14 @@ pub trait Train: Send {
     /// # Errors
     /// If the data set or the model is not possible here.
     fn prepare(&mut self, spec: &RunSpec) -> Result<usize, TrainError>;
+
+    /// The dimensions of the model's tensors, in the order in which they lie in the flat vector.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    fn shapes(&mut self, spec: &RunSpec) -> Result<Vec<Vec<usize>>, TrainError> {
+        Ok(vec![vec![self.prepare(spec)?]])
+    }
 
     /// Does one local run.
     ///

@@ -1,11 +1,11 @@
 //! What leaves a worker in a run that promises privacy: everything that it uploads, shortened together; and
 //! where the worker is not to trust the coordinator either, the noise on it.
 
-use super::TrainError;
+use super::{ShareMaker, TrainError};
 use algorithms::{Algorithm, Vectors};
 use privacy::{
     ClipNorm, Event, Grid, Plan, PrivacySpec, RunFacts,
-    sampler::{Key, Kind, SHARD, Sampler},
+    sampler::{Key, Kind, ReleaseKey, SHARD, Sampler},
     spec::{Clipping, MechanismKind},
 };
 use proto::spec::{RunSpec, SpecError};
@@ -140,12 +140,21 @@ pub enum Seal<'a> {
     Clipped(ClipNorm, &'a [usize]),
     /// It is shortened and noised.
     Noised(&'a Private, &'a [usize]),
+    /// It becomes integers with a share of the noise.
+    Shared {
+        /// With what.
+        maker: &'a ShareMaker,
+        /// A secret of this upload alone.
+        key: &'a ReleaseKey,
+        /// The round, for its rotation.
+        round: u64,
+    },
 }
 
 impl Seal<'_> {
     /// Whether nobody may learn that a local run failed: it is a fact about the data.
     pub(super) fn hides_failure(self) -> bool {
-        matches!(self, Self::Noised(..))
+        matches!(self, Self::Noised(..) | Self::Shared { .. })
     }
 
     pub(super) fn close(self, upload: &mut Vectors) -> Result<(), TrainError> {
@@ -153,6 +162,7 @@ impl Seal<'_> {
             Self::Open => Ok(()),
             Self::Clipped(norm, layers) => clip_upload(upload, norm, layers),
             Self::Noised(private, layers) => private.noise(upload, layers),
+            Self::Shared { maker, key, round } => maker.make(upload, round, key),
         }
     }
 }

@@ -119,20 +119,6 @@ fn the_norm_follows_the_updates() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_what_would() {
-    let guard = guard("mechanism='central_gaussian'\nepsilon=2.0\nsampling={kind='poisson',rate=0.1}\n");
-    let mut journal = Journal::open("d", guard.spec().unit(), guard.spec().adjacency());
-    guard.admit(&journal, 10).unwrap();
-    let each = guard.plan().each_round.clone().unwrap();
-    for round in 1..=4 {
-        journal.release("other-1", round, each.clone()).unwrap();
-    }
-    let error = guard.admit(&journal, 10).unwrap_err();
-    assert!(error.contains("above the budget of 2") && error.contains("at most 6 rounds fit"), "{error}");
-    assert!(guard.hides_cohort());
-}
-
-#[test]
 fn rules_that_make_no_sense_under_noise_are_refused_by_name() {
     let base = spec(DRAWN);
     for (kind, want) in [
@@ -159,4 +145,69 @@ fn rules_that_make_no_sense_under_noise_are_refused_by_name() {
     let weighting =
         |spec: &mut RunSpec| drop(spec.algorithm.params.insert("weighting".into(), "examples".into()));
     assert!(refuse(weighting).contains("expected `uniform`"));
+}
+
+const SHARED: &str = "mechanism='distributed_discrete_gaussian'\nleast_shares=3\nnoise_multiplier=1.0\n\
+                      sampling={kind='everyone'}\n";
+
+fn shared() -> (RunSpec, Guard) {
+    let text = format!(
+        "name='p'\nrounds=10\n[model]\nkind='flat'\nparameters={LENGTH}\n[data]\nname='d'\n\
+         [cohort]\npopulation=5\nmin_updates=4\n[privacy]\nunit='client'\nadjacency='zero_out'\n\
+         clip_norm=1.0\ndelta=1e-5\n{SHARED}"
+    );
+    let spec = RunSpec::from_toml(&text).unwrap();
+    let algorithm = spec.algorithm.make().unwrap();
+    let guard = Guard::of(&spec, algorithm.as_ref(), LENGTH).unwrap().unwrap();
+    (spec, guard)
+}
+
+#[test]
+fn a_sum_of_too_few_shares_is_not_released_and_one_of_enough_is_the_same_in_any_order() {
+    let (spec, guard) = shared();
+    assert!(guard.has_shares() && !guard.hides_cohort());
+    let shares = guard.plan().shares.unwrap();
+    let (noise, rotation) = (shares.noise().unwrap(), spec.rotation(2));
+    let send = |client: u64| {
+        let key = Key::new([8; 32]).release(client);
+        shares.encode(&[0.25 * client as f32, 0.0, -0.1, 0.0], rotation, (&noise, &key)).unwrap()
+    };
+    let sum = |clients: &[u64]| {
+        let mut sum = guard.sum(&guard.start().unwrap()).unwrap();
+        for client in clients {
+            sum.add(&send(*client)).unwrap();
+        }
+        sum
+    };
+    let few = guard.release_shares(&sum(&[0, 1]), 0.1, rotation).unwrap_err();
+    assert!(few.contains("2 noise shares arrived, at least 3"), "{few}");
+    let many = guard.release_shares(&sum(&[0, 1, 2, 3, 0, 1]), 0.1, rotation).unwrap_err();
+    assert!(many.contains("6 updates, the ring was planned for 5"), "{many}");
+    let enough = guard.release_shares(&sum(&[0, 1, 2, 3]), 0.1, rotation).unwrap();
+    assert_eq!(enough, guard.release_shares(&sum(&[3, 1, 0, 2]), 0.1, rotation).unwrap());
+    assert_ne!(enough, guard.release_shares(&sum(&[0, 1, 2, 3]), 0.1, spec.rotation(3)).unwrap());
+    let mut sum = sum(&[0]);
+    let before = sum.clone();
+    assert_eq!(sum.add(&[f32::NAN; LENGTH]).unwrap_err().0, RejectReason::NotFinite);
+    assert_eq!(sum.add(&[0.5; LENGTH]).unwrap_err().0, RejectReason::Range);
+    assert_eq!(sum.add(&[-524_288.0; LENGTH]).unwrap_err().0, RejectReason::Norm);
+    assert_eq!(sum, before);
+    // Updates without shares have no such release.
+    let central = self::guard(DRAWN);
+    assert!(central.release_shares(&central.sum(&central.start().unwrap()).unwrap(), 0.1, rotation).is_err());
+}
+
+#[test]
+fn a_run_file_that_would_release_too_little_noise_is_refused() {
+    let (spec, _) = shared();
+    let text = |change: &dyn Fn(&mut RunSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        spec.check().unwrap_err().to_string()
+    };
+    assert!(text(&|spec| spec.cohort.min_updates = 2).contains("2 is below `privacy.least_shares`, 3"));
+    assert!(
+        text(&|spec| spec.cohort.population = Some(3)).contains("a cohort of 3 has never so many updates")
+    );
+    assert!(text(&|spec| spec.vetting.max_norm = Some(10.0)).contains("vetting.max_norm"));
 }

@@ -7,10 +7,18 @@ use super::{Account, Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
     message::Assignment,
-    trainer::{self, EvaluateJob, LocalResult, Private, Progress, Scores, Seal, Train, TrainError, TrainJob},
+    trainer::{
+        EvaluateJob, LocalResult, Outgoing, Private, Progress, Scores, Seal, ShareMaker, Train, TrainError,
+        TrainJob, Way, clips_layers, draw_key, outgoing, packing_seed,
+    },
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors};
-use proto::{digest::Digest, names::RunId, spec::RunSpec, v1::DeclineReason};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing};
+use proto::{
+    digest::Digest,
+    names::{RunId, WorkerName},
+    spec::RunSpec,
+    v1::DeclineReason,
+};
 use std::{
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -143,10 +151,12 @@ impl Bench {
                 flow(&cancel)
             };
             let kind = task.order.spec.algorithm.kind.clone();
-            let keeps = keeps(&task.order.spec, task.algorithm.has_client_state());
+            let stateful = task.order.spec.has_client_state(task.algorithm.as_ref());
+            let keeps = keeps(&task.order.spec, stateful);
             let length = task.down[MODEL].len();
             let private = tools.account.private(&task.order.spec, task.algorithm.as_ref(), length)?;
-            let pending = local_run(tools.trainer.as_mut(), task, private, &mut report)?;
+            let worker = tools.states.worker().clone();
+            let pending = local_run(tools.trainer.as_mut(), (task, &worker), private.as_ref(), &mut report)?;
             let Facts { steps, train_loss, seconds, .. } = pending.facts;
             tracing::info!(%run, round, steps, train_loss, seconds, "trained");
             let durable: &mut Durable = tools.states.get(&run, &kind, keeps)?;
@@ -198,7 +208,7 @@ fn note(settled: Result<(), Ended>) {
 /// Whether the state of a run must survive the process: so must an upload that is paid for, or its noise would
 /// have to be paid for twice.
 fn keeps(spec: &RunSpec, stateful: bool) -> bool {
-    stateful || spec.has_local_noise()
+    stateful || spec.has_local_noise() || spec.has_shares()
 }
 
 fn flow(cancel: &CancellationToken) -> ControlFlow<()> {
@@ -216,35 +226,58 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
     )
 }
 
+fn packing(
+    engine: &mut dyn Train,
+    spec: &RunSpec,
+    algorithm: &dyn Algorithm,
+) -> Result<Option<Packing>, Ended> {
+    let shapes = engine.shapes(spec)?;
+    spec.packing(algorithm, &shapes).map_err(|error| Ended::Declined(DeclineReason::Spec, error.to_string()))
+}
+
 fn local_run(
     engine: &mut dyn Train,
-    task: Task,
-    private: Option<Private>,
+    (task, worker): (Task, &WorkerName),
+    private: Option<&Private>,
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
+    let packing = match order.spec.compression {
+        None => None,
+        Some(_) => packing(engine, &order.spec, algorithm.as_ref())?,
+    };
+    let seed = packing_seed(order.spec.seed, worker.as_str());
     let Assignment { round, lr, spec, clip_norm, .. } = order;
-    let layers = if trainer::clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
+    let maker = ShareMaker::of(&spec, algorithm.as_ref(), down[MODEL].len())?;
+    let key = draw_key()?.release(0);
+    let layers = if clips_layers(&spec) { engine.layers(&spec)? } else { Vec::new() };
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
-    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.clone() };
+    let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
+    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.cloned() };
     let trained = engine.train(&job, report);
     // The plan's vectors go before the next state comes.
     drop(job);
     let seconds = began.elapsed().as_secs_f64();
     let facts = match &trained {
-        Ok(LocalResult { run, examples, loss }) if clip_norm.is_none() && private.is_none() => {
+        Ok(LocalResult { run, examples, loss })
+            if clip_norm.is_none() && private.is_none() && maker.is_none() =>
+        {
             Facts { examples: *examples, steps: run.steps, lr, train_loss: *loss, seconds }
+        }
+        Ok(LocalResult { loss, .. }) if told => {
+            Facts { examples: 1, steps: public_steps, lr, train_loss: *loss, seconds: 0.0 }
         }
         // Nothing that was not paid for leaves the worker.
         _ => Facts { examples: 1, steps: public_steps, lr, train_loss: 0.0, seconds: 0.0 },
     };
-    let seal = match (&private, clip_norm) {
-        (Some(private), _) => private.seal(&layers),
-        (None, Some(norm)) => Seal::Clipped(norm, &layers),
-        (None, None) => Seal::Open,
+    let seal = match (private, clip_norm, &maker) {
+        (.., Some(maker)) => Seal::Shared { maker, key: &key, round },
+        (Some(private), ..) => private.seal(&layers),
+        (None, Some(norm), _) => Seal::Clipped(norm, &layers),
+        (None, None, _) => Seal::Open,
     };
     // One pass over memory for finiteness and digest.
     let mut hasher = blake3::Hasher::new();
@@ -252,7 +285,8 @@ fn local_run(
         hasher.update(bytemuck::cast_slice(block));
     };
     let run = trained.map(|trained| trained.run);
-    let finished = trainer::finish(algorithm.as_ref(), run, (&down, &state), (round, seal), &mut seen)?;
+    let way = Way { round, seal, packing: packing.as_ref().map(|packing| (packing, seed)) };
+    let Outgoing { payload, next, .. } = outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
-    Ok(Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next })
+    Ok(Pending { round, basis, facts, digest, upload: payload, next })
 }

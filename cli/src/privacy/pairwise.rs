@@ -1,0 +1,161 @@
+//! `starling privacy pairwise`: what the peers of a decentralised run learn about each other.
+
+use super::setting::{delta, show};
+use crate::{
+    exit::{Code, Failure},
+    output, table,
+};
+use gossip::machine::Barrier;
+use privacy::{
+    Mu,
+    pairwise::{Step, View},
+};
+use proto::spec::{Mixing, RunSpec};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// A matrix is printed for at most so many peers.
+const SHOWN: usize = 16;
+/// Mixing steps of single peers that are looked at.
+const MOST_WORK: u64 = 2_000_000;
+
+/// What each peer of a private decentralised run learns about each other one.
+///
+/// A peer sees the messages on its own edges only. A change that cannot have reached it by the end of the run
+/// costs nothing towards it (proved for every training; synchronous runs without deadlines). With the noise of
+/// the peers between counted, too, it costs less; that is proved for one round of training, and for more
+/// rounds it holds if changes do not depend on what was received.
+///
+/// The guarantee against everybody, who sees all messages, is the one that the run's ledgers count.
+///
+/// JSON: one object with run, nodes, rounds, noise_multiplier, delta, everybody, epsilon (rows: who learns,
+/// columns: about whom; null for itself), most, mean, linear (null if the run is too large: epsilon, most,
+/// mean, proved).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The run file
+    #[arg(value_name = "RUN.toml")]
+    file: PathBuf,
+    /// δ; the run's own without it
+    #[arg(long, value_parser = delta)]
+    delta: Option<f64>,
+    /// Prints JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// ε for each pair: rows learn about columns.
+struct Matrix(Vec<Vec<Option<f64>>>);
+
+impl Matrix {
+    /// From squared distances, in moves of one round over its noise.
+    fn new(squares: Vec<Vec<Option<f64>>>, (ratio, delta): (f64, f64)) -> Result<Self, Failure> {
+        let epsilon = |square: f64| -> Result<f64, Failure> {
+            Ok(Mu::new(ratio * square.sqrt()).map_err(Failure::usage)?.epsilon(delta))
+        };
+        let row =
+            |row: Vec<Option<f64>>| row.into_iter().map(|square| square.map(epsilon).transpose()).collect();
+        Ok(Self(squares.into_iter().map(row).collect::<Result<_, Failure>>()?))
+    }
+
+    fn most(&self) -> f64 {
+        self.0.iter().flatten().flatten().copied().fold(0.0, f64::max)
+    }
+
+    fn mean(&self) -> f64 {
+        let known: Vec<f64> = self.0.iter().flatten().flatten().copied().collect();
+        known.iter().sum::<f64>() / known.len().max(1) as f64
+    }
+
+    fn text(&self) -> String {
+        let heading: Vec<String> =
+            std::iter::once("learns".to_owned()).chain((0..self.0.len()).map(|u| u.to_string())).collect();
+        let heading: Vec<&str> = heading.iter().map(String::as_str).collect();
+        let cell = |x: &Option<f64>| x.map_or_else(|| "·".to_owned(), |x| format!("{x:.3}"));
+        let row = |(v, row): (usize, &Vec<Option<f64>>)| {
+            std::iter::once(v.to_string()).chain(row.iter().map(cell)).collect()
+        };
+        let rows: Vec<Vec<String>> = self.0.iter().enumerate().map(row).collect();
+        table::table(&heading, &rows)
+    }
+}
+
+/// Computes and prints.
+pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    let wrong =
+        |error: &dyn std::fmt::Display| Failure::new(Code::Data, format!("{}: {error}", args.file.display()));
+    let spec = RunSpec::from_toml(&output::read_text(&args.file)?).map_err(|error| wrong(&error))?;
+    let mixing = spec.mixing().map_err(|error| wrong(&error))?;
+    let privacy = spec.privacy.as_ref().ok_or_else(|| wrong(&"it has no [privacy] section"))?;
+    let plan = privacy.plan(spec.peer_facts(1)).map_err(|error| wrong(&error))?;
+    let moves = if privacy.adjacency() == privacy::Adjacency::ReplaceOne { 2.0 } else { 1.0 };
+    let z = plan.noise_multiplier.get();
+    let by = (moves / z, args.delta.unwrap_or_else(|| privacy.delta()));
+    let nodes = mixing.nodes;
+    let work = spec.rounds.saturating_mul(mixing.repeats).saturating_mul(nodes as u64);
+    if work > MOST_WORK {
+        return Err(wrong(&format!(
+            "{work} mixing steps of single peers, at most {MOST_WORK} are looked at"
+        )));
+    }
+    let view = View::new(nodes, steps(&mixing, spec.rounds)).map_err(|error| wrong(&error))?;
+    let in_step = mixing.config.barrier == Barrier::Synchronous && mixing.config.deadline_ms.is_none();
+    let all = spec.rounds as f64;
+    let seen = |v: usize| {
+        let row = view.rounds(v).into_iter();
+        row.map(|count| count.map(|count| if in_step { count as f64 } else { all })).collect()
+    };
+    let proved = Matrix::new((0..nodes).map(seen).collect(), by)?;
+    let linear = (0..nodes).map(|v| view.linear(v)).collect::<Result<Vec<_>, _>>().ok();
+    let linear = linear.filter(|_| in_step).map(|squares| Matrix::new(squares, by)).transpose()?;
+    let everybody = Mu::new(by.0 * all.sqrt()).map_err(|error| wrong(&error))?.epsilon(by.1);
+    if args.json {
+        let linear = linear.as_ref().map(|linear| {
+            json!({"epsilon": linear.0, "most": linear.most(), "mean": linear.mean(), "proved": spec.rounds == 1})
+        });
+        return output::line(json!({
+            "run": spec.name, "nodes": nodes, "rounds": spec.rounds, "noise_multiplier": z, "delta": by.1,
+            "everybody": everybody, "epsilon": proved.0, "most": proved.most(), "mean": proved.mean(),
+            "linear": linear.unwrap_or(Value::Null),
+        }));
+    }
+    let told =
+        |matrix: &Matrix| format!("at most {}, {} on average", show(matrix.most()), show(matrix.mean()));
+    if nodes <= SHOWN {
+        output::line(proved.text())?;
+    }
+    output::line(format!(
+        "epsilon at delta {:e}: {} against everybody who sees all messages\n  a peer about another: {}",
+        by.1,
+        show(everybody),
+        told(&proved)
+    ))?;
+    match linear {
+        Some(linear) if spec.rounds == 1 => {
+            output::line(format!("  with the noise between them: {}", told(&linear)))
+        }
+        Some(linear) => output::line(format!(
+            "  if changes did not depend on what was received, with the noise between them: {}",
+            told(&linear)
+        )),
+        None if in_step => {
+            output::note("too many rounds or peers to count the noise between them");
+            Ok(())
+        }
+        None => {
+            output::note("not synchronous, or with deadlines: what arrives when is not known beforehand");
+            Ok(())
+        }
+    }
+}
+
+fn steps(mixing: &Mixing, rounds: u64) -> Vec<Step> {
+    let schedule = mixing.schedule();
+    let step = |number: u64| {
+        let matrix = schedule.mixing(number);
+        let column = |from| matrix.column(from).iter().map(|share| (share.to, share.weight)).collect();
+        let columns = (0..matrix.nodes()).map(column).collect();
+        Step { columns, trains: number.is_multiple_of(mixing.repeats) }
+    };
+    (0..rounds * mixing.repeats).map(step).collect()
+}
