@@ -64,10 +64,11 @@ impl Train for Toy {
 }
 
 /// A toy whose steps are the plan's, as those of real training are: for rules whose state comes from what a
-/// local run carries. Goes down `½‖w − centre‖²`; with another centre each worker drifts another way.
+/// local run carries. Goes down a parabola
+/// around `centre` in each element; with another centre each worker drifts another way.
 #[derive(Debug, Clone, Copy)]
 pub struct Bowl {
-    /// Where this worker's loss is least, in every element.
+    /// Where this worker's loss is least, about.
     pub centre: f32,
     /// How long a local run takes.
     pub pause: Duration,
@@ -89,9 +90,9 @@ impl Train for Bowl {
         wait(self.pause, report)?;
         let size = StepSize { lr: job.lr, weight_decay: 0.0, clip: None, compat: false };
         let mut walk = Walk::new(&job.model, &job.plan, size);
-        let gap = |w: &[f32], k: usize| w[k] - self.centre * (1.0 + (k % 7) as f32);
-        let loss = |w: &[f32]| (0..w.len()).map(|k| 0.5 * f64::from(gap(w, k)).powi(2)).sum::<f64>();
-        let loss = loss(walk.weights());
+        let gap = |w: &[f32], k: usize| w[k] - self.centre * (1.0 + (k % 7) as f32 * 0.1);
+        let w = walk.weights();
+        let loss = (0..w.len()).map(|k| 0.5 * f64::from(gap(w, k)).powi(2)).sum::<f64>() / w.len() as f64;
         for _ in 0..STEPS {
             let Ok(()) = walk.step(|w, gradient| {
                 for (k, g) in gradient.iter_mut().enumerate() {
