@@ -3,7 +3,7 @@
 use crate::{
     host::{DATA, Host, digits},
     operator::{Operator, PATIENCE},
-    toy::Toy,
+    toy::{Bowl, Toy},
 };
 use std::{
     net::SocketAddr,
@@ -34,7 +34,13 @@ impl Coordinator {
     pub async fn start(dir: &Path, address: SocketAddr) -> Self {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let listener = TcpListener::bind(address).await.expect("the port is free");
+            let listener = loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+                }
+                sleep(Duration::from_millis(20)).await;
+            };
             let address = listener.local_addr().expect("a bound socket has an address");
             let config = coordinator::Config { data_dir: dir.to_owned(), ..coordinator::Config::default() };
             let stop = CancellationToken::new();
@@ -58,6 +64,12 @@ impl Coordinator {
         self.stop.cancel();
         let drained = timeout(PATIENCE, &mut self.task).await.expect("a coordinator drains in time");
         drained.expect("it does not panic").expect("it stops without an error");
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub async fn kill(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
     }
 
     /// A client.
@@ -85,6 +97,8 @@ pub enum Trainer {
     },
     /// The toy.
     Toy(Toy),
+    /// The toy that follows plans.
+    Bowl(Bowl),
 }
 
 /// A running worker; aborted when dropped.
@@ -114,6 +128,9 @@ impl Worker {
                     }
                     Trainer::Toy(toy) => {
                         worker::run(config.clone(), Box::new(toy), std::future::pending()).await
+                    }
+                    Trainer::Bowl(bowl) => {
+                        worker::run(config.clone(), Box::new(bowl), std::future::pending()).await
                     }
                 };
                 assert!(Instant::now() < deadline, "the worker ended: {result:?}");
@@ -183,7 +200,16 @@ impl Federation {
         self.restart_coordinator_after(|_| {}).await
     }
 
-    /// The same; meanwhile something is done to its folder.
+    /// Ends the coordinator in the middle of whatever it does, and starts another on its folder and port.
+    pub async fn crash_coordinator(self) -> Self {
+        let Self { coordinator, operator, workers, dir } = self;
+        let (address, folder) = (coordinator.address, dir.path().join("coordinator"));
+        coordinator.kill().await;
+        let coordinator = Coordinator::start(&folder, address).await;
+        Self { coordinator, operator, workers, dir }
+    }
+
+    /// Stops and starts; meanwhile something is done to its folder.
     pub async fn restart_coordinator_after(self, meanwhile: impl FnOnce(&Path)) -> Self {
         let Self { coordinator, operator, workers, dir } = self;
         let (address, folder) = (coordinator.address, dir.path().join("coordinator"));

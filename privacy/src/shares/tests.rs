@@ -170,7 +170,7 @@ fn the_audit_passes_sound_shares_and_catches_half_the_noise_and_a_missing_clip()
         ledger.record(Event { mechanism, sampling: Sampling::Everyone, count: n(1) }).unwrap();
         let epsilon = report::epsilon(&ledger, 1e-5, 1).epsilon;
         let sound = ask(law, 1.0, true);
-        assert!(!refutes(sound, claimed) && sound.epsilon <= epsilon && sound.mu > 0.75, "{law:?} {sound:?}");
+        assert!(!refutes(sound, claimed) && sound.epsilon <= epsilon && sound.mu > 0.7, "{law:?} {sound:?}");
         let halved = ask(law, 0.25, true);
         assert!(refutes(halved, claimed) && halved.mu > 1.7, "{law:?} {halved:?}");
         let unclipped = ask(law, 1.0, false);

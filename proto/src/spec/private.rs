@@ -163,7 +163,8 @@ impl RunSpec {
         let kind = &self.algorithm.kind;
         let refuse =
             |why: &str| Err(SpecError::new("algorithm.kind", format!("`{kind}` cannot be private: {why}")));
-        if let Some((_, why)) = SENSELESS.iter().find(|(name, _)| name == kind) {
+        let base = self.algorithm.params.get("base").and_then(serde_json::Value::as_str);
+        if let Some((_, why)) = SENSELESS.iter().find(|(name, _)| name == kind || base == Some(*name)) {
             return refuse(why);
         }
         if !algorithm.mirrored().is_empty() {
@@ -234,6 +235,7 @@ mod tests {
             (&local, "'fedavg'", "'scaffold'", "algorithm.kind"),
             (&local, "'fedavg'", "'fednova'", "algorithm.kind"),
             (&local, "'fedavg'", "'fedlada'", "algorithm.kind"),
+            (&local, "kind='fedavg'", "kind='fedinit'\nbase='fedlada'", "algorithm.kind"),
         ] {
             let changed = text.replace(from, to);
             assert_ne!(changed, text);

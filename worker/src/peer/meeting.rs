@@ -72,14 +72,14 @@ impl Meeting<'_> {
                 tracing::info!(met = told, of = nodes, names = names.join(", "), "meeting");
             }
             for (name, address) in live.iter().filter(|(name, _)| *name != self.name) {
-                let Some(reply) = self.ask(&address.to_string(), me).await else { continue };
+                let Some(reply) = self.ask((name, address), me).await else { continue };
                 let begun = reply.membership.filter(|_| reply.begun);
                 let Some(Ok(mut membership)) = begun.map(peers::read_membership) else { continue };
                 if membership.is_live(me) {
                     return Start { me, membership, round: 0, model: None };
                 }
                 tracing::info!(sponsor = name, round = reply.round, "the run has begun: joining it");
-                if let Some(model) = self.model(&address.to_string()).await {
+                if let Some(model) = self.model((name, address)).await {
                     me = me.max(membership.next(me.id));
                     membership.admit(me);
                     return Start { me, membership, round: reply.round, model: Some(model) };
@@ -98,7 +98,7 @@ impl Meeting<'_> {
     async fn founders(&self, live: &BTreeMap<String, SocketAddr>, me: Member) -> Option<Membership> {
         let mut membership = Membership::new([me]);
         for (name, address) in live.iter().filter(|(name, _)| *name != self.name) {
-            let reply = self.ask(&address.to_string(), me).await?;
+            let reply = self.ask((name, address), me).await?;
             let theirs = peers::read_membership(reply.membership?).ok()?;
             // One that began meanwhile knows more than itself.
             if reply.begun {
@@ -110,15 +110,19 @@ impl Meeting<'_> {
         Some(membership)
     }
 
-    /// What a peer says of the run.
-    pub(super) async fn ask(&self, address: &str, me: Member) -> Option<v1::MeetReply> {
+    /// What the peer of that name and address says of the run.
+    pub(super) async fn ask(
+        &self,
+        (name, address): (&str, &SocketAddr),
+        me: Member,
+    ) -> Option<v1::MeetReply> {
         let request = v1::MeetRequest { run: self.run.to_vec(), member: Some(peers::member(me)) };
-        let mut client = self.net.client(address, Lane::Small).ok()?;
+        let mut client = self.net.client_of(name, &address.to_string(), Lane::Small).ok()?;
         match timeout(CALL, client.meet(request)).await.ok()? {
             Ok(reply) => Some(reply.into_inner()),
             Err(status) => {
                 if status.code() == tonic::Code::FailedPrecondition {
-                    tracing::warn!(address, why = status.message(), "a peer of another run");
+                    tracing::warn!(%address, why = status.message(), "a peer of another run");
                 }
                 None
             }
@@ -126,15 +130,15 @@ impl Meeting<'_> {
     }
 
     /// A peer's model.
-    pub(super) async fn model(&self, address: &str) -> Option<Vec<f32>> {
-        let mut client = self.net.client(address, Lane::Vectors).ok()?;
+    pub(super) async fn model(&self, (name, address): (&str, &SocketAddr)) -> Option<Vec<f32>> {
+        let mut client = self.net.client_of(name, &address.to_string(), Lane::Vectors).ok()?;
         let request = v1::ModelRequest { digest: Vec::new(), offset: 0 };
         let mut stream = timeout(CALL, client.model(request)).await.ok()?.ok()?.into_inner();
         let mut next = async || timeout(STALL, stream.message()).await.ok()?.ok()?;
         let Some(Body::Header(header)) = next().await?.body else { return None };
         let announced = header.model?;
         if announced.length != self.length as u64 {
-            tracing::warn!(address, parameters = announced.length, expected = self.length, "another model");
+            tracing::warn!(%address, parameters = announced.length, expected = self.length, "another model");
             return None;
         }
         let mut assembler = Assembler::new(self.length, Digest::from_bytes(&announced.digest).ok()?);

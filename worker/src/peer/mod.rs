@@ -2,9 +2,10 @@
 //! crate's trainer around it. No coordinator is needed.
 //!
 //! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
-//! `rumour` (who is there), `post` and `serve` (messages out and in), `store` (what survives), `book` (metrics).
+//! `rumour` and `claim` (who is there), `post` and `serve` (messages out and in), `store` (what survives), `book` (metrics).
 
 mod book;
+mod claim;
 mod config;
 mod listen;
 mod meeting;
@@ -102,7 +103,7 @@ pub async fn run(
     let (rumours, ear) = Rumours::start(plan, net.clone()).await.map_err(WorkerError::Internal)?;
     let shared = Arc::new(Shared::new(run));
     let (sender, mut inbox) = mpsc::channel(EVENTS);
-    let service = Service { shared: Arc::clone(&shared), node: sender.clone(), ear: Arc::new(ear) };
+    let service = Service { shared: Arc::clone(&shared), node: sender.clone(), ear };
     let _serving = serve(service, listener, &bundle).map_err(wrong)?;
     let spec = Arc::new(spec);
     let opening = Arc::clone(&spec);

@@ -1,7 +1,7 @@
 //! How a peer reaches another: TLS to whoever shows a peer's certificate of the same authority, one
 //! connection for small things and one for vectors, so that a full window never delays a small thing.
 
-use identity::{Bundle, Connector, Current, Dial, PEER_HOST};
+use identity::{Bundle, Connector, Current, Dial, PEER_HOST, Role};
 use proto::{limits, v1::peers_client::PeersClient};
 use std::{
     collections::BTreeMap,
@@ -22,11 +22,14 @@ pub enum Lane {
     Vectors,
 }
 
+/// Address, what for, and whom.
+type Key = (String, Lane, Option<String>);
+
 /// Connections to peers, opened when they are first used.
 #[derive(Debug, Clone)]
 pub struct Net {
     connector: Connector,
-    known: Arc<Mutex<BTreeMap<(String, Lane), Channel>>>,
+    known: Arc<Mutex<BTreeMap<Key, Channel>>>,
 }
 
 impl Net {
@@ -40,13 +43,27 @@ impl Net {
         Ok(Self { connector, known: Arc::default() })
     }
 
-    /// A client for HOST:PORT.
+    /// A client for whichever peer is at HOST:PORT.
     ///
     /// # Errors
     /// If that is no address.
     pub fn client(&self, address: &str, lane: Lane) -> Result<PeersClient<Channel>, String> {
+        self.open(self.connector.clone(), (address.to_owned(), lane, None))
+    }
+
+    /// A client for the peer of that name at HOST:PORT: where an address came by a rumour, somebody else
+    /// who answers there must not be taken for it.
+    ///
+    /// # Errors
+    /// If that is no address.
+    pub fn client_of(&self, name: &str, address: &str, lane: Lane) -> Result<PeersClient<Channel>, String> {
+        let connector = self.connector.clone().to(Role::Peer, name);
+        self.open(connector, (address.to_owned(), lane, Some(name.to_owned())))
+    }
+
+    fn open(&self, connector: Connector, key: Key) -> Result<PeersClient<Channel>, String> {
+        let (address, lane) = (&key.0, key.1);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (address.to_owned(), lane);
         if let Some(channel) = known.get(&key) {
             return Ok(client(channel.clone()));
         }
@@ -62,7 +79,7 @@ impl Net {
                 .initial_connection_window_size(limits::WINDOW_BYTES)
                 .max_frame_size(limits::FRAME_BYTES);
         }
-        let channel = endpoint.connect_with_connector_lazy(self.connector.clone());
+        let channel = endpoint.connect_with_connector_lazy(connector);
         known.insert(key, channel.clone());
         Ok(client(channel))
     }

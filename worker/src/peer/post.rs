@@ -87,8 +87,9 @@ impl Post {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Where a peer is from now on.
-    pub(super) fn locate(&mut self, id: u64, address: &str) {
+    /// Where the peer of that name is from now on.
+    pub(super) fn locate(&mut self, name: &str, address: &str) {
+        let id = peers::id_of(name);
         if let Some(known) = self.boxes.get(&id) {
             known.address.send_if_modified(|old| {
                 let moved = old != address;
@@ -102,12 +103,9 @@ impl Post {
         let (sender, place) = watch::channel(address.to_owned());
         let (small, queue) = mpsc::channel(QUEUE);
         let vectors = Arc::<Vectors>::default();
-        let telling = tell(self.net.clone(), place.clone(), queue);
-        let handing = hand(
-            Line { net: self.net.clone(), place, run: self.run.clone() },
-            Arc::clone(&vectors),
-            Arc::clone(&self.sent),
-        );
+        let line = Line { net: self.net.clone(), name: name.into(), place, run: self.run.clone() };
+        let telling = tell(line.clone(), queue);
+        let handing = hand(line, Arc::clone(&vectors), Arc::clone(&self.sent));
         let tasks = [tokio::spawn(telling), tokio::spawn(handing)].map(AbortOnDropHandle::new);
         self.boxes.insert(id, Mailbox { address: sender, small, vectors, _tasks: tasks });
     }
@@ -137,10 +135,10 @@ impl Post {
     }
 }
 
-async fn tell(net: Net, place: watch::Receiver<String>, mut queue: mpsc::Receiver<v1::TellRequest>) {
+async fn tell(line: Line, mut queue: mpsc::Receiver<v1::TellRequest>) {
     while let Some(request) = queue.recv().await {
-        let address = place.borrow().clone();
-        let Ok(mut client) = net.client(&address, Lane::Small) else { continue };
+        let address = line.place.borrow().clone();
+        let Ok(mut client) = line.net.client_of(&line.name, &address, Lane::Small) else { continue };
         match timeout(CALL, client.tell(request)).await {
             Ok(Ok(_)) => {}
             Ok(Err(status)) => {
@@ -152,8 +150,10 @@ async fn tell(net: Net, place: watch::Receiver<String>, mut queue: mpsc::Receive
     }
 }
 
+#[derive(Clone)]
 struct Line {
     net: Net,
+    name: Arc<str>,
     place: watch::Receiver<String>,
     run: Vec<u8>,
 }
@@ -236,7 +236,7 @@ async fn attempt_one(line: &Line, envelope: &Envelope<f32>) -> Result<u64, Strin
         });
     let first = stream::iter([v1::HandRequest { body: Some(Hand::Header(header)) }]);
     let address = line.place.borrow().clone();
-    let mut client = line.net.client(&address, Lane::Vectors)?;
+    let mut client = line.net.client_of(&line.name, &address, Lane::Vectors)?;
     let failed = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
     let call = timeout(CALL, client.hand(first.chain(vector))).await.map_err(|_| "no answer".to_owned())?;
     let mut replies = call.map_err(failed)?.into_inner();

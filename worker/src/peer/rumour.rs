@@ -2,7 +2,10 @@
 //! datagrams travel in calls between peers. So it hears only those with a certificate, and of the same run:
 //! the run's digest is its cluster.
 
-use super::net::{Lane, Net};
+use super::{
+    claim::{FirstHand, Refused},
+    net::{Lane, Net},
+};
 use anyhow::Context;
 use async_trait::async_trait;
 use chitchat::{
@@ -14,7 +17,7 @@ use proto::{digest::Digest, v1};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -34,6 +37,28 @@ pub(super) type Datagram = (SocketAddr, Vec<u8>);
 /// The detector of one peer.
 pub(super) struct Rumours {
     handle: ChitchatHandle,
+    first_hand: FirstHand,
+    me: (String, SocketAddr),
+}
+
+/// Where datagrams of others are heard.
+#[derive(Clone)]
+pub(super) struct Ear {
+    queue: mpsc::Sender<Datagram>,
+    first_hand: FirstHand,
+}
+
+impl Ear {
+    /// Hears a datagram of the peer whose certificate has that name.
+    ///
+    /// # Errors
+    /// If it speaks as somebody else.
+    pub(super) fn hear(&self, name: &str, (address, datagram): Datagram) -> Result<(), Refused> {
+        self.first_hand.check(name, address, &datagram)?;
+        // One that finds no place is lost, as datagrams are.
+        let _ = self.queue.try_send((address, datagram));
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for Rumours {
@@ -54,8 +79,9 @@ pub(super) struct Plan {
 
 impl Rumours {
     /// Starts, and gives what heard datagrams are put into.
-    pub(super) async fn start(plan: Plan, net: Net) -> Result<(Self, mpsc::Sender<Datagram>), String> {
-        let (sender, heard) = mpsc::channel(QUEUE);
+    pub(super) async fn start(plan: Plan, net: Net) -> Result<(Self, Ear), String> {
+        let (queue, heard) = mpsc::channel(QUEUE);
+        let me = (plan.name.clone(), plan.address);
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(plan.name, plan.generation, plan.address),
             cluster_id: Digest(plan.run).to_string(),
@@ -74,7 +100,9 @@ impl Rumours {
         };
         let calls = Calls { net, run: plan.run.to_vec(), own: plan.address, heard: Mutex::new(Some(heard)) };
         let handle = spawn_chitchat(config, Vec::new(), &calls).await.map_err(|error| error.to_string())?;
-        Ok((Self { handle }, sender))
+        let first_hand = FirstHand::default();
+        let ear = Ear { queue, first_hand: first_hand.clone() };
+        Ok((Self { handle, first_hand, me }, ear))
     }
 
     /// Names and addresses of those who are there, this one included.
@@ -88,7 +116,16 @@ impl Rumours {
             let known = newest.entry(id.node_id.to_string()).or_insert(found);
             *known = (*known).max(found);
         }
-        newest.into_iter().map(|(name, (_, address))| (name, address)).collect()
+        let mut live: BTreeMap<String, SocketAddr> =
+            newest.into_iter().map(|(name, (_, address))| (name, address)).collect();
+        // Anybody may say anything of a third peer: where somebody is, it says itself, once it has spoken.
+        for (name, address) in &mut live {
+            if let Some(told) = self.first_hand.known().get(name) {
+                *address = *told;
+            }
+        }
+        live.insert(self.me.0.clone(), self.me.1);
+        live
     }
 }
 
@@ -124,6 +161,7 @@ impl Socket for Open {
             address: self.own.to_string(),
             datagram: message.serialize_to_vec(),
         };
+        // Whoever answers there: the name that belongs to the address is not known here.
         let Ok(mut client) = self.net.client(&to.to_string(), Lane::Small) else { return Ok(()) };
         // As with any datagram, nobody hears of its loss.
         tokio::spawn(async move { drop(timeout(LOST, client.rumour(request)).await) });
@@ -140,6 +178,3 @@ impl Socket for Open {
         }
     }
 }
-
-/// For the state that the server shares.
-pub(super) type Ear = Arc<mpsc::Sender<Datagram>>;

@@ -1,10 +1,10 @@
 //! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
 //! run, that a vector is the announced one; then it goes to the node.
 
-use super::{listen::caller, rumour::Ear};
+use super::{claim::Refused, listen::caller, rumour::Ear};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
-use identity::Role;
+use identity::{Identity, Role};
 use proto::{
     chunk::{Assembler, bytes_of, chunks},
     digest::Digest,
@@ -82,14 +82,14 @@ fn stopping<E>(_: E) -> Status {
 }
 
 impl Service {
-    /// The id of a peer that calls about this run.
-    fn peer<T>(&self, request: &Request<T>, run: impl FnOnce(&T) -> &[u8]) -> Result<u64, Status> {
+    /// The peer that calls about this run.
+    fn peer<T>(&self, request: &Request<T>, run: impl FnOnce(&T) -> &[u8]) -> Result<Arc<Identity>, Status> {
         let who = caller(request)?;
         if who.role != Role::Peer {
             return Err(Status::permission_denied(format!("{who} is no peer")));
         }
         self.same_run(run(request.get_ref()))?;
-        Ok(peers::id_of(&who.name))
+        Ok(who)
     }
 
     fn same_run(&self, run: &[u8]) -> Result<(), Status> {
@@ -118,14 +118,14 @@ impl Service {
     async fn take(
         &self,
         header: v1::HandHeader,
-        from: u64,
+        who: &Identity,
         requests: &mut Streaming<v1::HandRequest>,
         replies: &mpsc::Sender<Result<v1::HandReply, Status>>,
     ) -> Result<(), Status> {
         let wrong = |why: &str| Status::invalid_argument(why.to_owned());
         self.same_run(&header.run)?;
         let message = header.message.ok_or_else(|| wrong("a header without a message"))?;
-        let sender = sender(&message, from)?;
+        let sender = sender(message.from, who, "vector")?;
         let (answer, seq) = match &message.body {
             Some(Wire::Transfer(transfer)) => (false, transfer.seq),
             Some(Wire::Verdict(verdict)) => (true, verdict.seq),
@@ -139,7 +139,7 @@ impl Service {
             return self.deliver(message, Vec::new()).await;
         }
         let digest = Digest::from_bytes(&header.digest).map_err(|error| wrong(&error.to_string()))?;
-        let place = (from, answer);
+        let place = (sender.id, answer);
         let begun = self
             .partial()
             .remove(&place)
@@ -171,14 +171,15 @@ impl Service {
 }
 
 /// The sender that a message names, who must be the caller.
-fn sender(message: &v1::PeerMessage, caller: u64) -> Result<Member, Status> {
-    let from =
-        peers::read_member(message.from).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if from.id == caller {
-        Ok(from)
-    } else {
-        Err(Status::permission_denied("a message in another peer's name"))
+fn sender(named: Option<v1::PeerMember>, who: &Identity, what: &str) -> Result<Member, Status> {
+    let from = peers::read_member(named).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    if from.id == peers::id_of(&who.name) {
+        return Ok(from);
     }
+    let why =
+        format!("the certificate is that of {who}, but the {what} is in the name of member {:016x}", from.id);
+    tracing::warn!(why, "refused");
+    Err(Status::permission_denied(why))
 }
 
 async fn receive(requests: &mut Streaming<v1::HandRequest>, assembler: &mut Assembler) -> Result<(), Status> {
@@ -201,30 +202,34 @@ impl Peers for Service {
     type ModelStream = Outgoing<ExportMessage>;
 
     async fn meet(&self, request: Request<v1::MeetRequest>) -> Result<Response<v1::MeetReply>, Status> {
-        self.peer(&request, |request| &request.run)?;
+        let who = self.peer(&request, |request| &request.run)?;
+        sender(request.into_inner().member, &who, "question")?;
         self.ask(Ask::Meet).await.map(Response::new)
     }
 
     async fn rumour(&self, request: Request<v1::RumourRequest>) -> Result<Response<v1::RumourReply>, Status> {
-        self.peer(&request, |request| &request.run)?;
+        let who = self.peer(&request, |request| &request.run)?;
         let v1::RumourRequest { address, datagram, .. } = request.into_inner();
         let address = address.parse().map_err(|_| Status::invalid_argument("the address is none"))?;
-        // One that finds no place is lost, as datagrams are.
-        let _ = self.ear.try_send((address, datagram));
+        self.ear.hear(&who.name, (address, datagram)).map_err(|refused| {
+            tracing::warn!(%who, why = %refused, "refused");
+            match refused {
+                Refused::Damaged(_) => Status::invalid_argument(refused.to_string()),
+                _ => Status::permission_denied(refused.to_string()),
+            }
+        })?;
         Ok(Response::new(v1::RumourReply {}))
     }
 
     async fn tell(&self, request: Request<v1::TellRequest>) -> Result<Response<v1::TellReply>, Status> {
-        let from = self.peer(&request, |request| &request.run)?;
+        let who = self.peer(&request, |request| &request.run)?;
         match request.into_inner().body {
             Some(v1::tell_request::Body::Message(message)) => {
-                sender(&message, from)?;
+                sender(message.from, &who, "message")?;
                 self.deliver(message, Vec::new()).await?;
             }
             Some(v1::tell_request::Body::Report(report)) => {
-                if report.from.is_none_or(|member| member.id != from) {
-                    return Err(Status::permission_denied("a report in another peer's name"));
-                }
+                sender(report.from, &who, "report")?;
                 self.node.send(Input::Report(report)).await.map_err(stopping)?;
             }
             None => return Err(Status::invalid_argument("it says nothing")),
@@ -238,14 +243,13 @@ impl Peers for Service {
     ) -> Result<Response<Self::HandStream>, Status> {
         let who = caller(&request)?;
         Self::allowed(&request, &[Role::Peer])?;
-        let from = peers::id_of(&who.name);
         let mut requests = request.into_inner();
         let (replies, stream) = mpsc::channel(2);
         let service = self.clone();
         tokio::spawn(async move {
             let done = match requests.message().await {
                 Ok(Some(v1::HandRequest { body: Some(Hand::Header(header)) })) => {
-                    service.take(header, from, &mut requests, &replies).await
+                    service.take(header, &who, &mut requests, &replies).await
                 }
                 Ok(_) => Err(Status::invalid_argument("expected a header")),
                 Err(status) => Err(status),

@@ -23,7 +23,7 @@ impl Node {
             let id = peers::id_of(&name);
             self.reachable.insert(id);
             if id != self.machine.me().id {
-                self.post.locate(id, &address.to_string());
+                self.post.locate(&name, &address.to_string());
             }
             self.known.insert(id, (name, address));
         }
@@ -86,19 +86,18 @@ impl Node {
         let length = self.parts.shared.length.get().copied().unwrap_or(0);
         let meeting =
             Meeting { net: &self.parts.net, run: self.parts.shared.run, name: &self.parts.name, length };
-        for (id, (_, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
+        for (id, (name, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
             if !self.reachable.contains(id) {
                 continue;
             }
-            let Some(reply) = meeting.ask(&address.to_string(), old).await.filter(|reply| reply.begun) else {
-                continue;
-            };
+            let asked = meeting.ask((name, address), old).await;
+            let Some(reply) = asked.filter(|reply| reply.begun) else { continue };
             if let Some(Ok(theirs)) = reply.membership.map(peers::read_membership) {
                 membership.merge(&theirs);
                 me = me.max(membership.next(old.id));
             }
             if start.1.is_none() || reply.round > start.0 + BEHIND * self.parts.mixing.repeats {
-                start = (reply.round, meeting.model(&address.to_string()).await.or(start.1));
+                start = (reply.round, meeting.model((name, address)).await.or(start.1));
             }
             break;
         }

@@ -1,0 +1,119 @@
+//! The state of every algorithm survives: server and client vectors come back from the disk as they were, so
+//! that a run whose coordinator and workers are killed at any moment gives the models of an undisturbed one.
+//! Goes over the registry: a new file is tested without being named. Toy training; `cli/tests/crash.rs` has
+//! processes and real training.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
+
+use algorithms::rules::RULES;
+use proto::{digest::Digest, event::RunEvent};
+use starling_tests::{
+    federation::{Federation, Trainer},
+    toy::Bowl,
+};
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::sleep;
+
+const WORKERS: usize = 3;
+const ROUNDS: usize = 4;
+/// Enough for the rounds to be spread over the kills.
+const PAUSE_MS: u64 = 15;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+fn add(federation: &mut Federation, index: usize, pause_ms: u64) {
+    let bowl = Bowl { centre: 0.2 + 0.2 * index as f32, pause: Duration::from_millis(pause_ms) };
+    federation.add(&format!("w{index}"), Trainer::Bowl(bowl));
+}
+
+/// A federation with a run of every rule, all at once.
+async fn begin(pause_ms: u64) -> (Federation, Vec<String>) {
+    let mut federation = Federation::start().await;
+    let mut runs = Vec::new();
+    for rule in RULES {
+        let spec = format!(
+            "name='{0}'\nrounds={ROUNDS}\nseed=3\n[model]\nkind='flat'\nparameters=200\n[data]\nname='digits'\n\
+             [algorithm]\nkind='{0}'\n[evaluation]\nevery=0\n[cohort]\nmin_workers={WORKERS}\n",
+            rule.name
+        );
+        runs.push(federation.operator.submit(&spec).await);
+    }
+    for index in 0..WORKERS {
+        add(&mut federation, index, pause_ms);
+    }
+    (federation, runs)
+}
+
+/// Waits until all are done; the digests of each.
+async fn end(mut federation: Federation, runs: &[String]) -> Vec<Vec<Digest>> {
+    let mut digests = Vec::new();
+    for run in runs {
+        let events = federation.operator.finished(run).await;
+        let refused = events
+            .iter()
+            .find(|event| matches!(event, RunEvent::UpdateRejected { .. } | RunEvent::WorkerDeclined { .. }));
+        assert_eq!(refused, None, "{run}");
+        digests.push(federation.operator.digests(run).await);
+    }
+    digests
+}
+
+/// Kills one after the other until all runs are done; digests, and the runs that were hit in the middle by
+/// the coordinator's and by a worker's end.
+async fn disturbed(seed: u64) -> (Vec<Vec<Digest>>, [BTreeSet<String>; 2]) {
+    let mut random = Random(seed);
+    let (mut federation, runs) = begin(PAUSE_MS).await;
+    let mut hit = [BTreeSet::new(), BTreeSet::new()];
+    for kill in 0.. {
+        sleep(Duration::from_millis(150 + random.below(250))).await;
+        let mut middle = BTreeSet::new();
+        let mut done = 0;
+        for run in &runs {
+            match federation.operator.digests(run).await.len() {
+                ROUNDS => done += 1,
+                0 => {}
+                _ => drop(middle.insert(run.clone())),
+            }
+        }
+        if done == runs.len() {
+            break;
+        }
+        let victim = kill % (WORKERS + 1);
+        if victim == WORKERS {
+            federation = federation.crash_coordinator().await;
+        } else {
+            federation.workers.remove(0).kill().await;
+            sleep(Duration::from_millis(random.below(150))).await;
+            add(&mut federation, victim, PAUSE_MS);
+        }
+        hit[usize::from(victim != WORKERS)].extend(middle);
+    }
+    (end(federation, &runs).await, hit)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_algorithm_gives_the_same_models_when_everybody_is_killed() {
+    let (federation, runs) = begin(0).await;
+    let want = end(federation, &runs).await;
+    let (digests, hit) = disturbed(7).await;
+    for (rule, (got, want)) in RULES.iter().zip(digests.iter().zip(&want)) {
+        assert_eq!(want.len(), ROUNDS, "{}", rule.name);
+        assert_eq!(want.iter().collect::<BTreeSet<_>>().len(), ROUNDS, "{} learns nothing", rule.name);
+        assert_eq!(got, want, "{}: another model than undisturbed", rule.name);
+    }
+    for (by, hit) in ["the coordinator", "a worker"].into_iter().zip(hit) {
+        let all = runs.iter().cloned().collect::<BTreeSet<_>>();
+        assert_eq!(all.difference(&hit).next(), None, "not hit in the middle by the end of {by}");
+    }
+}
