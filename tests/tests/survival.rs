@@ -17,7 +17,12 @@ use tokio::time::sleep;
 const WORKERS: usize = 3;
 const ROUNDS: usize = 4;
 /// Enough for the rounds to be spread over the kills.
-const PAUSE_MS: u64 = 15;
+const PAUSE_MS: u64 = 30;
+/// Who is killed, one after the other: workers, and between them the coordinator.
+const VICTIMS: [usize; WORKERS + 1] = [0, COORDINATOR, 1, 2];
+const COORDINATOR: usize = WORKERS;
+/// Then the runs may end in peace: one that cannot is found stuck.
+const KILLS: usize = 40;
 
 /// SplitMix64.
 struct Random(u64);
@@ -75,7 +80,7 @@ async fn disturbed(seed: u64) -> (Vec<Vec<Digest>>, [BTreeSet<String>; 2]) {
     let mut random = Random(seed);
     let (mut federation, runs) = begin(PAUSE_MS).await;
     let mut hit = [BTreeSet::new(), BTreeSet::new()];
-    for kill in 0.. {
+    for kill in 0..KILLS {
         sleep(Duration::from_millis(150 + random.below(250))).await;
         let mut middle = BTreeSet::new();
         let mut done = 0;
@@ -89,15 +94,15 @@ async fn disturbed(seed: u64) -> (Vec<Vec<Digest>>, [BTreeSet<String>; 2]) {
         if done == runs.len() {
             break;
         }
-        let victim = kill % (WORKERS + 1);
-        if victim == WORKERS {
+        let victim = VICTIMS[kill % VICTIMS.len()];
+        if victim == COORDINATOR {
             federation = federation.crash_coordinator().await;
         } else {
             federation.workers.remove(0).kill().await;
             sleep(Duration::from_millis(random.below(150))).await;
             add(&mut federation, victim, PAUSE_MS);
         }
-        hit[usize::from(victim != WORKERS)].extend(middle);
+        hit[usize::from(victim != COORDINATOR)].extend(middle);
     }
     (end(federation, &runs).await, hit)
 }
