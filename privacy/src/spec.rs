@@ -104,6 +104,7 @@ pub enum Clipping {
 }
 
 impl Clipping {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
     fn is_flat(&self) -> bool {
         *self == Self::Flat
     }

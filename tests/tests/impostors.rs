@@ -20,7 +20,7 @@ use worker::peer::{Config, Ended, Lane, Net};
 const RUN: &str = "name='impostors'\nmode='decentralised'\nrounds=60\nseed=5\n[model]\nkind='flat'\n\
     parameters=500\n[data]\nname='none'\n[algorithm]\nkind='sgp'\n[evaluation]\nevery=0\n\
     [topology]\nkind='ring'\nnodes=2\nretry_ms=300\nevict_after_s=10.0\n";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn bundle(authority: &Authority, name: &str) -> Bundle {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

@@ -139,13 +139,12 @@ impl Ledgers {
     /// If there is no room for it, or the disk does not take the line; then it must not leave.
     pub fn pay(&mut self, payment: &Payment, digest: &str) -> Result<(), LedgerFault> {
         let Payment { dataset, run, round, unit, adjacency, event, .. } = payment;
-        let (mut journal, mut text, length) = match self.books.get(dataset) {
-            Some(book) => (book.journal.clone(), String::new(), book.length),
-            None => {
-                let journal = Journal::open(dataset, *unit, *adjacency);
-                let text = journal.export();
-                (journal, text, 0)
-            }
+        let (mut journal, mut text, length) = if let Some(book) = self.books.get(dataset) {
+            (book.journal.clone(), String::new(), book.length)
+        } else {
+            let journal = Journal::open(dataset, *unit, *adjacency);
+            let text = journal.export();
+            (journal, text, 0)
         };
         let line = journal
             .release_once((run, *round), event.clone(), digest)

@@ -112,7 +112,9 @@ impl Private {
         let grid = Grid::new(spec.clip_norm(), facts.parameters).map_err(failed)?;
         let finite = upload.values().all(|vector| vector.iter().all(|value| value.is_finite()));
         if !finite {
-            upload.values_mut().for_each(|vector| Arc::make_mut(vector).fill(0.0));
+            for vector in upload.values_mut() {
+                Arc::make_mut(vector).fill(0.0);
+            }
         }
         clip_upload(upload, spec.clip_norm(), layers)?;
         let sampler = self.promise.sampler(grid.variance(plan.update_noise).map_err(failed)?)?;
