@@ -278,6 +278,16 @@ pub enum Token {
     },
 }
 
+impl Token {
+    /// Whether nothing comes of it once that round is committed: a driver need not keep it until it is due.
+    pub fn is_over(&self, committed: u64) -> bool {
+        match self {
+            Self::Deadline { round, .. } | Self::Motion { round } => *round <= committed,
+            Self::Rejoin { .. } | Self::Evaluation { .. } => false,
+        }
+    }
+}
+
 /// What the driver must do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {

@@ -91,6 +91,7 @@ impl Actor {
         };
         let digest = metrics.model_digest;
         self.committing = false;
+        self.timers.retain(|(_, token)| !token.is_over(round));
         // An operator may have paused or cancelled the run meanwhile.
         let state = std::mem::replace(&mut self.record, record).state;
         self.record.state = state;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// redb keeps up to 1 GiB of pages by default; the coordinator reads little of what it wrote.
-const CACHE_BYTES: usize = 512 * 1024;
+const CACHE_BYTES: usize = 128 * 1024;
 
 /// Rows that a crash may lose and an I/O error must not.
 #[derive(Debug)]
