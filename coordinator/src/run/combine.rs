@@ -55,6 +55,7 @@ impl Actor {
                     return None;
                 }
             }
+            health.works(Part::Store);
             shared.buffers.give(values);
             spool
         });
