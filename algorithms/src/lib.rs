@@ -11,9 +11,11 @@
 pub mod cohort;
 pub mod combine;
 pub mod compress;
+pub mod evaluation;
 pub mod fold;
 pub mod local;
 mod parts;
+pub mod personal;
 pub mod rule;
 pub mod scalar;
 pub mod schedule;

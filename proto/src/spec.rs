@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod combiner;
 mod compression;
+mod personal;
 mod private;
 mod private_peers;
 mod shares;
@@ -20,6 +21,7 @@ mod topology;
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
+pub use personal::{Order, PersonalSpec};
 pub use shares::SHARES;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
@@ -56,6 +58,9 @@ pub struct RunSpec {
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
+    /// Parts of the model that each worker keeps for itself; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal: Option<PersonalSpec>,
     /// How updates are made smaller on their way; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
@@ -135,6 +140,14 @@ pub enum ModelSpec {
         #[serde(default = "default_gpt_layers")]
         layers: usize,
     },
+    /// Another model that sees its images with a trainable frame added to them: a visual prompt.
+    Prompted {
+        /// Width of the frame, in pixels.
+        #[serde(default = "default_padding")]
+        padding: usize,
+        /// The model.
+        base: Box<ModelSpec>,
+    },
     /// A bare vector that no step changes: for measuring the round without training.
     Flat {
         /// Number of scalars.
@@ -153,6 +166,9 @@ pub enum Stem {
     Imagenet,
 }
 
+fn default_padding() -> usize {
+    2
+}
 fn default_hidden() -> Vec<usize> {
     vec![200, 200]
 }
@@ -367,13 +383,21 @@ pub struct EvaluationSpec {
     pub central: bool,
     /// On the workers' held-out sets.
     pub federated: bool,
+    /// Workers also tell which classes they took for which and sums from which the calibration error follows.
+    /// The coordinator then learns how many held-out examples of each class a worker has.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub details: bool,
+    /// Where a held-out set is divided among workers, each gets examples with its own mix of training labels
+    /// instead of the whole set's: what personal models are for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub matched: bool,
     /// How long federated evaluation waits for reports.
     pub deadline_s: u64,
 }
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { every: 1, central: true, federated: false, deadline_s: 120 }
+        Self { every: 1, central: true, federated: false, details: false, matched: false, deadline_s: 120 }
     }
 }
 

@@ -156,6 +156,7 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         },
         evaluation: EvaluationSpec::default(),
         vetting: VettingSpec::default(),
+        personal: None,
         compression: None,
         combiner: None,
         attack: None,

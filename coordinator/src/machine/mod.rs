@@ -13,6 +13,7 @@
 //! *Every wait has an owner and a deadline*: each phase has armed the timer that ends it, or names
 //! the event that it waits for in a published `Waiting`.
 
+mod evaluation;
 mod membership;
 mod private;
 mod round;
@@ -23,9 +24,10 @@ mod stragglers;
 mod tests;
 mod types;
 
+pub use evaluation::{Evaluated, Federated};
 pub use sampling::{Profile, is_curious};
 pub use states::{Decision, End, Member, Phase};
-pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
+pub use types::{Action, Command, Counted, Event, Facts, Millis, Opening, Restored, Rules, Token};
 
 use crate::private::Secret;
 use membership::Presence;
@@ -61,7 +63,7 @@ pub struct Machine {
     /// When that is looked at next.
     motion_at: Millis,
     rejected: usize,
-    federated: BTreeMap<String, Federated>,
+    reports: evaluation::Reports,
     awaiting: BTreeSet<String>,
     paused: bool,
     /// Of the open round, in a run with noise.
@@ -116,7 +118,7 @@ impl Machine {
             motions: BTreeMap::new(),
             motion_at: 0,
             rejected: 0,
-            federated: BTreeMap::new(),
+            reports: evaluation::Reports::default(),
             awaiting: BTreeSet::new(),
             paused: restored.paused,
             said_waiting: None,

@@ -3,7 +3,7 @@
 use algorithms::cohort::draw::Sampler;
 use proto::{
     digest::Digest,
-    event::RunEvent,
+    event::{ClientScores, RunEvent},
     spec::RunSpec,
     v1::{AbandonReason, DeclineReason, RejectReason},
 };
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    evaluation::{Evaluated, Federated},
     sampling::Profile,
     states::{Decision, End},
 };
@@ -131,17 +132,6 @@ pub struct Facts {
     pub seconds: f64,
 }
 
-/// Sums over the workers' held-out predictions.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Federated {
-    /// Predictions made.
-    pub predictions: u64,
-    /// Right ones.
-    pub correct: u64,
-    /// Sum of the losses.
-    pub loss_sum: f64,
-}
-
 /// What happens to a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -203,8 +193,8 @@ pub enum Event {
         worker: String,
         /// Which round's model.
         round: u64,
-        /// Its sums.
-        report: Federated,
+        /// What it tells.
+        report: Evaluated,
     },
     /// An armed timer went off.
     Timer(Token),
@@ -366,6 +356,8 @@ pub enum Action {
         round: u64,
         /// The sums.
         sums: Federated,
+        /// How the workers fare, if any made a prediction.
+        clients: Option<Box<ClientScores>>,
     },
     /// Put a worker into quarantine, fleet-wide.
     Quarantine {

@@ -94,7 +94,7 @@ impl Job {
         let digests = self.retry(|job| {
             server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
         })?;
-        self.record.vectors = digests;
+        self.record.name(&server, digests);
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];

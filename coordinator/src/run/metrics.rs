@@ -1,7 +1,7 @@
 //! Lines of `metrics.jsonl` that wait for their evaluation, published in the order of rounds.
 
 use crate::{Evaluation, machine::Federated};
-use proto::event::Metrics;
+use proto::event::{ClientScores, Metrics};
 use std::collections::BTreeMap;
 
 /// Rounds that are committed but not evaluated.
@@ -33,9 +33,10 @@ impl Pending {
     }
 
     /// The workers' evaluation.
-    pub(crate) fn federated(&mut self, round: u64, sums: Federated) {
+    pub(crate) fn federated(&mut self, round: u64, sums: Federated, clients: Option<Box<ClientScores>>) {
         let Some(line) = self.0.get_mut(&round) else { return };
         line.federated = false;
+        line.metrics.clients = clients;
         if sums.predictions > 0 {
             line.metrics.federated_loss = Some(sums.loss_sum / sums.predictions as f64);
             line.metrics.federated_accuracy = Some(sums.correct as f64 / sums.predictions as f64);
@@ -74,6 +75,7 @@ mod tests {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down: 0,
             bytes_up: 0,
             epsilon: None,

@@ -7,7 +7,7 @@ use super::{STEP_MS, SimulationError, client_index, client_name, server::Server}
 use algorithms::{Vectors, cohort, combine::attacks::Attack, seed};
 use proto::spec::{AttackKind, ModelSpec, RunSpec};
 use std::{collections::BTreeSet, sync::Arc};
-use worker::{data::Dataset, trainer::steps_due};
+use worker::{data::Dataset, trainer::steps_of_round};
 
 /// The liars of a run, and what they know of the open round.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Server<'_> {
     pub(super) fn duration(&mut self, client: usize, round: u64) -> u64 {
         let steps = |client| match self.spec.model {
             ModelSpec::Flat { .. } => 1,
-            _ => u64::from(steps_due(&self.spec.local, self.shares.size(client))),
+            _ => u64::from(steps_of_round(&self.spec, self.algorithm, self.shares.size(client))),
         };
         let own = steps(client) * STEP_MS;
         let Some(liars) = self.liars.as_mut() else { return own };

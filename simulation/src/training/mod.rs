@@ -19,6 +19,7 @@ mod commit;
 mod desk;
 mod error;
 mod files;
+mod judging;
 mod lane;
 mod liars;
 mod line;
@@ -28,12 +29,14 @@ mod secrets;
 mod server;
 mod shares;
 mod states;
+mod stop;
 
 pub use error::SimulationError;
 pub use lane::{LocalWork, bare};
 pub use line::Line;
 pub use round::run;
 pub use shares::Shares;
+pub use stop::Stop;
 
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
@@ -67,6 +70,8 @@ pub struct Setup {
     pub memory: u64,
     /// For tests: noise and secret draws follow from the run's seed, so that they protect nobody.
     pub reproducible_noise: bool,
+    /// When it stops before its end.
+    pub stop: Stop,
 }
 
 /// What happens, for whoever watches.
