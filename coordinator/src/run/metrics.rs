@@ -77,6 +77,7 @@ mod tests {
             bytes_down: 0,
             bytes_up: 0,
             epsilon: None,
+            asynchronous: None,
             model_digest: Digest([0; 32]),
         }
     }
