@@ -103,6 +103,10 @@ fn metrics_line(metrics: &Metrics) -> String {
     let loss = |loss: f64| format!("{loss:.4}");
     add("accuracy", metrics.eval_accuracy.map(percent));
     add("loss", metrics.eval_loss.map(loss));
+    for (name, scores) in &metrics.averages {
+        add(&format!("{name} accuracy"), scores.eval_accuracy.map(percent));
+        add(&format!("{name} loss"), scores.eval_loss.map(loss));
+    }
     add("workers' accuracy", metrics.federated_accuracy.map(percent));
     add("workers' loss", metrics.federated_loss.map(loss));
     add("train loss", metrics.train_loss.map(loss));
@@ -137,7 +141,8 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use proto::digest::Digest;
+    use proto::{digest::Digest, event::AverageMetrics};
+    use std::collections::BTreeMap;
 
     /// The metrics of a round that went well.
     pub(crate) fn metrics(round: u64, accuracy: f64) -> Metrics {
@@ -153,6 +158,7 @@ pub(crate) mod tests {
             federated_accuracy: None,
             bytes_down: 1_740_000,
             bytes_up: 999,
+            averages: BTreeMap::new(),
             epsilon: None,
             model_digest: Digest::of(b"m"),
         }
@@ -191,6 +197,11 @@ pub(crate) mod tests {
             (RunEvent::Cancelled {}, "cancelled"),
             (RunEvent::Failed { reason: "no disk".into() }, "failed: no disk"),
         ]);
+        let mut averaged = metrics(3, 0.931);
+        let scores = AverageMetrics { eval_loss: Some(0.05), eval_accuracy: Some(0.95) };
+        averaged.averages.insert("swa".into(), scores);
+        let text = line(&RunEvent::RoundMetrics { metrics: averaged });
+        assert!(text.contains("loss 0.0690, swa accuracy 95.00 %, swa loss 0.0500, train loss"), "{text}");
         let finished = line(&RunEvent::Finished { rounds: 1, model_digest: Digest::of(b"") });
         assert!(finished.starts_with("finished: 1 round committed, model af13"), "{finished}");
     }

@@ -2,6 +2,7 @@
 
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One event of a run. Serialised as JSON with the key `event`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -195,8 +196,20 @@ pub struct Metrics {
     pub bytes_down: u64,
     /// Payload bytes received from workers in the round.
     pub bytes_up: u64,
+    /// How good the averages of the model are that the run keeps (`ema`, `swa`), where the model was evaluated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub averages: BTreeMap<String, AverageMetrics>,
     /// Privacy spent so far; null: the run has no privacy guarantee.
     pub epsilon: Option<f64>,
     /// Digest of the model after the round.
     pub model_digest: Digest,
+}
+
+/// How good an average of the model is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct AverageMetrics {
+    /// Mean loss on the coordinator's held-out set.
+    pub eval_loss: Option<f64>,
+    /// Share of right predictions there.
+    pub eval_accuracy: Option<f64>,
 }

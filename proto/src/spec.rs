@@ -6,12 +6,13 @@
 //! costs a week of training.
 
 use crate::nearest;
-use algorithms::{Algorithm, cohort::draw::Sampler, combine::Combiner, schedule::Schedule};
+use algorithms::{Algorithm, average::Averages, cohort::draw::Sampler, combine::Combiner};
 use serde::{Deserialize, Serialize};
 
 mod check;
 mod combiner;
 mod compression;
+mod local;
 mod private;
 mod private_peers;
 mod shares;
@@ -20,6 +21,7 @@ mod topology;
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
+pub use local::{ClipMode, LocalSpec};
 pub use shares::SHARES;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
@@ -53,6 +55,9 @@ pub struct RunSpec {
     /// When and on what the global model is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
+    /// Averages of the global model over rounds, which are evaluated and exported beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Averages>,
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
@@ -254,67 +259,6 @@ impl AlgorithmSpec {
 impl Default for AlgorithmSpec {
     fn default() -> Self {
         Self { kind: "fedavg".into(), params: serde_json::Map::new() }
-    }
-}
-
-/// Local training on a worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalSpec {
-    /// Passes over the worker's data in a round; ignored when `steps` is given.
-    pub epochs: u32,
-    /// Exact number of local steps in a round.
-    pub steps: Option<u32>,
-    /// Examples in a mini-batch.
-    pub batch: usize,
-    /// Learning rate of round 0.
-    pub lr: f32,
-    /// The learning rate of round t is `lr · lr_decay^t`, times what `schedule` and `warmup` say.
-    pub lr_decay: f32,
-    /// How the learning rate falls over the rounds; absent: by `lr_decay` alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-    /// Rounds over which the learning rate grows to its first value, in equal steps.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub warmup: u64,
-    /// Weight decay, outside the clip.
-    pub weight_decay: f32,
-    /// Clipping norm of a local gradient, over the whole vector; absent: no clipping.
-    pub clip: Option<f32>,
-    /// What the clip acts on.
-    pub clip_mode: ClipMode,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// What gradient clipping acts on (`ARCHITECTURE.md`, local step).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClipMode {
-    /// The loss gradient alone; prox and correction are added exactly.
-    #[default]
-    Clean,
-    /// Gradient plus correction vector, prox split around the clip, as FL-Simulator's code does.
-    Compat,
-}
-
-impl Default for LocalSpec {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            steps: None,
-            batch: 50,
-            lr: 0.05,
-            lr_decay: 1.0,
-            schedule: None,
-            warmup: 0,
-            weight_decay: 0.0,
-            clip: None,
-            clip_mode: ClipMode::Clean,
-        }
     }
 }
 

@@ -62,9 +62,10 @@ const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
 const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.05\n";
 const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
 const CHOSEN: &str = "sampler={kind='power-of-choice',candidates=9}\n";
+const AVERAGED: &str = "[average]\nema={decay=0.5}\nswa={start=1}\n";
 /// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars, what was
-/// seen of clients.
-const CASES: [(&str, &str); 8] = [
+/// seen of clients, averages of the model.
+const CASES: [(&str, &str); 9] = [
     ("fedavg", ""),
     ("fedavg", PACKED),
     ("scaffold", ""),
@@ -73,6 +74,7 @@ const CASES: [(&str, &str); 8] = [
     ("fedcm", CLIPPED),
     ("fedavg", ATTACKED),
     ("fedavg", CHOSEN),
+    ("fedavg", AVERAGED),
 ];
 
 #[test]
@@ -93,6 +95,40 @@ fn threads_memory_and_checkpoints_change_nothing() {
         other.seed = 4;
         assert_ne!(one.digest, go(|_| (), other).digest, "{algorithm}: another seed");
     }
+}
+
+#[test]
+fn averages_of_the_model_are_evaluated_and_exported_beside_it() {
+    let plain = go(|_| (), spec("fedavg", ""));
+    let averaged = go(|_| (), spec("fedavg", AVERAGED));
+    assert_eq!(averaged.model, plain.model, "training does not see them");
+    let line = |outcome: &Outcome, round: usize| outcome.lines[round].metrics.clone();
+    assert_eq!(line(&averaged, 0).averages.keys().collect::<Vec<_>>(), ["ema"], "SWA begins with round 1");
+    let last = line(&averaged, 3);
+    for name in ["ema", "swa"] {
+        let loss = last.averages[name].eval_loss.expect("it was evaluated");
+        assert!(loss != last.eval_loss.expect("as the model") && loss.is_finite(), "{name}: {loss}");
+        let data = |file: &[u8]| file[file.len() - 4 * plain.parameters..].to_vec();
+        assert_ne!(data(&averaged.averages[name]), data(&averaged.model));
+    }
+    // An average without a memory is the model, and so is the mean of the last one.
+    let bare = go(|_| (), spec("fedavg", "[average]\nema={decay=0.0}\nswa={start=3}\n"));
+    for name in ["ema", "swa"] {
+        let data = |file: &[u8]| file[file.len() - 4 * plain.parameters..].to_vec();
+        assert_eq!(data(&bare.averages[name]), data(&plain.model));
+        let last = line(&bare, 3);
+        assert_eq!(last.averages[name].eval_loss, last.eval_loss);
+    }
+}
+
+#[test]
+fn grown_and_divided_batches_are_the_same_on_any_threads() {
+    let keys = "growth={kind='linear',add=10,max=20}\naccumulate=3\n";
+    let one = go(|_| (), spec("scaffold", keys));
+    assert_eq!(one, go(|setup| setup.threads = 3, spec("scaffold", keys)));
+    // 20 examples a client, 10 ms a step: two steps in the first round, one in the others.
+    let seconds: Vec<f64> = one.lines.iter().map(|line| line.metrics.seconds).collect();
+    assert_eq!(seconds, [0.02, 0.01, 0.01, 0.01]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! cohort and shares have the same model in every round.
 
 use proto::{digest::Digest, event::Metrics, spec::RunSpec};
-use simulation::training::{self, Setup};
+use simulation::training::{self, Outcome, Setup};
 use starling_tests::{
     federation::{Federation, Trainer},
     host::digits,
@@ -25,6 +25,10 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
 }
 
 fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
+    simulate(spec, threads).lines.into_iter().map(|line| line.metrics).collect()
+}
+
+fn simulate(spec: &str, threads: usize) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
         spec: RunSpec::from_toml(spec).expect("a run file"),
@@ -37,8 +41,7 @@ fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
         memory: 1 << 30,
         reproducible_noise: false,
     };
-    let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
-    outcome.lines.into_iter().map(|line| line.metrics).collect()
+    training::run(&setup, &mut |_| ()).expect("it comes to its end")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,6 +65,31 @@ async fn a_simulation_is_the_federation_without_sockets() {
             assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn averages_and_grown_batches_are_the_same_bits_in_both() {
+    let mut federation = Federation::start().await;
+    let keys = "epochs=2\ngrowth={kind='step',every=2,factor=2.0,max=30}\naccumulate=2";
+    let text = spec("fedavg").replace("epochs=2", keys)
+        + "[average]\nema={decay=0.8,start=1}\nswa={start=0,every=2}\n";
+    let run = federation.operator.submit(&text).await;
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.finished(&run).await;
+    let alone = simulate(&text, 2);
+    let digests: Vec<Digest> = alone.lines.iter().map(|line| line.metrics.model_digest).collect();
+    assert_eq!(federation.operator.digests(&run).await, digests);
+    for name in ["ema", "swa"] {
+        let (header, w) = federation.operator.export_average(&run, name).await.unwrap();
+        assert_eq!(header.average, name);
+        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert!(alone.averages[name].ends_with(&bytes), "{name}");
+    }
+    let missing = federation.operator.export_average(&run, "mean").await.unwrap_err();
+    assert!(missing.message().contains("it keeps ema, swa"), "{missing}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

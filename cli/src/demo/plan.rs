@@ -155,6 +155,7 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
             ..CohortSpec::default()
         },
         evaluation: EvaluationSpec::default(),
+        average: None,
         vetting: VettingSpec::default(),
         compression: None,
         combiner: None,

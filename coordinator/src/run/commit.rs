@@ -9,11 +9,16 @@ use crate::{
 };
 use algorithms::{
     Algorithm, RoundFacts, Vector, Vectors,
+    average::Average,
     fold::{Accumulator, drain_into},
 };
 use proto::{digest::Digest, event::Metrics};
 use rayon::prelude::*;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -47,6 +52,8 @@ pub(crate) struct Done {
     pub(crate) record: RunRecord,
     pub(crate) metrics: Metrics,
     pub(crate) model: Vector,
+    /// Its averages that there are so far.
+    pub(crate) averages: Vec<(Average, Vector)>,
     /// Empty, for the next round.
     pub(crate) accumulators: Vec<Accumulator>,
     /// Why the privacy budget has no room for another round.
@@ -91,12 +98,15 @@ impl Job {
         self.algorithm.apply(&mut server, &mean, &self.facts);
         keep_centres(self.shared.spec.combiner, &mut server, &mean);
         self.shared.reuse(mean.into_values());
-        let digests = self.retry(|job| {
-            server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
-        })?;
-        self.record.vectors = digests;
+        if let Some(averages) = self.shared.spec.average {
+            averages.take(&mut server, self.metrics.round);
+        }
+        self.record.vectors = self.retry(|job| job.put(&server))?;
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
+        let averages =
+            Average::ALL.iter().filter_map(|which| Some((*which, server.remove(&which.vector())?)));
+        let averages = averages.collect();
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
         let last = match self.retry(Self::save)? {
             (Release::Refused(reason), _) => return Some(Err(self.refused(true, reason))),
@@ -107,7 +117,7 @@ impl Job {
         };
         self.shared.reuse(server.into_values());
         let Self { record, metrics, accumulators, .. } = self;
-        Some(Ok(Done { record, metrics, model, accumulators, last }))
+        Some(Ok(Done { record, metrics, model, averages, accumulators, last }))
     }
 
     fn refused(self, spent: bool, reason: String) -> Refused {
@@ -138,6 +148,19 @@ impl Job {
             means.insert(name, Arc::new(mean));
         }
         Some(means)
+    }
+
+    /// Writes the server's vectors. Two that are equal are one file, which the record names once.
+    fn put(&self, server: &Vectors) -> Result<BTreeMap<String, Digest>, StoreError> {
+        let (blobs, mut digests) = (self.store.blobs(), BTreeMap::new());
+        for (name, vector) in server {
+            let digest = blobs.put(vector)?;
+            if digests.values().any(|known| *known == digest) {
+                blobs.named(&BTreeSet::from([digest]));
+            }
+            digests.insert(name.clone(), digest);
+        }
+        Ok(digests)
     }
 
     /// Reads the server's vectors.

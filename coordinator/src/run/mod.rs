@@ -63,7 +63,7 @@ pub(crate) enum Command {
     /// How far a worker is.
     Progress { worker: String, progress: Progress },
     /// The central evaluation of a round is done.
-    Central { round: u64, result: Result<Option<crate::Evaluation>, String> },
+    Central { round: u64, result: Result<Option<metrics::Evaluated>, String> },
     /// The disk has the round.
     Committed(Box<(u64, Result<commit::Done, commit::Refused>)>),
 }

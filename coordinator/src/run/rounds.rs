@@ -5,11 +5,12 @@ use super::{
     Command,
     actor::Actor,
     commit::{Done, Job, Refused},
+    metrics::Evaluated,
 };
 use crate::machine::{Action, Counted, Event};
-use algorithms::RoundFacts;
+use algorithms::{RoundFacts, Vector, average::Average};
 use proto::event::{Metrics, RunEvent};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Actor {
     /// Starts the blocking part of a commit.
@@ -47,6 +48,7 @@ impl Actor {
             federated_accuracy: None,
             bytes_down,
             bytes_up,
+            averages: BTreeMap::new(),
             epsilon: None,
             model_digest: self.record.vectors[algorithms::MODEL],
         };
@@ -79,7 +81,7 @@ impl Actor {
     }
 
     pub(super) async fn committed(&mut self, round: u64, done: Result<Done, Refused>) {
-        let Done { record, metrics, model, accumulators, last } = match done {
+        let Done { record, metrics, model, averages, accumulators, last } = match done {
             Ok(done) => done,
             Err(refused) => {
                 self.committing = false;
@@ -102,9 +104,9 @@ impl Actor {
         self.pending.insert(metrics, central, federated);
         self.accumulators = accumulators;
         if central {
-            self.evaluate(round, model);
+            self.evaluate(round, model, averages);
         } else {
-            self.shared.reuse([model]);
+            self.shared.reuse(averages.into_iter().map(|(_, average)| average).chain([model]));
         }
         self.publish_metrics();
         self.parts.fleet.collect_vectors(&self.shared.id, self.record.digests());
@@ -121,13 +123,19 @@ impl Actor {
         }
     }
 
-    pub(super) fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
+    pub(super) fn evaluate(&mut self, round: u64, model: Vector, averages: Vec<(Average, Vector)>) {
         let (host, shared, own) = (Arc::clone(&self.parts.host), Arc::clone(&self.shared), self.own.clone());
         self.work.spawn(async move {
             let evaluate = move || {
-                let result = host.evaluate(&shared.spec, &model);
+                let Some(found) = host.evaluate(&shared.spec, &model)? else { return Ok(None) };
+                let mut evaluated = Evaluated { model: found, averages: Vec::new() };
                 shared.reuse([model]);
-                result
+                for (which, average) in averages {
+                    let found = host.evaluate(&shared.spec, &average)?;
+                    evaluated.averages.extend(found.map(|found| (which, found)));
+                    shared.reuse([average]);
+                }
+                Ok(Some(evaluated))
             };
             let result =
                 tokio::task::spawn_blocking(evaluate).await.unwrap_or_else(|error| Err(error.to_string()));
@@ -159,8 +167,14 @@ impl Actor {
         let digest = metrics.model_digest;
         self.pending.insert(metrics, due, false);
         if due {
-            match self.parts.store.blobs().get(digest, Vec::new) {
-                Ok(model) => self.evaluate(round, model),
+            let read = |digest| self.parts.store.blobs().get(digest, Vec::new);
+            let kept = Average::ALL.iter().filter_map(|which| {
+                let digest = self.record.vectors.get(&which.vector())?;
+                Some(read(*digest).map(|average| (*which, average)))
+            });
+            let averages = kept.collect::<Result<Vec<_>, _>>();
+            match read(digest).and_then(|model| Ok((model, averages?))) {
+                Ok((model, averages)) => self.evaluate(round, model, averages),
                 Err(error) => {
                     tracing::warn!(%error, "the last round cannot be evaluated");
                     self.pending.central(round, None);

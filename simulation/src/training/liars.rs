@@ -77,7 +77,7 @@ impl Server<'_> {
     pub(super) fn duration(&mut self, client: usize, round: u64) -> u64 {
         let steps = |client| match self.spec.model {
             ModelSpec::Flat { .. } => 1,
-            _ => u64::from(steps_due(&self.spec.local, self.shares.size(client))),
+            _ => u64::from(steps_due(&self.spec, round, self.shares.size(client))),
         };
         let own = steps(client) * STEP_MS;
         let Some(liars) = self.liars.as_mut() else { return own };

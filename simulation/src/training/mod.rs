@@ -38,7 +38,7 @@ pub use shares::Shares;
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use worker::data::Dataset;
 
 /// Milliseconds of virtual time that a local step takes.
@@ -92,6 +92,8 @@ pub struct Outcome {
     pub digest: Digest,
     /// The final model in the safetensors format.
     pub model: Vec<u8>,
+    /// Its averages, by name, in the same format.
+    pub averages: BTreeMap<String, Vec<u8>>,
     /// Scalars in it.
     pub parameters: usize,
     /// How good it is.

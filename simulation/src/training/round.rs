@@ -23,10 +23,7 @@ use std::{
     sync::Arc,
     thread,
 };
-use worker::{
-    engine::save_safetensors,
-    trainer::{Scores, scores},
-};
+use worker::trainer::{Scores, scores};
 
 /// Runs a simulation to its end, from where it was interrupted.
 ///
@@ -374,21 +371,11 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn outcome(self) -> Result<Outcome, SimulationError> {
-        let w = &self.server.vectors[MODEL];
-        let digest = self.server.record.vectors[MODEL];
-        let round = self.server.record.round.saturating_sub(1);
-        let metadata = BTreeMap::from([
-            ("format".to_owned(), "pt".to_owned()),
-            ("name".to_owned(), self.server.spec.name.clone()),
-            ("round".to_owned(), round.to_string()),
-            ("digest".to_owned(), digest.to_string()),
-        ]);
-        let model = save_safetensors(self.server.model, w, &metadata)
-            .map_err(|error| SimulationError::Failed(error.to_string()))?;
         Ok(Outcome {
-            parameters: w.len(),
-            digest,
-            model,
+            parameters: self.server.vectors[MODEL].len(),
+            digest: self.server.record.vectors[MODEL],
+            model: self.server.safetensors(MODEL, None)?,
+            averages: self.server.averages()?,
             evaluation: self.server.evaluation()?,
             lines: self.server.metrics.lines,
         })

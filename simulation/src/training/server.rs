@@ -10,7 +10,7 @@ use super::{
     shares::Shares,
     states::States,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator};
 use coordinator::{
     Spool,
     private::Guard,
@@ -25,7 +25,7 @@ use std::{
 };
 use worker::{
     data::Dataset,
-    engine::Model,
+    engine::{Model, save_safetensors},
     trainer::{Promise, ShareMaker},
 };
 
@@ -255,6 +255,34 @@ impl Server<'_> {
         let digests = down.keys().filter_map(|name| self.record.vectors.get(name).copied());
         let sent: BTreeSet<Digest> = digests.chain(recalled.iter().map(|(_, digest)| *digest)).collect();
         (down, recalled, sent.len() as u64 * self.record.length * 4)
+    }
+
+    /// One of the server's vectors as a file; `average`: what it is one of.
+    pub(super) fn safetensors(
+        &self,
+        vector: &str,
+        average: Option<&str>,
+    ) -> Result<Vec<u8>, SimulationError> {
+        let round = self.record.round.saturating_sub(1);
+        let mut metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("name".to_owned(), self.spec.name.clone()),
+            ("round".to_owned(), round.to_string()),
+            ("digest".to_owned(), self.record.vectors[vector].to_string()),
+        ]);
+        metadata.extend(average.map(|name| ("average".to_owned(), name.to_owned())));
+        save_safetensors(self.model, &self.vectors[vector], &metadata)
+            .map_err(|error| SimulationError::Failed(error.to_string()))
+    }
+
+    /// The averages of the model that there are, as files.
+    pub(super) fn averages(&self) -> Result<BTreeMap<String, Vec<u8>>, SimulationError> {
+        let kept = Average::ALL.iter().filter(|which| self.vectors.contains_key(&which.vector()));
+        kept.map(|which| {
+            let file = self.safetensors(&which.vector(), Some(which.name()))?;
+            Ok((which.name().to_owned(), file))
+        })
+        .collect()
     }
 
     /// The digests of the server's vectors.
