@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod combiner;
 mod compression;
+mod method;
 mod private;
 mod private_peers;
 mod shares;
