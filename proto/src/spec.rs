@@ -14,6 +14,7 @@ mod check;
 mod combiner;
 mod compression;
 mod local;
+mod method;
 mod private;
 mod private_peers;
 mod shares;
