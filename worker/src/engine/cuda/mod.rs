@@ -6,14 +6,21 @@
 
 mod cache;
 mod device;
+mod gaussian;
+mod launch;
 mod library;
 mod nvrtc;
 #[cfg(test)]
 mod nvrtc_tests;
+mod survey;
+mod vectors;
 
 pub use cache::default_folder;
 pub use device::{Device, DeviceError, cublas};
+pub use gaussian::Gaussian;
 pub use nvrtc::{Compiler, Source};
+pub use survey::Survey;
+pub use vectors::{Cuda, Vector};
 
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint};
