@@ -8,6 +8,7 @@
 //! Reading order: [`rule`] (the trait), one file of [`rules`], [`local`] (the step), [`fold`] (the
 //! aggregate), [`cohort`].
 
+pub mod average;
 pub mod cohort;
 pub mod combine;
 pub mod compress;

@@ -20,6 +20,8 @@ const RUN: &str = "
     batch = 20
     [cohort]
     fraction = 0.5
+    [average]
+    ema = { decay = 0.5 }
     [simulation]
     clients = 8
     seeds = [0, 1]
@@ -56,7 +58,14 @@ fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
     assert!(again.iter().all(|point| point["resumed"] == "finished"), "{again:?}");
     assert_eq!(digests(&again), digests(&points));
     assert!(folder.path().join("out/comparison.svg").exists());
-    for file in ["model.safetensors", "metrics.jsonl", "plot.svg", "run.toml", "summary.json"] {
+    for file in [
+        "model.safetensors",
+        "model-ema.safetensors",
+        "metrics.jsonl",
+        "plot.svg",
+        "run.toml",
+        "summary.json",
+    ] {
         assert!(folder.path().join("out/algorithm=fedavg,seed=0").join(file).exists(), "{file}");
     }
 
@@ -70,6 +79,9 @@ fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
         assert!((mean - accuracy(0).midpoint(accuracy(1))).abs() < 1e-12);
     }
     assert!(std::fs::read_to_string(folder.path().join("c.svg")).unwrap().contains("scaffold"));
+
+    let averages = &points[0]["averages"];
+    assert!(averages["ema"]["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.1), "{averages}");
 
     let point = "out/algorithm=fedavg,seed=0";
     let line = format!(

@@ -5,26 +5,34 @@
 //! are errors that name the nearest known key, because a misspelt `clip` that is silently ignored
 //! costs a week of training.
 
-use crate::nearest;
-use algorithms::{Algorithm, cohort::draw::Sampler, combine::Combiner, schedule::Schedule};
+use algorithms::{average::Averages, cohort::draw::Sampler, combine::Combiner};
 use serde::{Deserialize, Serialize};
 
+mod algorithm;
+mod asynchronous;
 mod check;
 mod combiner;
 mod compression;
+mod local;
+mod method;
 mod model;
 mod personal;
 mod private;
 mod private_peers;
 mod shares;
+mod stragglers;
 mod topology;
 
+pub use algorithm::AlgorithmSpec;
+pub use asynchronous::AsyncSpec;
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
+pub use local::{ClipMode, LocalSpec};
 pub use model::{ModelSpec, Stem};
 pub use personal::{Order, PersonalSpec};
 pub use shares::SHARES;
+pub use stragglers::StragglerSpec;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
@@ -57,6 +65,9 @@ pub struct RunSpec {
     /// When and on what the global model is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
+    /// Averages of the global model over rounds, which are evaluated and exported beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Averages>,
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
@@ -72,10 +83,16 @@ pub struct RunSpec {
     /// Clients that lie, in a simulation alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<AttackSpec>,
+    /// How the speeds of clients differ, in a simulation alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stragglers: Option<StragglerSpec>,
     /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<privacy::PrivacySpec>,
+    /// How updates are taken in without rounds that anybody waits for; absent: in rounds.
+    #[serde(default, rename = "async", skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<AsyncSpec>,
     /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologySpec>,
@@ -140,99 +157,6 @@ pub enum PartitionSpec {
         /// Exponent of the power law; 0 gives equal sizes.
         exponent: f64,
     },
-}
-
-/// The algorithm's name; its own keys follow and are checked by the algorithm itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AlgorithmSpec {
-    /// Name of a rule in `algorithms/src/rules/`.
-    pub kind: String,
-    /// The rule's own keys.
-    #[serde(flatten)]
-    pub params: serde_json::Map<String, serde_json::Value>,
-}
-
-impl AlgorithmSpec {
-    /// Builds the algorithm, or says which key is wrong.
-    pub fn make(&self) -> Result<Box<dyn Algorithm>, SpecError> {
-        algorithms::make(&self.kind, &self.params).map_err(|error| {
-            let known = algorithms::rules::RULES.iter().map(|rule| rule.name);
-            let text = nearest::explain(&error.to_string());
-            match (error, nearest::nearest(&self.kind, known)) {
-                (algorithms::ParamError::Unknown { .. }, Some(near)) => {
-                    SpecError::new("algorithm.kind", format!("{text} (did you mean `{near}`?)"))
-                }
-                _ => SpecError::new("algorithm", text),
-            }
-        })
-    }
-}
-
-impl Default for AlgorithmSpec {
-    fn default() -> Self {
-        Self { kind: "fedavg".into(), params: serde_json::Map::new() }
-    }
-}
-
-/// Local training on a worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalSpec {
-    /// Passes over the worker's data in a round; ignored when `steps` is given.
-    pub epochs: u32,
-    /// Exact number of local steps in a round.
-    pub steps: Option<u32>,
-    /// Examples in a mini-batch.
-    pub batch: usize,
-    /// Learning rate of round 0.
-    pub lr: f32,
-    /// The learning rate of round t is `lr · lr_decay^t`, times what `schedule` and `warmup` say.
-    pub lr_decay: f32,
-    /// How the learning rate falls over the rounds; absent: by `lr_decay` alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-    /// Rounds over which the learning rate grows to its first value, in equal steps.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub warmup: u64,
-    /// Weight decay, outside the clip.
-    pub weight_decay: f32,
-    /// Clipping norm of a local gradient, over the whole vector; absent: no clipping.
-    pub clip: Option<f32>,
-    /// What the clip acts on.
-    pub clip_mode: ClipMode,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// What gradient clipping acts on (`ARCHITECTURE.md`, local step).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClipMode {
-    /// The loss gradient alone; prox and correction are added exactly.
-    #[default]
-    Clean,
-    /// Gradient plus correction vector, prox split around the clip, as FL-Simulator's code does.
-    Compat,
-}
-
-impl Default for LocalSpec {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            steps: None,
-            batch: 50,
-            lr: 0.05,
-            lr_decay: 1.0,
-            schedule: None,
-            warmup: 0,
-            weight_decay: 0.0,
-            clip: None,
-            clip_mode: ClipMode::Clean,
-        }
-    }
 }
 
 /// Who takes part in a round, and how long a round may last.

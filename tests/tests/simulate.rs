@@ -2,7 +2,7 @@
 //! cohort and shares have the same model in every round.
 
 use proto::{digest::Digest, event::Metrics, spec::RunSpec};
-use simulation::training::{self, Setup, Stop};
+use simulation::training::{self, Outcome, Setup, Stop};
 use starling_tests::{
     federation::{Federation, Trainer},
     host::digits,
@@ -25,10 +25,14 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
 }
 
 fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
+    judged(spec, threads, None).lines.into_iter().map(|line| line.metrics).collect()
+}
+
+fn simulate(spec: &str, threads: usize) -> Outcome {
     judged(spec, threads, None)
 }
 
-fn judged(spec: &str, threads: usize, test: Option<Dataset>) -> Vec<Metrics> {
+fn judged(spec: &str, threads: usize, test: Option<Dataset>) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
         spec: RunSpec::from_toml(spec).expect("a run file"),
@@ -42,8 +46,7 @@ fn judged(spec: &str, threads: usize, test: Option<Dataset>) -> Vec<Metrics> {
         reproducible_noise: false,
         stop: Stop::default(),
     };
-    let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
-    outcome.lines.into_iter().map(|line| line.metrics).collect()
+    training::run(&setup, &mut |_| ()).expect("it comes to its end")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,6 +70,31 @@ async fn a_simulation_is_the_federation_without_sockets() {
             assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn averages_and_grown_batches_are_the_same_bits_in_both() {
+    let mut federation = Federation::start().await;
+    let keys = "epochs=2\ngrowth={kind='step',every=2,factor=2.0,max=30}\naccumulate=2";
+    let text = spec("fedavg").replace("epochs=2", keys)
+        + "[average]\nema={decay=0.8,start=1}\nswa={start=0,every=2}\n";
+    let run = federation.operator.submit(&text).await;
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.finished(&run).await;
+    let alone = simulate(&text, 2);
+    let digests: Vec<Digest> = alone.lines.iter().map(|line| line.metrics.model_digest).collect();
+    assert_eq!(federation.operator.digests(&run).await, digests);
+    for name in ["ema", "swa"] {
+        let (header, w) = federation.operator.export_average(&run, name).await.unwrap();
+        assert_eq!(header.average, name);
+        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert!(alone.averages[name].ends_with(&bytes), "{name}");
+    }
+    let missing = federation.operator.export_average(&run, "mean").await.unwrap_err();
+    assert!(missing.message().contains("it keeps ema, swa"), "{missing}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,7 +158,8 @@ async fn personal_models_are_the_same_in_both() {
     for ((name, spec), id) in runs.iter().zip(ids) {
         federation.operator.finished(&id).await;
         let real = federation.operator.metrics(&id).await;
-        let alone = judged(spec, 2, Some(held_out.clone()));
+        let alone = judged(spec, 2, Some(held_out.clone())).lines;
+        let alone: Vec<Metrics> = alone.into_iter().map(|line| line.metrics).collect();
         assert_eq!(real.len(), 4, "{name}");
         for (real, alone) in real.iter().zip(&alone) {
             assert_eq!(real.model_digest, alone.model_digest, "{name}");

@@ -145,6 +145,15 @@ fn results(
     let spec = toml::to_string(&point.spec).map_err(Failure::internal)?;
     output::write_file(&path("run.toml"), true, &[spec.as_bytes()])?;
     output::write_file(&path("model.safetensors"), true, &[&outcome.model])?;
+    let mut averages = serde_json::Map::new();
+    let last_scores = outcome.lines.last().map(|line| &line.metrics.averages);
+    for (name, file) in &outcome.averages {
+        let to = path(&format!("model-{name}.safetensors"));
+        output::write_file(&to, true, &[file])?;
+        let scores = last_scores.and_then(|scores| scores.get(name)).copied().unwrap_or_default();
+        let found = json!({"accuracy": scores.eval_accuracy, "loss": scores.eval_loss, "model_file": to});
+        averages.insert(name.clone(), found);
+    }
     let metrics: Vec<Metrics> = outcome.lines.iter().map(|line| line.metrics.clone()).collect();
     let title = if point.name.is_empty() { &point.spec.name } else { &point.name };
     // A run of a bare vector has nothing to draw.
@@ -166,7 +175,7 @@ fn results(
         "client_accuracy_worst_decile": of(|line| line.client_accuracy_worst_decile),
         "client_accuracy_variance": of(|line| line.client_accuracy_variance),
         "client_scores": outcome.lines.iter().rev().find_map(|line| line.metrics.clients.clone()),
-        "evaluation": outcome.evaluation, "bytes_down": sum(|line| line.bytes_down),
+        "averages": averages, "evaluation": outcome.evaluation, "bytes_down": sum(|line| line.bytes_down),
         "bytes_up": sum(|line| line.bytes_up), "parameters": outcome.parameters,
         "model_digest": outcome.digest, "seconds": seconds, "resumed": resumed,
         "peak_bytes": process::peak_memory(std::process::id()), "model_file": path("model.safetensors"),

@@ -4,13 +4,17 @@
 use super::{
     Setup, SimulationError, Stop, client_index, client_name,
     files::Metrics,
+    flow::Buffer,
     liars::Liars,
     private::{self, Private},
     secrets::Secrets,
     shares::Shares,
     states::States,
+    stragglers::slowness,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator, personal::Own};
+use algorithms::{
+    Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator, personal::Own,
+};
 use coordinator::{
     Spool,
     private::Guard,
@@ -25,7 +29,7 @@ use std::{
 };
 use worker::{
     data::Dataset,
-    engine::Model,
+    engine::{Model, save_safetensors},
     trainer::{Promise, ShareMaker},
 };
 
@@ -53,6 +57,11 @@ pub(super) struct Server<'a> {
     /// The updates of the open round, where the combiner needs them all.
     pub(super) spool: Option<Spool>,
     pub(super) liars: Option<Liars>,
+    /// How many times as long a step takes on each client.
+    pub(super) slowness: Vec<f64>,
+    /// In a run without rounds, and the mean of what was buffered when a version is committed.
+    pub(super) ready: Option<Vectors>,
+    pub(super) buffer: Buffer,
     /// Where what is in the making lies.
     pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
@@ -106,6 +115,9 @@ impl Opened {
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
         let maker = made.map_err(|error| wrong(error.to_string()))?;
+        if spec.asynchronous.is_some() {
+            clear(&setup.folder)?;
+        }
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -166,6 +178,9 @@ impl Opened {
             accumulators: Vec::new(),
             spool: None,
             liars: Liars::of(&setup.spec, setup.clients, &setup.train)?,
+            slowness: slowness(&setup.spec, setup.clients),
+            ready: None,
+            buffer: Buffer::default(),
             folder: setup.folder.join(STATE),
             private: self
                 .guard
@@ -211,6 +226,8 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        ongoing: None,
+        versions: BTreeMap::new(),
         profiles: BTreeMap::new(),
     };
     (record, vectors)
@@ -223,6 +240,9 @@ impl Server<'_> {
 
     /// Makes durable what is committed, if it is time for it.
     pub(super) fn checkpoint(&mut self, now: bool) -> Result<(), SimulationError> {
+        if self.spec.asynchronous.is_some() {
+            return Ok(());
+        }
         // What is recalled of a round must outlive the round.
         let due = now || !self.algorithm.recalled().is_empty() || self.written.elapsed() >= self.checkpoint;
         if !due {
@@ -266,6 +286,34 @@ impl Server<'_> {
         let packed = self.algorithm.packed().and_then(|name| self.vectors.get(name));
         let saved = packed.map_or(0, |packed| self.record.length - packed.len() as u64);
         (down, recalled, (sent.len() as u64 * self.record.length - saved) * 4)
+    }
+
+    /// One of the server's vectors as a file; `average`: what it is one of.
+    pub(super) fn safetensors(
+        &self,
+        vector: &str,
+        average: Option<&str>,
+    ) -> Result<Vec<u8>, SimulationError> {
+        let round = self.record.round.saturating_sub(1);
+        let mut metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("name".to_owned(), self.spec.name.clone()),
+            ("round".to_owned(), round.to_string()),
+            ("digest".to_owned(), self.record.vectors[vector].to_string()),
+        ]);
+        metadata.extend(average.map(|name| ("average".to_owned(), name.to_owned())));
+        save_safetensors(self.model, &self.vectors[vector], &metadata)
+            .map_err(|error| SimulationError::Failed(error.to_string()))
+    }
+
+    /// The averages of the model that there are, as files.
+    pub(super) fn averages(&self) -> Result<BTreeMap<String, Vec<u8>>, SimulationError> {
+        let kept = Average::ALL.iter().filter(|which| self.vectors.contains_key(&which.vector()));
+        kept.map(|which| {
+            let file = self.safetensors(&which.vector(), Some(which.name()))?;
+            Ok((which.name().to_owned(), file))
+        })
+        .collect()
     }
 
     /// The digests of the server's vectors.

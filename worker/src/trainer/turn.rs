@@ -99,11 +99,11 @@ impl Turn<'_> {
 }
 
 /// Steps of a round of a worker with so many examples, those of personal runs included.
-pub fn steps_of_round(spec: &RunSpec, algorithm: &dyn Algorithm, examples: usize) -> u32 {
-    let extra = |effort: Effort| steps_due(&spec.for_effort(&effort).local, examples);
+pub fn steps_of_round(spec: &RunSpec, algorithm: &dyn Algorithm, (round, examples): (u64, usize)) -> u32 {
+    let extra = |effort: Effort| steps_due(&spec.for_effort(&effort), round, examples);
     let first = spec.first_part().map(|first| extra(first.effort()));
     let personal = algorithm.effort().map(extra);
-    [first, personal].into_iter().flatten().fold(steps_due(&spec.local, examples), u32::saturating_add)
+    [first, personal].into_iter().flatten().fold(steps_due(spec, round, examples), u32::saturating_add)
 }
 
 /// The model that a worker uses itself, from a shared one and its client state; `None`: the run has no personal
