@@ -324,7 +324,7 @@ mod tests {
                 let drawn = sampler.draw(1, round, &workers, 4);
                 let of = |label: usize| {
                     let most = |name: &&&str| {
-                        let at = NAMES.iter().position(|known| known == **name).unwrap();
+                        let at = NAMES.iter().position(|known| *known == **name).unwrap();
                         Quotas::Label.group(&labels[at]) == label
                     };
                     drawn.iter().filter(most).count()
