@@ -269,6 +269,24 @@ fn a_round_is_evaluated_in_every_way() {
 }
 
 #[test]
+fn personal_parts_are_nothing_or_everything() {
+    let evaluation = "epochs=2\n[evaluation]\nfederated=true\nmatched=true\n";
+    let with = |rest: &str| go(|setup| setup.threads = 2, spec("scaffold", &format!("{evaluation}{rest}")));
+    let plain = with("");
+    let none = with("[personal]\ntensors=[]\norder='alternate'\n");
+    assert_eq!(digests(&none), digests(&plain), "no tensor: the run without the section, to the bit");
+    assert_eq!(none.lines, plain.lines);
+    let all = with("[personal]\ntensors=['*']\n");
+    assert!(digests(&all).windows(2).all(|pair| pair[0] == pair[1]), "what is shared stands still");
+    let last = all.lines.last().unwrap().metrics.clone();
+    let own = last.clients.unwrap().personal.unwrap();
+    assert_eq!(own.accuracy.clients, CLIENTS);
+    assert!(own.mean_loss < last.federated_loss.unwrap(), "local training learns: {own:?}");
+    let alternate = with("[personal]\ntensors=['fc2.*']\norder='alternate'\nsteps=2\n");
+    assert_ne!(digests(&alternate), digests(&plain));
+}
+
+#[test]
 fn the_deadline_is_one_of_virtual_time() {
     // Sizes fall off: the first client has more than 100 examples, one a step, and 10 ms a step.
     let mut spec = spec("fedavg", "[cohort]\ndeadline_s=1\n");
