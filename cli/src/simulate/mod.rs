@@ -7,7 +7,12 @@ mod sweep;
 
 pub(crate) use data::{DataArg, Library};
 
-use crate::{compare, exit::Failure, output, table};
+use crate::{
+    compare,
+    exit::{Code, Failure},
+    output, table,
+};
+use worker::engine::cuda::{Choice, Placement, Precision};
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
 use sweep::{Seeds, Set, Sweep};
@@ -41,6 +46,12 @@ pub(crate) struct Args {
     /// Clients that run side by side; 0: one for each core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Where clients train: auto (a GPU where one can be used, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    device: Choice,
+    /// On a GPU, what products are computed in: f32, tf32 or bf16
+    #[arg(long, value_name = "PRECISION", default_value_t = Precision::F32)]
+    precision: Precision,
     /// Folder for what is written; a sweep has a folder in it for each point
     #[arg(long, value_name = "DIR", default_value = "starling-simulation")]
     out: PathBuf,
@@ -70,6 +81,11 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let text = output::read_text(&args.file)?;
     let sweep = Sweep::read(&text, &args.sets, args.seeds.as_ref(), args.clients)
         .map_err(|problem| Failure::usage(format!("{}: {problem}", args.file.display())))?;
+    let placement = Placement::open(args.device, args.precision)
+        .map_err(|reason| Failure::new(Code::NotFound, format!("--device {}: {reason}", args.device)))?;
+    if let Some(device) = placement.label().filter(|_| !args.json) {
+        output::note(format!("clients train on {device}"));
+    }
     let mut library = Library::new(&args.data, args.examples);
     let many = sweep.points.len() > 1;
     let mut folders = Vec::new();
@@ -80,6 +96,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         }
         let how = point::How {
             threads: args.threads(),
+            placement: placement.clone(),
             checkpoint: Duration::from_secs(args.checkpoint),
             memory: args.state_memory.saturating_mul(1_000_000),
             quiet: args.json,

@@ -10,15 +10,17 @@ use crate::{
 use proto::event::{Metrics, RunEvent};
 use serde_json::{Value, json};
 use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError};
+use worker::engine::cuda::Placement;
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
 
 /// How points are run; changes no result.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) threads: usize,
+    pub(super) placement: Placement,
     pub(super) checkpoint: Duration,
     pub(super) memory: u64,
     pub(super) quiet: bool,
@@ -33,9 +35,12 @@ const SUMMARY: &str = "summary.json";
 /// Runs a point, or what is missing of it; gives its summary.
 pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How) -> Result<Value, Failure> {
     let (train, test) = library.load(&point.spec)?;
-    let identity = json!({
+    let mut identity = json!({
         "point": point.name, "spec": point.spec, "clients": point.clients, "examples": train.len(),
     });
+    if let Some(device) = how.placement.label() {
+        identity["device"] = json!(device);
+    }
     if let Some(summary) = claim(folder, &identity)? {
         return Ok(summary);
     }
@@ -46,6 +51,7 @@ pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How
         test: Some(test),
         threads: how.threads,
         folder: folder.to_owned(),
+        placement: how.placement.clone(),
         checkpoint: how.checkpoint,
         memory: how.memory,
         reproducible_noise: how.reproducible_noise,

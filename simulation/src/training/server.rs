@@ -94,6 +94,7 @@ impl Opened {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
+        let model = model.placed(&setup.placement);
         let mut shares = Shares::divide(train, division, *clients, spec.seed)?;
         if let Some(liars) = Liars::of(spec, *clients, train)? {
             shares.flip(liars.flipped());

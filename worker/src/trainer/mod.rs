@@ -3,6 +3,7 @@
 //! The trait stands between the job and the engine, so that the simulator and the tests can train toy
 //! objectives under the same sessions, states and transfers.
 
+mod device;
 mod examples;
 mod local;
 mod outgoing;

@@ -42,6 +42,11 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Of one example.
+    pub(super) fn predictions(&self) -> usize {
+        self.predictions
+    }
+
     /// Checks a batch; returns the number of its predictions.
     pub(super) fn check(&self, batch: &Batch) -> Result<usize, EngineError> {
         if batch.size == 0 {
@@ -83,6 +88,7 @@ impl Task {
                 dense: take(&mut dense, size * self.inputs),
                 tokens: take(&mut tokens, size * self.inputs),
                 labels: take(&mut labels, size * self.predictions),
+                device: None,
             });
         }
         shards
@@ -197,12 +203,16 @@ impl Image {
     /// The shard's images, channels last.
     fn load(&self, shard: &Shard<'_>) -> Tensor {
         let Self { channels, height, width, .. } = *self;
+        let shape = [shard.size, height, width, channels];
+        if let Some(feed) = shard.device {
+            return Tensor::device(feed.inputs().clone(), &shape);
+        }
         let size = channels * height * width;
         let mut values = Buffer::any(shard.dense.len());
         for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
             super::ops::pool::transpose(from, to, height * width);
         }
-        Tensor::new(values, &[shard.size, height, width, channels])
+        Tensor::new(values, &shape)
     }
 
     /// An image that is too small for `model`, whose smallest side is `least`.

@@ -1,9 +1,12 @@
 //! Look-up of rows by index, with the gradient scattered back.
 
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
+use crate::engine::shards::Characters;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
+/// Rows in memory.
 #[derive(Debug)]
 struct Embedding {
     rows: Vec<u32>,
@@ -11,8 +14,13 @@ struct Embedding {
 }
 
 /// `table` is `[n, width]`, `rows` holds sequences of `length`; the result is `[sequences, length, width]`.
-pub(in crate::engine) fn embedding(table: &Tensor, rows: &[u32], length: usize) -> Result<Tensor> {
-    apply(Embedding { rows: rows.to_vec(), length }, &[table])
+pub(in crate::engine) fn embedding(table: &Tensor, rows: Characters<'_>, length: usize) -> Result<Tensor> {
+    match rows {
+        Characters::Host(rows) => apply(Embedding { rows: rows.to_vec(), length }, &[table]),
+        Characters::Device(rows) => {
+            apply(cuda::ops::embedding::Embedding::new(rows.clone(), length), &[table])
+        }
+    }
 }
 
 impl Operation for Embedding {
@@ -53,7 +61,7 @@ mod tests {
     fn matches_plain_loops_and_differences() {
         let rows = [3, 0, 3, 3, 2, 1];
         let table = [tensor(&numbers(20, 1), &[5, 4]).unwrap()];
-        check_gradients(&table, &|t| embedding(&t[0], &rows, 3), &|v| {
+        check_gradients(&table, &|t| embedding(&t[0], Characters::Host(&rows), 3), &|v| {
             rows.iter().flat_map(|&r| v[0][r as usize * 4..(r as usize + 1) * 4].to_vec()).collect()
         });
     }
@@ -61,6 +69,6 @@ mod tests {
     #[test]
     fn a_row_outside_is_an_error() {
         let table = tensor(&[0.0; 4], &[2, 2]).unwrap();
-        assert!(embedding(&table, &[2], 1).is_err());
+        assert!(embedding(&table, Characters::Host(&[2]), 1).is_err());
     }
 }
