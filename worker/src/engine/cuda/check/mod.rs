@@ -47,7 +47,7 @@ fn limit(precision: Precision, f32: f64) -> f64 {
     match precision {
         Precision::F32 => f32,
         Precision::Tf32 => 5e-3,
-        Precision::Bf16 => 3e-2,
+        Precision::Bf16 => 6e-2,
     }
 }
 
