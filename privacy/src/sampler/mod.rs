@@ -18,6 +18,7 @@ mod fixed;
 mod key;
 pub mod skellam;
 mod table;
+mod tables;
 
 use std::num::NonZeroU64;
 
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use key::{Key, ReleaseKey, SHARD, shards};
 pub use skellam::Skellam;
 use table::Table;
+pub use tables::Tables;
 
 /// Version of the stream: which noise follows from a key. Noise that is made again must be that of before.
 pub const STREAM: u32 = 2;

@@ -273,6 +273,9 @@ impl Loop<'_> {
             let kind = &spec.algorithm.kind;
             return Err(TrainError::Training(format!("`dp_sgd` does not pay for what `{kind}` asks for")));
         }
+        if self.model.device().is_some() {
+            tracing::warn!("`dp_sgd` trains on the CPU: clipping each example has no kernels for a GPU");
+        }
         let mut steps = NoisySteps::new(private, self.model, self.examples)?;
         let mut walk = self.walk();
         for done in 1..=due {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub(super) fn measure(args: &Args) -> Result<(), Failure> {
     let cases = args.models.iter().map(|model| cases::find(model)).collect::<Result<Vec<_>, _>>()?;
     let python = args.against_torch.then(|| Python::new(&args.python)).transpose()?;
+    let mut torch: Option<Peer> = None;
     let mut rows = Vec::new();
     for model in &cases {
         for (batch, precision) in
@@ -19,7 +20,10 @@ pub(super) fn measure(args: &Args) -> Result<(), Failure> {
         {
             let (device, precision) = (args.device.to_string(), precision.to_string());
             let case = Case { batch, threads: 1, device, precision, ..model.clone() };
-            let row = GpuRow::measure(case, args.seconds, python.as_ref())?;
+            if let (None, Some(python)) = (&torch, &python) {
+                torch = Some(Peer::torch(&case, python)?);
+            }
+            let row = GpuRow::measure(case, args.seconds, torch.as_mut())?;
             if args.json {
                 output::line(row.json())?;
             } else {
@@ -40,13 +44,16 @@ struct GpuRow {
 }
 
 impl GpuRow {
-    fn measure(case: Case, seconds: f64, python: Option<&Python>) -> Result<Self, Failure> {
+    fn measure(case: Case, seconds: f64, torch: Option<&mut Peer>) -> Result<Self, Failure> {
         let ours = block(&mut Peer::engine(&case)?, seconds)?;
-        let torch = |graph| -> Result<Option<Measured>, Failure> {
-            let Some(python) = python else { return Ok(None) };
-            block(&mut Peer::torch(&Case { graph, ..case.clone() }, python)?, seconds).map(Some)
+        let theirs = |torch: &mut Peer| {
+            let mut of = |graph| {
+                torch.switch(&Case { graph, ..case.clone() })?;
+                block(torch, seconds)
+            };
+            Ok::<_, Failure>([of(false)?, of(true)?])
         };
-        let torch = torch(false)?.zip(torch(true)?).map(|(eager, graph)| [eager, graph]);
+        let torch = torch.map(theirs).transpose()?;
         Ok(Self { case, ours, torch })
     }
 

@@ -9,8 +9,10 @@ mod cache;
 mod check;
 mod device;
 mod feed;
+mod gaussian;
 mod lane;
 mod lanes;
+mod launch;
 mod library;
 mod nvrtc;
 #[cfg(test)]
@@ -18,14 +20,19 @@ mod nvrtc_tests;
 pub(in crate::engine) mod ops;
 mod placement;
 mod session;
+mod survey;
+mod vectors;
 mod walk;
 
 pub use cache::default_folder;
 pub use check::{Finding, check};
 pub use device::{Device, DeviceError, cublas};
+pub use gaussian::Gaussian;
 pub use lanes::{Batches, DeviceJob, DeviceRun};
 pub use nvrtc::{Compiler, Source};
 pub use placement::{Choice, Placement, Precision};
+pub use survey::Survey;
+pub use vectors::{Cuda, Vector};
 
 pub(super) use array::Array;
 pub(super) use feed::Feed;

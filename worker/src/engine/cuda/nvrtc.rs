@@ -19,6 +19,18 @@ pub struct Source {
     pub text: &'static str,
 }
 
+impl Source {
+    /// The names of its kernels: what stands after `extern "C" __global__ void `, and after launch bounds if
+    /// there are any.
+    pub(super) fn kernels(&self) -> impl Iterator<Item = &'static str> {
+        self.text.split("extern \"C\" __global__ void ").skip(1).map(|rest| {
+            let bounds = rest.strip_prefix("__launch_bounds__(").and_then(|rest| rest.split_once(')'));
+            let rest = bounds.map_or(rest, |(_, rest)| rest);
+            rest.split('(').next().unwrap_or_default().trim()
+        })
+    }
+}
+
 /// What all kernels are compiled with. Products and sums are rounded one by one, as on the CPU; a kernel
 /// that wants them fused says `fmaf`.
 pub(super) const OPTIONS: [&str; 2] = ["--std=c++17", "--fmad=false"];

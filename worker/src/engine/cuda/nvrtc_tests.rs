@@ -32,8 +32,7 @@ fn every_kernel_compiles_for_two_generations() {
     let files = files();
     assert!(files.iter().any(|file| file.name == "vectors.cu"), "{files:?}");
     for source in &files {
-        let names: Vec<String> =
-            source.text.split("extern \"C\" __global__ void ").skip(1).map(name).collect();
+        let names: Vec<&str> = source.kernels().collect();
         assert!(!names.is_empty(), "{} has no kernels", source.name);
         for capability in [(8, 0), (9, 0)] {
             let code = compiler.compile(source, capability).unwrap_or_else(|log| panic!("{log}"));
@@ -47,13 +46,4 @@ fn every_kernel_compiles_for_two_generations() {
     let wrong = Source { name: "wrong.cu", text: "extern \"C\" __global__ void f() { no }" };
     let log = compiler.compile(&wrong, (8, 0)).unwrap_err();
     assert!(log.contains("wrong.cu") && log.contains("no"), "{log}");
-}
-
-/// A kernel's name at the start of `rest`, after its launch bounds if it has any.
-fn name(rest: &str) -> String {
-    let rest = match rest.strip_prefix("__launch_bounds__(") {
-        Some(rest) => rest.split_once(") ").unwrap().1,
-        None => rest,
-    };
-    rest.split('(').next().unwrap().to_owned()
 }

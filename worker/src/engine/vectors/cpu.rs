@@ -1,6 +1,7 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Step, TERMS_MAX, VectorKernels, blocks, select};
+use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, select};
+use crate::engine::cuda::DeviceError;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -68,6 +69,21 @@ fn range(i: usize, length: usize) -> std::ops::Range<usize> {
 }
 
 impl VectorKernels for Cpu {
+    type View<T: Scalar> = [T];
+    type Own<T: Scalar> = Vec<T>;
+
+    fn put<T: Scalar>(&self, values: &[T]) -> Result<Vec<T>, DeviceError> {
+        Ok(values.to_vec())
+    }
+
+    fn get<T: Scalar>(&self, vector: &[T]) -> Result<Vec<T>, DeviceError> {
+        Ok(vector.to_vec())
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn combine(&self, to: &mut [f32], terms: &[(f32, &[f32])]) {
         let length = to.len();
         for (_, x) in terms {
