@@ -12,10 +12,10 @@ use crate::{
     exit::{Code, Failure},
     output, table,
 };
-use worker::engine::cuda::{Choice, Placement, Precision};
 use serde_json::{Value, json};
 use std::{path::PathBuf, time::Duration};
 use sweep::{Seeds, Set, Sweep};
+use worker::engine::cuda::{Choice, Placement, Precision};
 
 /// Trains with virtual clients in this process; sweeps over settings and seeds.
 ///

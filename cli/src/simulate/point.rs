@@ -10,11 +10,11 @@ use crate::{
 use proto::event::{Metrics, RunEvent};
 use serde_json::{Value, json};
 use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError};
-use worker::engine::cuda::Placement;
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use worker::engine::cuda::Placement;
 
 /// How points are run; changes no result.
 #[derive(Debug, Clone)]

@@ -211,7 +211,9 @@ impl Gradients {
             Some(_) if gradient.is_on_device() && tensor.is_leaf() => {
                 bail!("a parameter is used twice, which has no kernel for a GPU")
             }
-            Some(before) if gradient.is_on_device() => cuda::ops::elementwise::added(&before, &gradient, false)?,
+            Some(before) if gradient.is_on_device() => {
+                cuda::ops::elementwise::added(&before, &gradient, false)?
+            }
             Some(before) => {
                 let mut sum = before.into_buffer();
                 ops::add(&mut sum, gradient.values());

@@ -4,8 +4,8 @@
 //! worker that restarts in the middle of a round uploads the bytes that it would have uploaded.
 
 use super::{
-    device::Place, EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
-    TrainJob, device::scores_on_device, examples::Examples,
+    EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
+    TrainJob, device::Place, device::scores_on_device, examples::Examples,
 };
 use crate::{
     Config,
@@ -60,7 +60,8 @@ impl EngineTrainer {
         if !known {
             let model = Model::new(spec, info).map_err(|error| TrainError::Model(error.to_string()))?;
             let placement = self.placement.open().map_err(TrainError::Model)?;
-            self.model = Some((spec.clone(), info.clone(), model.with_threads(self.threads).placed(&placement)));
+            self.model =
+                Some((spec.clone(), info.clone(), model.with_threads(self.threads).placed(&placement)));
         }
         let (_, _, model) = self.model.as_ref().expect("was just built");
         Ok(model)

@@ -42,7 +42,16 @@ pub(super) fn find(name: &str) -> Result<Case, Failure> {
             return Err(Failure::usage(text));
         }
     };
-    Ok(Case { name: name.to_owned(), spec, info, batch: 50, threads: 1, device: "cpu".into(), precision: "f32".into(), graph: false })
+    Ok(Case {
+        name: name.to_owned(),
+        spec,
+        info,
+        batch: 50,
+        threads: 1,
+        device: "cpu".into(),
+        precision: "f32".into(),
+        graph: false,
+    })
 }
 
 impl Case {

@@ -17,7 +17,8 @@ pub(super) fn check(choice: Choice, json: bool) -> Result<(), Failure> {
         let good = finding.is_good();
         if json {
             let Finding { what, error, limit, failure } = &finding;
-            let line = json!({ "what": what, "error": error, "limit": limit, "failure": failure, "good": good });
+            let line =
+                json!({ "what": what, "error": error, "limit": limit, "failure": failure, "good": good });
             let _ = output::line(line);
         } else if !good {
             output::note(describe(&finding));

@@ -30,7 +30,8 @@ impl Records {
 
     /// The examples of `batch` in their order.
     pub(super) fn of_batch(batch: &Batch) -> Self {
-        let label = |row: usize| if let Inputs::Dense(_) = batch.inputs { batch.labels[row] as i32 } else { 0 };
+        let label =
+            |row: usize| if let Inputs::Dense(_) = batch.inputs { batch.labels[row] as i32 } else { 0 };
         Self((0..batch.size).flat_map(|row| [row as i32, label(row), 0, 0, 0]).collect())
     }
 
@@ -143,7 +144,8 @@ impl Feed {
                 lane.each("gather_pixels", n, places)
             }
             Resident::Numbers { values, normalisation, channels, inner } => {
-                let (mean, deviation) = normalisation.as_ref().map(|(mean, deviation)| (mean, deviation)).unzip();
+                let (mean, deviation) =
+                    normalisation.as_ref().map(|(mean, deviation)| (mean, deviation)).unzip();
                 let sizes = args![*channels, *size, *inner];
                 let places = args![values, records, mean, deviation, inputs, labels, state, n];
                 lane.each("gather_numbers", n, &[places.as_slice(), sizes.as_slice()].concat())

@@ -136,7 +136,10 @@ pub(in crate::engine) struct Lane {
 
 struct Handle(blas_sys::cublasHandle_t);
 
-#[allow(unsafe_code, reason = "a handle is an address; cuBLAS allows one thread at a time, which the lock is for")]
+#[allow(
+    unsafe_code,
+    reason = "a handle is an address; cuBLAS allows one thread at a time, which the lock is for"
+)]
 // SAFETY: a lane is used by one thread at a time (sessions are checked out), and handles may move.
 unsafe impl Send for Handle {}
 #[allow(unsafe_code, reason = "as above")]

@@ -166,11 +166,7 @@ impl Lanes {
         let predictions = indices.len() * model.predictions();
         let loss: f64 = tallies.iter().map(|(loss, _)| loss).sum();
         let correct = tallies.iter().map(|(_, hits)| u64::from(*hits)).sum();
-        Ok(Some(Outcome {
-            loss: loss / predictions.max(1) as f64,
-            correct,
-            predictions: predictions as u64,
-        }))
+        Ok(Some(Outcome { loss: loss / predictions.max(1) as f64, correct, predictions: predictions as u64 }))
     }
 
     fn local(
@@ -239,9 +235,11 @@ impl Model {
         report: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Option<Result<Option<Outcome>, EngineError>> {
         let gpu = self.gpu.as_ref()?;
-        Some(self.check_length("weights", w.len()).and_then(|()| {
-            gpu.with(self, |session| gpu.scores(session, self, (Some(w), examples), report))
-        }))
+        Some(
+            self.check_length("weights", w.len()).and_then(|()| {
+                gpu.with(self, |session| gpu.scores(session, self, (Some(w), examples), report))
+            }),
+        )
     }
 
     /// A local run, if the model trains on a GPU. `report` is called with the number of steps so far; the
@@ -255,8 +253,6 @@ impl Model {
         report: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Option<Result<Option<DeviceRun>, EngineError>> {
         let gpu = self.gpu.as_ref()?;
-        Some(
-            self.check_length("weights", job.model.len()).and_then(|()| gpu.local(self, job, report)),
-        )
+        Some(self.check_length("weights", job.model.len()).and_then(|()| gpu.local(self, job, report)))
     }
 }

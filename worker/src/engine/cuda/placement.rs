@@ -175,7 +175,10 @@ mod tests {
         }
         for text in ["f32", "tf32", "bf16"] {
             assert_eq!(text.parse::<Precision>().unwrap().to_string(), text);
-            assert_eq!(serde_json::to_string(&text.parse::<Precision>().unwrap()).unwrap(), format!("\"{text}\""));
+            assert_eq!(
+                serde_json::to_string(&text.parse::<Precision>().unwrap()).unwrap(),
+                format!("\"{text}\"")
+            );
         }
         assert!("fp16".parse::<Precision>().unwrap_err().contains("bf16"));
         assert_eq!(Choice::Cpu.open().unwrap().map(|_| ()), None);

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 const SIZE: StepSize = StepSize { lr: 0.05, weight_decay: 0.01, clip: None, compat: false };
 /// Examples of each batch: the last of an epoch is smaller.
-const BATCHES: [&[usize]; 4] = [&[3, 1, 4, 15, 9, 2, 6], &[5, 35, 8, 9, 7, 9, 3], &[2, 3, 8], &[4, 6, 2, 6, 4, 3, 3]];
+const BATCHES: [&[usize]; 4] =
+    [&[3, 1, 4, 15, 9, 2, 6], &[5, 35, 8, 9, 7, 9, 3], &[2, 3, 8], &[4, 6, 2, 6, 4, 3, 3]];
 
 fn plans(d: usize) -> Vec<(&'static str, LocalPlan, StepSize)> {
     let vector = |stream| Arc::new(numbers(d, stream).into_iter().map(|v| 0.01 * v).collect::<Vec<_>>());
@@ -23,9 +24,15 @@ fn plans(d: usize) -> Vec<(&'static str, LocalPlan, StepSize)> {
     let plain = LocalPlan::default;
     let clipped = StepSize { clip: Some(0.5), ..SIZE };
     let with = |probe| LocalPlan { probe, ..plain() };
-    let corrected =
-        LocalPlan { grad_scale: 0.7, shift: Some(vector(31)), prox: 0.1, offset: Some(vector(32)), ..plain() };
-    let update = Update::Amsgrad { beta1: 0.9, beta2: 0.99, mix: 0.1, second: positive(), global: vector(36) };
+    let corrected = LocalPlan {
+        grad_scale: 0.7,
+        shift: Some(vector(31)),
+        prox: 0.1,
+        offset: Some(vector(32)),
+        ..plain()
+    };
+    let update =
+        Update::Amsgrad { beta1: 0.9, beta2: 0.99, mix: 0.1, second: positive(), global: vector(36) };
     let dynamic = Probe::Dynamic { rho: 0.05, dual: vector(33), anchor: vector(34) };
     vec![
         ("sgd", plain(), SIZE),
@@ -82,7 +89,8 @@ impl Setting {
     fn compare(&self, plan: &LocalPlan, size: StepSize) -> Result<f64, EngineError> {
         let (end, loss, carried) = self.walk(plan, size)?;
         let (run, losses) = self.run(plan, size, false)?;
-        let moved = |end: &[f32]| -> Vec<f32> { end.iter().zip(run.start.iter()).map(|(e, s)| e - s).collect() };
+        let moved =
+            |end: &[f32]| -> Vec<f32> { end.iter().zip(run.start.iter()).map(|(e, s)| e - s).collect() };
         let mut worst = error(&moved(&run.end), &moved(&end));
         worst = worst.max((losses.last().copied().unwrap_or(f64::NAN) - loss).abs() / loss);
         for (got, want) in run.carried.values().zip(&carried) {
@@ -119,7 +127,11 @@ pub(super) fn check(device: &Arc<Device>, tell: &mut dyn FnMut(Finding)) {
     let settings = [
         ("cnn", ModelSpec::Cnn {}, colours),
         ("mlp", ModelSpec::Mlp { hidden: vec![7] }, DataInfo::Features { dimension: 6, classes: 3 }),
-        ("char-gpt", ModelSpec::CharGpt { width: 6, heads: 2, layers: 1 }, DataInfo::Text { vocabulary: 11, sequence: 7 }),
+        (
+            "char-gpt",
+            ModelSpec::CharGpt { width: 6, heads: 2, layers: 1 },
+            DataInfo::Text { vocabulary: 11, sequence: 7 },
+        ),
     ];
     for (name, spec, info) in settings {
         let setting = match Setting::new(device, &spec, Dataset::of_noise(&info, 40)) {

@@ -46,7 +46,7 @@ pub fn check(device: &Arc<Device>, tell: &mut dyn FnMut(Finding)) {
 fn limit(precision: Precision, f32: f64) -> f64 {
     match precision {
         Precision::F32 => f32,
-        Precision::Tf32 => 5e-3,
+        Precision::Tf32 => 3e-2,
         Precision::Bf16 => 6e-2,
     }
 }

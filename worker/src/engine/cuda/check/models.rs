@@ -52,7 +52,9 @@ fn worst(cpu: &Model, gpu: &Model, batch: &Batch) -> Result<f64, EngineError> {
         return Err(EngineError::Device(format!("evaluation says {same:?}, training {theirs:?}")));
     }
     let logits = error(&gpu.logits(&w, batch)?, &cpu.logits(&w, batch)?);
-    Ok([loss, error(&got, &want), logits].into_iter().fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a }))
+    Ok([loss, error(&got, &want), logits]
+        .into_iter()
+        .fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a }))
 }
 
 /// All models.

@@ -37,7 +37,9 @@ impl Lay {
         match self {
             Self::Images => (0..d).for_each(|channel| places.extend((0..a * b * c).map(|p| p * d + channel))),
             _ => (0..d).for_each(|filter| {
-                (0..c).for_each(|channel| places.extend((0..a * b).map(|tap| (tap * c + channel) * d + filter)));
+                (0..c).for_each(|channel| {
+                    places.extend((0..a * b).map(|tap| (tap * c + channel) * d + filter))
+                });
             }),
         }
         places
@@ -123,11 +125,8 @@ fn images() -> Vec<Case<'static>> {
     ] {
         let window = Window { side, stride, padding };
         for relu in [false, true] {
-            let shapes: [(&[usize], Lay); 3] = [
-                (&[b, h, w, c], Lay::Images),
-                (&[side, side, c, f], Lay::Filters),
-                (&[f], Lay::Rows),
-            ];
+            let shapes: [(&[usize], Lay); 3] =
+                [(&[b, h, w, c], Lay::Images), (&[side, side, c, f], Lay::Filters), (&[f], Lay::Rows)];
             let what = format!("conv {b}×{h}×{w}×{c} → {f}, window {side}/{stride}/{padding}, relu {relu}");
             let with = shapes.len() - usize::from(relu);
             cases.push(case(what, &shapes[..with], Lay::Images, move |t| {
@@ -157,7 +156,9 @@ fn images() -> Vec<Case<'static>> {
         cases.push(case(format!("global_mean {shape:?}"), &image, Lay::Rows, |t| pool::global_mean(&t[0])));
         cases.push(case(format!("flatten {shape:?}"), &image, Lay::Rows, |t| pool::flatten(&t[0])));
         let twice: [(&[usize], Lay); 2] = [(&shape, Lay::Images); 2];
-        cases.push(case(format!("sum {shape:?}"), &twice, Lay::Images, |t| activation::sum(&t[0], &t[1], true)));
+        cases.push(case(format!("sum {shape:?}"), &twice, Lay::Images, |t| {
+            activation::sum(&t[0], &t[1], true)
+        }));
     }
     cases
 }
@@ -187,9 +188,12 @@ fn rows(lane: &Arc<Lane>) -> Result<Vec<Case<'static>>> {
     }
     for [b, t, width, heads] in [[2, 3, 4, 2], [1, 7, 6, 3], [3, 35, 10, 1], [2, 80, 64, 2]] {
         let packed: [(&[usize], Lay); 1] = [(&[b, t, 3 * width], Lay::Rows)];
-        cases.push(case(format!("attention {b}×{t}×{width}, {heads} heads"), &packed, Lay::Rows, move |v| {
-            attention::causal_attention(&v[0], heads)
-        }));
+        cases.push(case(
+            format!("attention {b}×{t}×{width}, {heads} heads"),
+            &packed,
+            Lay::Rows,
+            move |v| attention::causal_attention(&v[0], heads),
+        ));
     }
     for [b, t, h] in [[1, 2, 1], [3, 6, 5], [2, 9, 33]] {
         let operands: [(&[usize], Lay); 3] =
@@ -204,8 +208,7 @@ fn rows(lane: &Arc<Lane>) -> Result<Vec<Case<'static>>> {
         lane.upload(&on, &values)?;
         let table: [(&[usize], Lay); 1] = [(&[n, width], Lay::Rows)];
         cases.push(case(format!("embedding {n}×{width}, {count} rows"), &table, Lay::Rows, move |t| {
-            let rows =
-                if t[0].is_on_device() { Characters::Device(&on) } else { Characters::Host(&values) };
+            let rows = if t[0].is_on_device() { Characters::Device(&on) } else { Characters::Host(&values) };
             embedding::embedding(&t[0], rows, length)
         }));
     }

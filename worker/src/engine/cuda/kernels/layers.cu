@@ -119,6 +119,20 @@ static __device__ __forceinline__ void col2im(const T *from, float *x, unsigned 
         unsigned left = i % width, top = i / width % height, b = i / (width * height) % batch;
         unsigned c = i / (width * height * batch);
         float sum = 0.0f;
+        if (stride == 1) {
+            // Divisions by a stride that is not known cost more than the sum.
+            for (unsigned ky = 0; ky < side; ky++) {
+                unsigned y = top + padding - ky;
+                if (y >= rows) continue;
+                const T *line = from + (size_t)((c * side + ky) * side) * places + (b * rows + y) * columns;
+                for (unsigned kx = 0; kx < side; kx++) {
+                    unsigned at = left + padding - kx;
+                    if (at < columns) sum += get(line + (size_t)kx * places + at);
+                }
+            }
+            x[i] = sum;
+            continue;
+        }
         for (unsigned ky = 0; ky < side; ky++) {
             int y = (int)(top + padding) - (int)ky;
             if (y < 0 || y % (int)stride || y / (int)stride >= (int)rows) continue;
@@ -175,6 +189,14 @@ extern "C" __global__ void max_pool_back(const float *dy, const unsigned char *c
     EACH(i, n) {
         unsigned left = i % width, top = i / width % height, plane = i / (width * height);
         float sum = 0.0f;
+        if (side == stride) {
+            // One window at most.
+            unsigned row = (top + padding) / stride, column = (left + padding) / stride;
+            unsigned place = (top + padding - row * stride) * side + left + padding - column * stride;
+            unsigned from = (plane * rows + row) * columns + column;
+            dx[i] = row < rows && column < columns && chosen[from] == place ? dy[from] : 0.0f;
+            continue;
+        }
         for (unsigned place = 0; place < side * side; place++) {
             int r = (int)(top + padding) - (int)(place / side), c = (int)(left + padding) - (int)(place % side);
             if (r < 0 || c < 0 || r % (int)stride || c % (int)stride) continue;

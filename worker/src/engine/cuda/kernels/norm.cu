@@ -3,23 +3,40 @@
 
 #define EPSILON 1e-5f
 
-/// A block for each (group, example): statistics [batch, groups].
-extern "C" __global__ void group_statistics(const float *x, float *mean, float *inverse, unsigned channels,
-                                            unsigned batch, unsigned inner) {
-    unsigned own = channels / gridDim.x, n = own * inner, b = blockIdx.y, first = blockIdx.x * own;
-    float sum = 0.0f;
-    for (unsigned e = threadIdx.x; e < n; e += THREADS)
-        sum += x[((size_t)(first + e / inner) * batch + b) * inner + e % inner];
-    float m = lanes_sum(sum, THREADS) / (float)n;
-    float square = 0.0f;
-    for (unsigned e = threadIdx.x; e < n; e += THREADS) {
-        float d = x[((size_t)(first + e / inner) * batch + b) * inner + e % inner] - m;
-        square += d * d;
+/// Mean and sum of squared differences of each of `planes` runs of `inner`, by `lanes` threads.
+extern "C" __global__ void plane_moments(const float *x, float *mean, float *square, unsigned planes,
+                                         unsigned inner, unsigned lanes) {
+    unsigned at = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes, lane = threadIdx.x % lanes;
+    const float *own = x + (size_t)at * inner;
+    float sum = 0.0f, m2 = 0.0f;
+    if (at < planes)
+        for (unsigned e = lane; e < inner; e += lanes) sum += own[e];
+    float m = lanes_sum(sum, lanes) / (float)inner;
+    if (at < planes)
+        for (unsigned e = lane; e < inner; e += lanes) m2 += (own[e] - m) * (own[e] - m);
+    m2 = lanes_sum(m2, lanes);
+    if (at < planes && lane == 0) {
+        mean[at] = m;
+        square[at] = m2;
     }
-    square = lanes_sum(square, THREADS);
+}
+
+/// A block for each (group, example): statistics [batch, groups] from those of its planes [channels, batch]
+/// (Chan et al. 1983).
+extern "C" __global__ void group_moments(const float *means, const float *m2s, float *mean, float *inverse,
+                                         unsigned channels, unsigned batch, unsigned inner) {
+    unsigned own = channels / gridDim.x, b = blockIdx.y, first = blockIdx.x * own;
+    float sum = 0.0f, m2 = 0.0f;
+    for (unsigned k = threadIdx.x; k < own; k += THREADS) sum += means[(first + k) * batch + b];
+    float m = lanes_sum(sum, THREADS) / (float)own;
+    for (unsigned k = threadIdx.x; k < own; k += THREADS) {
+        float d = means[(first + k) * batch + b] - m;
+        m2 += m2s[(first + k) * batch + b] + (float)inner * d * d;
+    }
+    m2 = lanes_sum(m2, THREADS);
     if (threadIdx.x == 0) {
         mean[b * gridDim.x + blockIdx.x] = m;
-        inverse[b * gridDim.x + blockIdx.x] = 1.0f / sqrtf(square / (float)n + EPSILON);
+        inverse[b * gridDim.x + blockIdx.x] = 1.0f / sqrtf(m2 / (float)(own * inner) + EPSILON);
     }
 }
 

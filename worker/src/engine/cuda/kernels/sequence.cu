@@ -34,21 +34,34 @@ extern "C" __global__ void gelu_back(const float *x, const float *dy, float *dx,
 // Attention: a row of the grid is one head of one sequence. `a` and `b` are matrices whose rows are
 // `stride` apart and begin at (sequence · length · stride + head · size).
 
-/// out [i, j] = factor · a_i · b_j for j ≤ i, 0 for others.
+#define TILE 16
+#define DEPTH 32
+
+/// out [i, j] = factor · a_i · b_j for j ≤ i, 0 for others; a block does 16 × 16 of them.
 extern "C" __global__ void attention_products(const float *a, const float *b, float *out, unsigned heads,
                                               unsigned length, unsigned size, unsigned a_stride,
-                                              unsigned b_stride, float factor) {
+                                              unsigned b_stride, float factor, unsigned tiles) {
+    __shared__ float left[TILE][DEPTH + 1], right[TILE][DEPTH + 1];
     unsigned sequence = blockIdx.y / heads, head = blockIdx.y % heads;
-    EACH(at, length * length) {
-        unsigned i = at / length, j = at % length;
-        float sum = 0.0f;
-        if (j <= i) {
-            const float *x = a + (size_t)(sequence * length + i) * a_stride + head * size;
-            const float *y = b + (size_t)(sequence * length + j) * b_stride + head * size;
-            for (unsigned k = 0; k < size; k++) sum += x[k] * y[k];
+    unsigned top = blockIdx.x / tiles * TILE, side = blockIdx.x % tiles * TILE;
+    unsigned i = top + threadIdx.x / TILE, j = side + threadIdx.x % TILE;
+    const float *x = a + (size_t)sequence * length * a_stride + head * size;
+    const float *y = b + (size_t)sequence * length * b_stride + head * size;
+    float sum = 0.0f;
+    if (side < top + TILE)
+        for (unsigned begin = 0; begin < size; begin += DEPTH) {
+            __syncthreads();
+            for (unsigned e = threadIdx.x; e < TILE * DEPTH; e += THREADS) {
+                unsigned row = e / DEPTH, k = begin + e % DEPTH;
+                left[row][e % DEPTH] = k < size && top + row < length ? x[(size_t)(top + row) * a_stride + k] : 0.0f;
+                right[row][e % DEPTH] = k < size && side + row < length ? y[(size_t)(side + row) * b_stride + k] : 0.0f;
+            }
+            __syncthreads();
+            for (unsigned k = 0; k < DEPTH; k++)
+                sum = fmaf(left[threadIdx.x / TILE][k], right[threadIdx.x % TILE][k], sum);
         }
-        out[(size_t)blockIdx.y * length * length + at] = sum * factor;
-    }
+    if (i < length && j < length)
+        out[((size_t)blockIdx.y * length + i) * length + j] = j <= i ? sum * factor : 0.0f;
 }
 
 /// out_i = Σ_{j ≤ i} m [i, j] · a_j
@@ -61,7 +74,7 @@ extern "C" __global__ void attention_rows(const float *m, const float *a, float 
         unsigned i = at / size, e = at % size;
         const float *x = a + (size_t)sequence * length * a_stride + head * size + e;
         float sum = 0.0f;
-        for (unsigned j = 0; j <= i; j++) sum += matrix[i * length + j] * x[(size_t)j * a_stride];
+        for (unsigned j = 0; j <= i; j++) sum = fmaf(matrix[i * length + j], x[(size_t)j * a_stride], sum);
         out[(size_t)(sequence * length + i) * out_stride + head * size + e] = sum;
     }
 }
@@ -76,7 +89,7 @@ extern "C" __global__ void attention_columns(const float *m, const float *a, flo
         unsigned j = at / size, e = at % size;
         const float *x = a + (size_t)sequence * length * a_stride + head * size + e;
         float sum = 0.0f;
-        for (unsigned i = j; i < length; i++) sum += matrix[i * length + j] * x[(size_t)i * a_stride];
+        for (unsigned i = j; i < length; i++) sum = fmaf(matrix[i * length + j], x[(size_t)i * a_stride], sum);
         out[(size_t)(sequence * length + j) * out_stride + head * size + e] = sum;
     }
 }

@@ -6,6 +6,9 @@ use super::{THREADS, gradient_of};
 use crate::engine::tape::Operation;
 use crate::engine::tensor::{Result, Tensor, bail};
 
+/// Side of the squares of a product, as in `sequence.cu`.
+const TILE: usize = 16;
+
 #[derive(Debug)]
 pub(in crate::engine) struct Attention {
     heads: usize,
@@ -38,9 +41,11 @@ impl Sizes {
 
     /// `out = factor · a bᵀ` below the diagonal.
     fn products(self, lane: &Lane, (a, b): (Side<'_>, Side<'_>), out: &Array, factor: f32) -> Result<()> {
-        let grid = ((self.length * self.length).div_ceil(THREADS), self.batch * self.heads);
+        let tiles = self.length.div_ceil(TILE);
+        let grid = (tiles * tiles, self.batch * self.heads);
         let sizes = [self.heads, self.length, self.head, a.1, b.1].map(Arg::from);
-        lane.grid("attention_products", grid, &[[a.0, b.0, Arg::from(out)].as_slice(), &sizes, args![factor]].concat())
+        let places = [a.0, b.0, Arg::from(out)];
+        lane.grid("attention_products", grid, &[places.as_slice(), &sizes, args![factor, tiles]].concat())
     }
 
     /// Rows of `a` mixed by the rows or the columns of `m`.

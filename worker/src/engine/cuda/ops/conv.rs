@@ -50,9 +50,8 @@ impl Conv {
         let (lane, n) = (dy.lane(), g.batch * g.places());
         let dx = gradient_of(x)?;
         let factors = (Factor::columns(weight, g.patch()), Factor::rows(dy, n));
-        let product = |to: &Array| {
-            lane.product([g.patch(), n, g.filters], factors, (Factor::rows(to, n), false))
-        };
+        let product =
+            |to: &Array| lane.product([g.patch(), n, g.filters], factors, (Factor::rows(to, n), false));
         if self.is_product() {
             product(&dx)?;
             return Ok(dx);

@@ -29,16 +29,7 @@ pub(in crate::engine::cuda) fn cross_entropy(
     let classes = from.len() / rows.max(1);
     let slope = scale.map(|_| lane.scratch::<f32>(from.len())).transpose()?;
     let (losses, hits) = (lane.scratch::<f64>(rows)?, lane.scratch::<u32>(rows)?);
-    let places = args![
-        from,
-        labels,
-        slope.as_ref(),
-        &losses,
-        &hits,
-        rows,
-        classes,
-        scale.unwrap_or(0.0)
-    ];
+    let places = args![from, labels, slope.as_ref(), &losses, &hits, rows, classes, scale.unwrap_or(0.0)];
     lane.grid("cross_entropy", (rows.div_ceil(THREADS / 32), 1), places)?;
     if let Some(to) = tallies {
         lane.grid("tally", (1, 1), args![&losses, &hits, &to.losses, &to.hits, &to.state, rows])?;

@@ -69,7 +69,7 @@ fn lanes(length: usize) -> usize {
 
 /// Sums of `segments` neighbouring runs of `length` to `out`.
 fn sum_segments(lane: &Arc<Lane>, x: &Array, out: &Array, segments: usize, length: usize) -> Result<()> {
-    let parts = (length / 8_192).clamp(1, 32);
+    let parts = (length / 2_048).clamp(1, 64);
     if parts == 1 {
         return segments_of(lane, x, out, (segments, length, 1));
     }

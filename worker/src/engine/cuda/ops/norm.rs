@@ -33,7 +33,12 @@ impl Operation for GroupNorm {
         let mean = lane.scratch::<f32>(batch * self.groups)?;
         let inverse = lane.scratch::<f32>(batch * self.groups)?;
         let y = lane.scratch::<f32>(x.len())?;
-        lane.grid("group_statistics", (self.groups, batch), args![x, &mean, &inverse, c, batch, inner])?;
+        let [means, squares] = [lane.scratch::<f32>(c * batch)?, lane.scratch::<f32>(c * batch)?];
+        let lanes = lanes(inner);
+        let blocks = (c * batch).div_ceil(THREADS / lanes);
+        lane.grid("plane_moments", (blocks, 1), args![x, &means, &squares, c * batch, inner, lanes])?;
+        let places = args![&means, &squares, &mean, &inverse, c, batch, inner];
+        lane.grid("group_moments", (self.groups, batch), places)?;
         let factors = args![
             x,
             &y,
@@ -76,9 +81,7 @@ impl Operation for GroupNorm {
             lane.grid("group_totals", (groups, batch), sizes)?;
             let dx = gradient_of(input)?;
             let n = x.len();
-            let sizes = args![
-                x, dy, y, &dx, mean, inverse, &first, &second, w, n, c, batch, inner, groups
-            ];
+            let sizes = args![x, dy, y, &dx, mean, inverse, &first, &second, w, n, c, batch, inner, groups];
             lane.each("group_norm_back", n, sizes)?;
             Some(Tensor::device(dx, input.shape()))
         } else {
@@ -101,8 +104,7 @@ impl Operation for LayerNorm {
         let (lane, rows, lanes) = (x.lane(), x.len() / width, lanes(width));
         let y = lane.scratch::<f32>(x.len())?;
         let [mean, inverse] = [lane.scratch::<f32>(rows)?, lane.scratch::<f32>(rows)?];
-        let sizes =
-            args![x, &y, &mean, &inverse, weight.array()?, bias.array()?, rows, width, lanes];
+        let sizes = args![x, &y, &mean, &inverse, weight.array()?, bias.array()?, rows, width, lanes];
         lane.grid("layer_norm", (rows.div_ceil(THREADS / lanes), 1), sizes)?;
         self.statistics = Some((mean, inverse));
         Ok(Tensor::device(y, input.shape()))

@@ -48,8 +48,7 @@ impl Operation for MaxPool {
         let Some(chosen) = &self.chosen else { bail!("maximum: backward before forward") };
         let (dx, Window { side, stride, padding }) = (gradient_of(x)?, self.window);
         let dy = gradient.array()?;
-        let sizes =
-            args![dy, chosen, &dx, dx.len(), height, width, rows, columns, side, stride, padding];
+        let sizes = args![dy, chosen, &dx, dx.len(), height, width, rows, columns, side, stride, padding];
         dx.lane().each("max_pool_back", dx.len(), sizes)?;
         Ok(vec![Some(Tensor::device(dx, x.shape()))])
     }
