@@ -1,6 +1,6 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Step, TERMS_MAX, VectorKernels, blocks, select};
+use super::{Adam, QUANTUM, Step, TERMS_MAX, VectorKernels, blocks, select, stream};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -78,7 +78,7 @@ impl VectorKernels for Cpu {
             for (part, (a, x)) in parts.iter_mut().zip(terms) {
                 *part = (*a, &x[range(i, length)]);
             }
-            blocks::combine(to, &parts[..terms.len().min(parts.len())]);
+            blocks::combine(to, &parts[..terms.len().min(parts.len())], length >= stream::FROM);
         });
     }
 
@@ -157,7 +157,7 @@ impl VectorKernels for Cpu {
         let length = x.len();
         let both = x.par_chunks_mut(BLOCK).zip(scales.par_chunks(BLOCK / QUANTUM));
         self.each(both.enumerate(), |(i, (x, scales))| {
-            blocks::dequantise(&codes[range(i, length)], scales, x);
+            blocks::dequantise(&codes[range(i, length)], scales, x, length >= stream::FROM);
         });
     }
 

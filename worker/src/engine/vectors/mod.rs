@@ -8,6 +8,7 @@
 mod blocks;
 mod cpu;
 mod select;
+mod stream;
 #[cfg(test)]
 mod tests;
 
