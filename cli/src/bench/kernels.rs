@@ -1,5 +1,5 @@
 //! How near the vector kernels come to what memory allows: each against a plain copy on the same
-//! threads, in turns.
+//! threads, in turns, and against the C library's.
 
 use super::round::Size;
 use crate::{
@@ -10,11 +10,14 @@ use serde_json::json;
 use std::{hint::black_box, time::Instant};
 use worker::engine::vectors::{Adam, Cpu, QUANTUM, Step, VectorKernels};
 
-/// Measures the vector kernels in GB/s, against a copy (`y = x`, read and written bytes) in turns.
+/// Measures the vector kernels in GB/s, against a copy (`y = x` with ordinary stores, read and written bytes) in
+/// turns.
 ///
-/// JSON: one object a line for each kernel, with kernel, parameters, threads, bytes (read and written in
-/// one call), seconds (median), gigabytes_per_second, copy_gigabytes_per_second, ratio (above 1 where more
-/// is read than written).
+/// An ordinary store reads the line that it writes to, which is not counted; therefore a kernel that changes a
+/// vector in its place, or writes past the caches, may come to more than 1. JSON: one object a line for each kernel,
+/// with kernel, parameters, threads, bytes (read and written in one call), seconds (median), gigabytes_per_second,
+/// copy_gigabytes_per_second, memcpy_gigabytes_per_second, ratio (to the copy), processor_ratio (the same of processor times, for a machine that
+/// has other things to do).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Scalars of a vector; k, M and G are thousands, millions and milliards
@@ -24,12 +27,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: u16,
     /// Times that each is measured
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=100))]
     repeats: u16,
     /// Prints JSON instead of text
     #[arg(long)]
     json: bool,
 }
+
+/// Scalars that are copied at a time.
+const PIECE: usize = 4 * 1024 * 1024;
 
 /// Vectors that kernels work on.
 struct Memory {
@@ -112,17 +118,17 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     };
     let mut rows = Vec::new();
     for (name, bytes, call) in KERNELS {
-        let (mut seconds, mut copies) = (Vec::new(), Vec::new());
+        let [mut seconds, mut copies, mut library] = [const { Vec::new() }; 3];
         for _ in 0..=args.repeats {
-            copies.push(timed(|| {
-                let [to, from, ..] = &mut memory.x[..] else { return };
-                kernels.combine(to, &[(1.0, from)]);
-            }));
+            copies.push(timed(|| copy(&kernels, &mut memory)));
+            library.push(timed(|| memcpy(args.threads.into(), &mut memory)));
             seconds.push(timed(|| call(&kernels, &mut memory)));
         }
-        let (seconds, copy) = (median(&mut seconds[1..]), median(&mut copies[1..]));
+        let [ours, copy, memcpy] = [seconds, copies, library].map(|all| Took::median(&all[1..]));
+        let processor_ratio = bytes / ours.processor / (8.0 / copy.processor);
+        let seconds = ours.wall;
         let rate = |bytes: f64, seconds: f64| bytes * size as f64 / seconds / 1e9;
-        let (ours, copy) = (rate(bytes, seconds), rate(8.0, copy));
+        let (ours, copy, memcpy) = (rate(bytes, seconds), rate(8.0, copy.wall), rate(8.0, memcpy.wall));
         if args.json {
             output::line(json!({
                 "kernel": name,
@@ -132,25 +138,70 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
                 "seconds": seconds,
                 "gigabytes_per_second": ours,
                 "copy_gigabytes_per_second": copy,
+                "memcpy_gigabytes_per_second": memcpy,
                 "ratio": ours / copy,
+                "processor_ratio": processor_ratio,
             }))?;
         }
-        let cells = [seconds * 1e3, ours, copy].map(|value| format!("{value:.1}"));
-        rows.push([vec![name.to_owned()], cells.to_vec(), vec![format!("{:.2}", ours / copy)]].concat());
+        let cells = [seconds * 1e3, ours, copy, memcpy].map(|value| format!("{value:.1}"));
+        let ratios = [ours / copy, processor_ratio].map(|ratio| format!("{ratio:.2}"));
+        rows.push([vec![name.to_owned()], cells.to_vec(), ratios.to_vec()].concat());
     }
     if args.json {
         return Ok(());
     }
-    output::line(table::table(&["kernel", "ms", "GB/s", "copy GB/s", "ratio"], &rows))
+    output::line(table::table(
+        &["kernel", "ms", "GB/s", "copy GB/s", "memcpy GB/s", "ratio", "processor ratio"],
+        &rows,
+    ))
 }
 
-fn timed(f: impl FnOnce()) -> f64 {
-    let began = Instant::now();
+/// `y = x`, in pieces that are too small to be written past the caches.
+fn copy(kernels: &Cpu, memory: &mut Memory) {
+    let [to, from, ..] = &mut memory.x[..] else { return };
+    for (to, from) in to.chunks_mut(PIECE).zip(from.chunks(PIECE)) {
+        kernels.combine(to, &[(1.0, from)]);
+    }
+}
+
+/// `y = x` by the C library, each thread a part.
+fn memcpy(threads: usize, memory: &mut Memory) {
+    let [to, from, ..] = &mut memory.x[..] else { return };
+    let part = to.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (to, from) in to.chunks_mut(part).zip(from.chunks(part)) {
+            scope.spawn(|| to.copy_from_slice(from));
+        }
+    });
+}
+
+/// Seconds of a call.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    wall: f64,
+    /// Of all threads.
+    processor: f64,
+}
+
+impl Took {
+    fn median(all: &[Self]) -> Self {
+        let median = |of: fn(&Self) -> f64| {
+            let mut sorted: Vec<f64> = all.iter().map(of).collect();
+            sorted.sort_by(f64::total_cmp);
+            sorted[sorted.len() / 2]
+        };
+        Self { wall: median(|took| took.wall), processor: median(|took| took.processor) }
+    }
+}
+
+fn timed(f: impl FnOnce()) -> Took {
+    let (began, used) = (Instant::now(), processor());
     f();
-    began.elapsed().as_secs_f64()
+    Took { wall: began.elapsed().as_secs_f64(), processor: processor() - used }
 }
 
-fn median(seconds: &mut [f64]) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2]
+/// Processor seconds of this process so far.
+fn processor() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
