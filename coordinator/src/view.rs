@@ -119,7 +119,7 @@ pub(crate) fn log_event(run: &str, event: &RunEvent) {
         | RunEvent::Quarantined { .. }
         | RunEvent::Exhausted { .. }
         | RunEvent::Failed { .. } => tracing::warn!(run, "{body}"),
-        RunEvent::UpdateApplied { .. } => tracing::debug!(run, "{body}"),
+        RunEvent::UpdateApplied { .. } | RunEvent::UpdateBuffered { .. } => tracing::debug!(run, "{body}"),
         _ => tracing::info!(run, "{body}"),
     }
 }

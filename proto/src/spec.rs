@@ -5,24 +5,30 @@
 //! are errors that name the nearest known key, because a misspelt `clip` that is silently ignored
 //! costs a week of training.
 
-use crate::nearest;
-use algorithms::{Algorithm, average::Averages, cohort::draw::Sampler, combine::Combiner};
+use algorithms::{average::Averages, cohort::draw::Sampler, combine::Combiner};
 use serde::{Deserialize, Serialize};
 
+mod algorithm;
+mod asynchronous;
 mod check;
 mod combiner;
 mod compression;
 mod local;
+mod method;
 mod private;
 mod private_peers;
 mod shares;
+mod stragglers;
 mod topology;
 
+pub use algorithm::AlgorithmSpec;
+pub use asynchronous::AsyncSpec;
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
 pub use local::{ClipMode, LocalSpec};
 pub use shares::SHARES;
+pub use stragglers::StragglerSpec;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
@@ -70,10 +76,16 @@ pub struct RunSpec {
     /// Clients that lie, in a simulation alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<AttackSpec>,
+    /// How the speeds of clients differ, in a simulation alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stragglers: Option<StragglerSpec>,
     /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<privacy::PrivacySpec>,
+    /// How updates are taken in without rounds that anybody waits for; absent: in rounds.
+    #[serde(default, rename = "async", skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<AsyncSpec>,
     /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologySpec>,
@@ -228,38 +240,6 @@ pub enum PartitionSpec {
         /// Exponent of the power law; 0 gives equal sizes.
         exponent: f64,
     },
-}
-
-/// The algorithm's name; its own keys follow and are checked by the algorithm itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AlgorithmSpec {
-    /// Name of a rule in `algorithms/src/rules/`.
-    pub kind: String,
-    /// The rule's own keys.
-    #[serde(flatten)]
-    pub params: serde_json::Map<String, serde_json::Value>,
-}
-
-impl AlgorithmSpec {
-    /// Builds the algorithm, or says which key is wrong.
-    pub fn make(&self) -> Result<Box<dyn Algorithm>, SpecError> {
-        algorithms::make(&self.kind, &self.params).map_err(|error| {
-            let known = algorithms::rules::RULES.iter().map(|rule| rule.name);
-            let text = nearest::explain(&error.to_string());
-            match (error, nearest::nearest(&self.kind, known)) {
-                (algorithms::ParamError::Unknown { .. }, Some(near)) => {
-                    SpecError::new("algorithm.kind", format!("{text} (did you mean `{near}`?)"))
-                }
-                _ => SpecError::new("algorithm", text),
-            }
-        })
-    }
-}
-
-impl Default for AlgorithmSpec {
-    fn default() -> Self {
-        Self { kind: "fedavg".into(), params: serde_json::Map::new() }
-    }
 }
 
 /// Who takes part in a round, and how long a round may last.

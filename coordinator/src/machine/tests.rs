@@ -3,9 +3,9 @@
 use super::*;
 use proto::v1::{DeclineReason, RejectReason};
 
-const DIGEST: proto::digest::Digest = proto::digest::Digest([7; 32]);
+pub(super) const DIGEST: proto::digest::Digest = proto::digest::Digest([7; 32]);
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         seed: 1,
         rounds: 2,
@@ -23,6 +23,7 @@ fn rules() -> Rules {
         rate: None,
         sampler: None,
         cap: None,
+        flow: None,
     }
 }
 
@@ -82,7 +83,7 @@ impl Story {
     }
 }
 
-fn assigned(actions: &[Action]) -> Vec<&str> {
+pub(super) fn assigned(actions: &[Action]) -> Vec<&str> {
     actions
         .iter()
         .filter_map(|action| match action {
@@ -253,6 +254,7 @@ fn restart_goes_on_in_the_same_round() {
         population_before: 3,
         committed: BTreeMap::from([("a".into(), 0)]),
         paused: false,
+        ongoing: Ongoing::default(),
     };
     let mut story = Story { machine: Machine::new(rules(), restored), log: Vec::new(), secrets: 0 };
     let start = story.at(100, Event::Start);

@@ -14,6 +14,7 @@ pub fn redact(event: RunEvent) -> Option<RunEvent> {
         }
         // That an update is refused is no secret of the one who sent it, but when it was asked is.
         RunEvent::UpdateApplied { .. }
+        | RunEvent::UpdateBuffered { .. }
         | RunEvent::UpdateRejected { .. }
         | RunEvent::WorkerDeclined { .. }
         | RunEvent::WorkerLost { .. }

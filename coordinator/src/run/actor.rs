@@ -4,13 +4,7 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{
-    Command, Delivery, RunHandle, Shared,
-    aggregate::{Refusal, fold_by},
-    buffers::Buffers,
-    metrics::Pending,
-    private::Private,
-};
+use super::{Command, Delivery, RunHandle, Shared, buffers::Buffers, metrics::Pending, private::Private};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -22,11 +16,7 @@ use crate::{
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
-use algorithms::{
-    Algorithm,
-    compress::Packing,
-    fold::{Accumulator, UploadFacts, accumulators_of},
-};
+use algorithms::{Algorithm, compress::Packing, fold::Accumulator};
 use proto::{
     digest::Digest,
     v1::{self, CoordinatorMessage, coordinator_message::Body},
@@ -82,6 +72,8 @@ pub(crate) struct Actor {
     pub(super) committing: bool,
     /// A `Persist` that waits for the commit job.
     pub(super) persist_due: bool,
+    /// Updates that came during a commit, in a run without rounds.
+    pub(super) held: Vec<(Box<Delivery>, oneshot::Sender<Decision>)>,
     /// In a run that promises privacy.
     pub(super) private: Option<Private>,
 }
@@ -153,6 +145,7 @@ impl Actor {
             stale: false,
             committing: false,
             persist_due: false,
+            held: Vec::new(),
             private: guard.map(Private::new),
         };
         Ok((actor, handle))
@@ -250,6 +243,9 @@ impl Actor {
     }
 
     async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        if self.shared.is_asynchronous() {
+            return self.deliver_to_buffer(upload, reply).await;
+        }
         let loss = upload.facts.train_loss;
         self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
@@ -277,30 +273,7 @@ impl Actor {
         self.act(actions).await;
     }
 
-    /// Adds an update to the means, as often as its worker was drawn.
-    async fn fold(
-        &mut self,
-        values: Vec<f32>,
-        (facts, draws): (UploadFacts, usize),
-    ) -> Result<Option<Refusal>, String> {
-        let mut accumulators = std::mem::take(&mut self.accumulators);
-        let shared = Arc::clone(&self.shared);
-        let folded = tokio::task::spawn_blocking(move || {
-            if accumulators.is_empty() {
-                accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
-            }
-            let combiner = shared.spec.combiner;
-            for _ in 0..draws {
-                fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
-            }
-            shared.buffers.give(values);
-            accumulators
-        });
-        self.accumulators = folded.await.map_err(|error| format!("folding failed: {error}"))?;
-        Ok(None)
-    }
-
-    async fn act(&mut self, actions: Vec<Action>) {
+    pub(super) async fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Persist => self.persist().await,
@@ -366,7 +339,11 @@ impl Actor {
             let digest = |(name, under): &(&str, &'static str)| Some((*under, *then.get(*name)?));
             self.algorithm.recalled().iter().filter_map(digest)
         });
-        let vectors = down.filter_map(|name| Some((name, *self.record.vectors.get(name)?))).chain(recalled);
+        let digest = |name: &str| match name {
+            algorithms::MODEL => self.record.model_of(round),
+            other => self.record.vectors.get(other).copied(),
+        };
+        let vectors = down.filter_map(|name| Some((name, digest(name)?))).chain(recalled);
         let assignment = v1::Assignment {
             run: self.shared.id.clone(),
             round,
@@ -389,7 +366,7 @@ impl Actor {
     }
 }
 
-fn decision_in(actions: &[Action]) -> Decision {
+pub(super) fn decision_in(actions: &[Action]) -> Decision {
     actions
         .iter()
         .find_map(|action| match action {

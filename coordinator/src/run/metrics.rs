@@ -98,6 +98,7 @@ mod tests {
             bytes_up: 0,
             averages: BTreeMap::new(),
             epsilon: None,
+            asynchronous: None,
             model_digest: Digest([0; 32]),
         }
     }

@@ -225,6 +225,8 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
+            ongoing: None,
+            versions: BTreeMap::new(),
             profiles: BTreeMap::new(),
         };
         Ok((record, guard.map(Arc::new)))

@@ -1,7 +1,7 @@
 //! What is stored of a run: its record, which a commit replaces, and the lines of its log.
 
 use crate::{
-    machine::{Counted, Opening, Profile, Restored, is_curious},
+    machine::{Counted, Ongoing, Opening, Profile, Restored, is_curious},
     private::Standing,
 };
 use algorithms::Algorithm;
@@ -73,6 +73,12 @@ pub struct RunRecord {
     /// Rounds that counted each worker, in a run with a cap on them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub participations: BTreeMap<String, u64>,
+    /// Tasks and buffer of a run without rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ongoing: Option<Ongoing>,
+    /// Models of older versions that somebody trains on, or whose updates wait.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<u64, Digest>,
 }
 
 impl RunRecord {
@@ -99,9 +105,26 @@ impl RunRecord {
         }
     }
 
+    /// Keeps the models that tasks and buffer refer to, and no others: the present one is among the vectors.
+    pub fn keep_versions(&mut self) {
+        let Some(ongoing) = &self.ongoing else { return };
+        let used: BTreeSet<u64> =
+            ongoing.tasks.values().copied().chain(ongoing.buffer.iter().map(|one| one.version)).collect();
+        self.versions.insert(self.round, self.vectors[algorithms::MODEL]);
+        self.versions.retain(|version, _| used.contains(version));
+    }
+
+    /// The model that workers of a round train on: the present one, or that of an older version.
+    pub fn model_of(&self, round: u64) -> Option<Digest> {
+        self.versions.get(&round).or_else(|| self.vectors.get(algorithms::MODEL)).copied()
+    }
+
     /// Every vector that the run needs.
     pub fn digests(&self) -> BTreeSet<Digest> {
-        self.vectors.values().chain(self.recalled.values().flat_map(BTreeMap::values)).copied().collect()
+        let recalled = self.recalled.values().flat_map(BTreeMap::values);
+        let buffer = self.ongoing.iter().flat_map(|ongoing| &ongoing.buffer);
+        let updates = buffer.map(|update| &update.kept.digest);
+        self.vectors.values().chain(recalled).chain(self.versions.values()).chain(updates).copied().collect()
     }
 
     /// Where a machine goes on from.
@@ -115,6 +138,7 @@ impl RunRecord {
             participations: self.participations.clone(),
             profiles: self.profiles.clone(),
             paused: self.state == Stored::Paused {},
+            ongoing: self.ongoing.clone().unwrap_or_default(),
         }
     }
 }

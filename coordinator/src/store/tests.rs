@@ -27,6 +27,8 @@ fn record(id: &str, number: u64) -> RunRecord {
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        ongoing: None,
+        versions: BTreeMap::new(),
         profiles: BTreeMap::new(),
     }
 }

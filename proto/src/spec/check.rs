@@ -59,6 +59,11 @@ impl RunSpec {
         require(self.attack.is_none(), "attack", || {
             "liars are for simulations: `starling simulate FILE`; remove the section to train for real".into()
         })?;
+        require(self.stragglers.is_none(), "stragglers", || {
+            "a coordinator's workers are as fast as they are: `starling simulate FILE`; remove the section to \
+             train for real"
+                .into()
+        })?;
         Ok(self)
     }
 
@@ -81,6 +86,9 @@ impl RunSpec {
             require(self.compression.is_none(), "compression", || {
                 "peers exchange whole models in this version; the section belongs to federated runs".into()
             })?;
+            require(self.stragglers.is_none(), "stragglers", || {
+                "expected in federated simulations only".into()
+            })?;
             require(self.combiner.is_none() && self.attack.is_none(), "combiner", || {
                 "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
             })?;
@@ -88,6 +96,9 @@ impl RunSpec {
                 "a coordinator keeps averages of its model, and peers have none; the section belongs to federated \
                  runs"
                     .into()
+            })?;
+            require(self.asynchronous.is_none(), "async", || {
+                "peers wait as `topology.barrier` says; the section belongs to federated runs".into()
             })?;
             self.mixing()?;
             self.check_private_peers()?;
@@ -106,6 +117,8 @@ impl RunSpec {
         self.check_data()?;
         self.check_local()?;
         self.check_cohort()?;
+        self.check_async(algorithm.as_ref())?;
+        self.check_stragglers()?;
         self.check_privacy(algorithm.as_ref())?;
         self.check_compression()?;
         self.check_combiner(algorithm.as_ref())?;

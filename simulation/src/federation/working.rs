@@ -249,6 +249,10 @@ impl Federation {
             .iter()
             .filter_map(|wanted| Some((wanted.name.clone(), self.server.fetch(&wanted.digest)?)))
             .collect();
+        if down.len() < order.vectors.len() {
+            let detail = format!("the model of round {} cannot be fetched", order.round);
+            return self.decline(worker, id, order, (DeclineReason::Transfer, detail));
+        }
         let noise = match self.schedule.mutation {
             Mutation::UploadBeforeSave => 1.0,
             _ => self.schedule.noise,

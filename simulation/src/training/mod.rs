@@ -13,12 +13,14 @@
 //! the shares and the seed of a real federation whose workers are called `worker-1`, `worker-2`, … the
 //! models have the real one's digests.
 //!
-//! Time is virtual: a local step takes [`STEP_MS`], nothing else takes any.
+//! Time is virtual: a local step takes [`STEP_MS`], on slow clients (`[stragglers]`) a multiple of it, nothing
+//! else takes any.
 
 mod commit;
 mod desk;
 mod error;
 mod files;
+mod flow;
 mod lane;
 mod liars;
 mod line;
@@ -28,6 +30,7 @@ mod secrets;
 mod server;
 mod shares;
 mod states;
+mod stragglers;
 
 pub use error::SimulationError;
 pub use lane::{LocalWork, bare};

@@ -4,11 +4,13 @@
 use super::{
     Setup, SimulationError, client_index, client_name,
     files::Metrics,
+    flow::Buffer,
     liars::Liars,
     private::{self, Private},
     secrets::Secrets,
     shares::Shares,
     states::States,
+    stragglers::slowness,
 };
 use algorithms::{Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator};
 use coordinator::{
@@ -52,6 +54,11 @@ pub(super) struct Server<'a> {
     /// The updates of the open round, where the combiner needs them all.
     pub(super) spool: Option<Spool>,
     pub(super) liars: Option<Liars>,
+    /// How many times as long a step takes on each client.
+    pub(super) slowness: Vec<f64>,
+    /// In a run without rounds, and the mean of what was buffered when a version is committed.
+    pub(super) ready: Option<Vectors>,
+    pub(super) buffer: Buffer,
     /// Where what is in the making lies.
     pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
@@ -101,6 +108,9 @@ impl Opened {
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
         let maker = made.map_err(|error| wrong(error.to_string()))?;
+        if spec.asynchronous.is_some() {
+            clear(&setup.folder)?;
+        }
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -159,6 +169,9 @@ impl Opened {
             accumulators: Vec::new(),
             spool: None,
             liars: Liars::of(&setup.spec, setup.clients, &setup.train)?,
+            slowness: slowness(&setup.spec, setup.clients),
+            ready: None,
+            buffer: Buffer::default(),
             folder: setup.folder.join(STATE),
             private: self
                 .guard
@@ -202,6 +215,8 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        ongoing: None,
+        versions: BTreeMap::new(),
         profiles: BTreeMap::new(),
     };
     (record, vectors)
@@ -214,6 +229,9 @@ impl Server<'_> {
 
     /// Makes durable what is committed, if it is time for it.
     pub(super) fn checkpoint(&mut self, now: bool) -> Result<(), SimulationError> {
+        if self.spec.asynchronous.is_some() {
+            return Ok(());
+        }
         // What is recalled of a round must outlive the round.
         let due = now || !self.algorithm.recalled().is_empty() || self.written.elapsed() >= self.checkpoint;
         if !due {

@@ -68,7 +68,7 @@ pub(super) fn messages(data: &[u8]) -> bool {
 fn read_upload(bytes: &[u8], size: usize) -> Option<Vec<v1::UploadRequest>> {
     let frames: Vec<Result<_, Status>> =
         bytes.chunks(size).map(|part| Ok(Frame::data(Bytes::copy_from_slice(part)))).collect();
-    let body = tonic::body::Body::new(StreamBody::new(tokio_stream::iter(frames)));
+    let body = tonic::body::Body::new(StreamBody::new(futures::stream::iter(frames)));
     let mut arriving = Messages::<v1::UploadRequest>::of_request(body, 4_096);
     let mut read = Vec::new();
     loop {

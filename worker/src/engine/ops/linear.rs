@@ -74,11 +74,21 @@ impl Operation for Linear {
         gradient: &Tensor,
         examples: usize,
     ) -> Result<Option<Split>> {
+        let (x, weight) = (operands[0].values(), &operands[1]);
+        let [outputs, inputs] = weight.dims()?;
+        if x.len() != examples * inputs {
+            // Several rows for an example: its terms may cancel, and one pass for each is right.
+            return Ok(None);
+        }
         let mut dy = Buffer::copy(gradient.values());
         if self.relu {
             rectify_gradient(&mut dy, result.values());
         }
-        let squares = squares(operands, &dy, examples)?;
+        // The gradient of the weight is an outer product, whose norm needs no product (Goodfellow 2015,
+        // arXiv:1510.01799).
+        let plus = if operands.len() > 2 { 1.0 } else { 0.0 };
+        let shares = x.chunks_exact(inputs).zip(dy.chunks_exact(outputs));
+        let squares = shares.map(|(x, dy)| square(dy) * (square(x) + plus)).collect();
         let input = input_gradient(operands, &dy);
         let operands = operands.to_vec();
         let weighted = Box::new(move |factors: &[f32]| {
@@ -117,28 +127,6 @@ fn parameter_gradients(operands: &[Tensor], dy: &[f32]) -> Vec<Tensor> {
     );
     let bias = operands.get(2).map(|bias| Tensor::new(column_sums(dy, outputs), bias.shape()));
     std::iter::once(Tensor::new(dw, weight.shape())).chain(bias).collect()
-}
-
-/// Squared norms of the examples' gradients of weight and bias. With one row for an example the
-/// gradient of the weight is an outer product, whose norm needs no product (Goodfellow 2015,
-/// arXiv:1510.01799).
-fn squares(operands: &[Tensor], dy: &[f32], examples: usize) -> Result<Vec<f64>> {
-    let (x, weight) = (operands[0].values(), &operands[1]);
-    let [outputs, inputs] = weight.dims()?;
-    let rows = x.len() / inputs / examples;
-    let biased = operands.len() > 2;
-    let shares = x.chunks_exact(rows * inputs).zip(dy.chunks_exact(rows * outputs));
-    if rows == 1 {
-        let plus = if biased { 1.0 } else { 0.0 };
-        return Ok(shares.map(|(x, dy)| square(dy) * (square(x) + plus)).collect());
-    }
-    let mut dw = Buffer::any(outputs * inputs);
-    let one = |(x, dy): (&[f32], &[f32])| {
-        let (left, right) = (Matrix::columns(dy, outputs), Matrix::rows(x, inputs));
-        product([outputs, inputs, rows], Target::replace(&mut dw, inputs), left, right);
-        square(&dw) + if biased { square(&column_sums(dy, outputs)) } else { 0.0 }
-    };
-    Ok(shares.map(one).collect())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::engine::ops::testing::{assert_close, numbers};
 const LENGTHS: [usize; 5] = [0, 1, 257, 16 * 1_024 + 3, 70_001];
 
 /// Runs `f` with 1, 2 and 4 threads; the results must be the same bytes.
-fn same<T: PartialEq + std::fmt::Debug>(f: impl Fn(&dyn VectorKernels) -> T) -> T {
+fn same<T: PartialEq + std::fmt::Debug>(f: impl Fn(&Cpu) -> T) -> T {
     let [one, two, four] = [1, 2, 4].map(|threads| f(&Cpu::new(threads)));
     assert!(one == two && one == four, "threads changed the result");
     one
