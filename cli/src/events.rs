@@ -124,6 +124,11 @@ fn metrics_line(metrics: &Metrics) -> String {
     }
     add("workers' accuracy", metrics.federated_accuracy.map(percent));
     add("workers' loss", metrics.federated_loss.map(loss));
+    if let Some(clients) = &metrics.clients {
+        add("worst tenth", Some(percent(clients.accuracy.worst_decile)));
+        add("personal accuracy", clients.personal.as_ref().map(|own| percent(own.mean_accuracy)));
+        add("calibration error", clients.calibration.map(|c| format!("{:.4}", c.ece)));
+    }
     add("train loss", metrics.train_loss.map(loss));
     add("ε", metrics.epsilon.map(|epsilon| format!("{epsilon:.4}")));
     parts.push(count(metrics.participants, "update"));
@@ -175,6 +180,7 @@ pub(crate) mod tests {
             eval_accuracy: Some(accuracy),
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down: 1_740_000,
             bytes_up: 999,
             averages: BTreeMap::new(),

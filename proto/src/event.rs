@@ -1,6 +1,7 @@
 //! What happens in a run, as a log that people, programs and metrics read: the operator's only truth.
 
 use crate::digest::Digest;
+use algorithms::evaluation::{Calibration, Confusion, Spread};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -218,6 +219,9 @@ pub struct Metrics {
     pub federated_loss: Option<f64>,
     /// Share of right predictions on the workers' held-out sets.
     pub federated_accuracy: Option<f64>,
+    /// How the workers fare, each on its own held-out set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Box<ClientScores>>,
     /// Payload bytes sent to workers in the round.
     pub bytes_down: u64,
     /// Payload bytes received from workers in the round.
@@ -232,6 +236,37 @@ pub struct Metrics {
     pub asynchronous: Option<Asynchrony>,
     /// Digest of the model after the round.
     pub model_digest: Digest,
+}
+
+/// How the workers fare that evaluated a model, each on its own held-out set. Numbers over workers alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClientScores {
+    /// Accuracy, every worker counted alike.
+    pub accuracy: Spread,
+    /// Mean loss, every worker counted alike.
+    pub loss: Spread,
+    /// The same of personal models, in a run that has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal: Option<PersonalScores>,
+    /// Top-1 calibration over all predictions, if the run asks for details.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// Who was taken for whom over all predictions, if the run asks for details.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Confusion>,
+}
+
+/// How personal models do, each on its worker's held-out set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PersonalScores {
+    /// Share of right predictions, by predictions.
+    pub mean_accuracy: f64,
+    /// Mean loss, by predictions.
+    pub mean_loss: f64,
+    /// Accuracy, every worker counted alike.
+    pub accuracy: Spread,
+    /// Mean loss, every worker counted alike.
+    pub loss: Spread,
 }
 
 /// How good an average of the model is.

@@ -3,7 +3,7 @@
 
 use algorithms::rules::RULES;
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
-use simulation::training::{Line, Notice, Outcome, Setup, SimulationError, run};
+use simulation::training::{Line, Notice, Outcome, Setup, SimulationError, Stop, run};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -41,6 +41,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
         reproducible_noise: true,
+        stop: Stop::default(),
     }
 }
 
@@ -237,7 +238,7 @@ fn every_algorithm_can_be_simulated() {
 #[test]
 fn a_round_is_evaluated_in_every_way() {
     let skewed = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\n").data;
-    let mut spec = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\nevery=3\n");
+    let mut spec = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\nevery=3\ndetails=true\n");
     spec.data = skewed;
     spec.data.partition = Some(proto::spec::PartitionSpec::Pathological { classes: 2 });
     let outcome = go(|setup| setup.threads = 2, spec);
@@ -246,6 +247,8 @@ fn a_round_is_evaluated_in_every_way() {
     let line = outcome.lines.last().unwrap();
     // The clients' shares of the held-out digits are the held-out digits.
     assert_eq!(line.metrics.federated_accuracy, line.metrics.eval_accuracy);
+    let told = line.metrics.clients.as_deref().unwrap();
+    assert_eq!(told.accuracy.clients, CLIENTS);
     let worst = line.client_accuracy_worst_decile.unwrap();
     assert!(
         worst <= line.client_accuracy.unwrap() && line.client_accuracy_variance.unwrap() > 0.0,
@@ -259,6 +262,10 @@ fn a_round_is_evaluated_in_every_way() {
     let calibration = found.calibration.unwrap();
     assert!(calibration.low <= calibration.ece && calibration.ece <= calibration.high, "{calibration:?}");
     assert_eq!(Some(calibration.ece), line.ece);
+    // What the clients told adds up to what one look at everything sees.
+    assert_eq!(told.confusion.as_ref().unwrap().counts.iter().sum::<u64>(), 60);
+    let (all, own) = (told.calibration.unwrap(), calibration);
+    assert_eq!((all.predictions, all.top), (own.predictions, 1));
 }
 
 #[test]

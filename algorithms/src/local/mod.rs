@@ -15,7 +15,7 @@ mod walk;
 
 pub use walk::Walk;
 
-use crate::{Vector, scalar::Scalar};
+use crate::{Vector, personal::Ranges, scalar::Scalar};
 
 /// How the local steps of an algorithm differ from plain SGD.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,8 @@ pub struct LocalPlan<S = f32> {
     pub update: Update<S>,
     /// Whether the mean loss over the worker's examples at `w₀` is needed as well.
     pub start_loss: bool,
+    /// Parts that no step changes, and whose gradient counts as zero.
+    pub frozen: Option<Ranges>,
 }
 
 impl<S: Scalar> Default for LocalPlan<S> {
@@ -46,6 +48,7 @@ impl<S: Scalar> Default for LocalPlan<S> {
             probe: Probe::Here,
             update: Update::Sgd,
             start_loss: false,
+            frozen: None,
         }
     }
 }
@@ -119,6 +122,11 @@ pub enum Update<S = f32> {
         second: Vector<S>,
         /// `g_a`, the mean direction of the last round.
         global: Vector<S>,
+    },
+    /// As `Sgd`, and then `w ← sign(w) max(|w| − η κ, 0)` in each element: the proximal step of `κ ‖w‖₁`.
+    Sparse {
+        /// `κ`.
+        threshold: S,
     },
     /// Heavy ball from rest: `w⁺ = w − η (G + wd·w) + θ (w − w⁻)`, with `w⁻ = w₀` before the first step
     /// (Polyak 1964; DFedAvgM).

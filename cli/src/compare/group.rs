@@ -100,6 +100,10 @@ impl Comparison {
     /// For people.
     pub(crate) fn table(&self, target: Option<f64>, last: usize) -> String {
         let mut heading = vec!["settings", "seeds", "final accuracy, %", "best, %"];
+        let personal = self.rows.iter().any(|row| row.over(personal).is_some());
+        if personal {
+            heading.extend(["shared at clients, %", "personal, %"]);
+        }
         if target.is_some() {
             heading.extend(["rounds to target", "MB to target", "s to target"]);
         }
@@ -112,6 +116,9 @@ impl Comparison {
                 accuracy(row.over(|lines| last_accuracy(lines, last))),
                 accuracy(row.over(best)),
             ];
+            if personal {
+                cells.extend([row.over(shared), row.over(self::personal)].map(accuracy));
+            }
             if let Some(target) = target {
                 let part = |over: Option<Over>, show: &dyn Fn(f64) -> String| {
                     let text = table::or_dash(over, |over| over.text(show));
@@ -144,6 +151,7 @@ impl Comparison {
                 "label": row.label, "seeds": row.seeds(),
                 "final_accuracy": json(row.over(|lines| last_accuracy(lines, last))),
                 "best_accuracy": json(row.over(best)),
+                "federated_accuracy": json(row.over(shared)), "personal_accuracy": json(row.over(personal)),
                 "rounds_to_target": to(0), "bytes_to_target": to(1), "seconds_to_target": to(2),
                 "folders": row.runs.iter().map(|run| &run.folder).collect::<Vec<_>>(),
             })
@@ -154,6 +162,16 @@ impl Comparison {
 
 fn best(lines: &[Metrics]) -> Option<f64> {
     lines.iter().filter_map(|line| line.eval_accuracy).reduce(f64::max)
+}
+
+/// Of the shared model on what clients hold out.
+fn shared(lines: &[Metrics]) -> Option<f64> {
+    lines.iter().rev().find_map(|line| line.federated_accuracy)
+}
+
+/// Of the clients' own models there.
+fn personal(lines: &[Metrics]) -> Option<f64> {
+    lines.iter().rev().find_map(|line| Some(line.clients.as_ref()?.personal.as_ref()?.mean_accuracy))
 }
 
 /// Key paths and values.

@@ -159,6 +159,7 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         evaluation: EvaluationSpec::default(),
         average: None,
         vetting: VettingSpec::default(),
+        personal: None,
         compression: None,
         combiner: None,
         attack: None,

@@ -13,6 +13,7 @@
 //! *Every wait has an owner and a deadline*: each phase has armed the timer that ends it, or names
 //! the event that it waits for in a published `Waiting`.
 
+mod evaluation;
 mod filling;
 mod flow;
 mod membership;
@@ -28,11 +29,12 @@ mod tests;
 mod tests_flow;
 mod types;
 
+pub use evaluation::{Evaluated, Federated};
 pub use flow::{Buffered, Ongoing};
 pub use rules::Rules;
 pub use sampling::{Profile, is_curious};
 pub use states::{Decision, End, Member, Phase};
-pub use types::{Action, Command, Counted, Event, Facts, Federated, Kept, Millis, Opening, Restored, Token};
+pub use types::{Action, Command, Counted, Event, Facts, Kept, Millis, Opening, Restored, Token};
 
 use crate::private::Secret;
 use flow::Flow;
@@ -69,7 +71,7 @@ pub struct Machine {
     /// When that is looked at next.
     motion_at: Millis,
     rejected: usize,
-    federated: BTreeMap<String, Federated>,
+    reports: evaluation::Reports,
     awaiting: BTreeSet<String>,
     paused: bool,
     /// Of the open round, in a run with noise.
@@ -128,7 +130,7 @@ impl Machine {
             motions: BTreeMap::new(),
             motion_at: 0,
             rejected: 0,
-            federated: BTreeMap::new(),
+            reports: evaluation::Reports::default(),
             awaiting: BTreeSet::new(),
             paused: restored.paused,
             said_waiting: None,

@@ -1,8 +1,6 @@
 //! The open round: counting, closing, committing, evaluating.
 
-use super::{
-    Action, Counted, Decision, End, Facts, Federated, Machine, Member, Phase, Token, membership::Presence,
-};
+use super::{Action, Counted, Decision, End, Facts, Machine, Member, Phase, Token};
 use proto::{
     digest::Digest,
     event::RunEvent,
@@ -11,10 +9,6 @@ use proto::{
 
 /// A round in which every member refuses is asked so often before the run fails.
 pub(super) const ATTEMPTS: u32 = 3;
-/// Most predictions of one worker in an evaluation: sums over a fleet stay far below 2^64.
-const PREDICTIONS_MAX: u64 = 1 << 40;
-/// Largest sum of losses of one worker: sums over a fleet stay finite.
-const LOSS_MAX: f64 = 1e30;
 
 impl Machine {
     pub(super) fn update(&mut self, worker: &str, round: u64, facts: Facts, out: &mut Vec<Action>) {
@@ -271,47 +265,6 @@ impl Machine {
         let every = self.rules.federated_every;
         let due = every > 0 && (self.round.is_multiple_of(every) || self.round == self.rules.rounds);
         if due { self.evaluate(out) } else { self.advance(out) }
-    }
-
-    fn evaluate(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Evaluating;
-        self.federated.clear();
-        self.awaiting = self
-            .presence
-            .iter()
-            .filter(|(_, presence)| **presence == Presence::Connected)
-            .map(|(worker, _)| worker.clone())
-            .collect();
-        let round = self.round - 1;
-        for worker in self.awaiting.clone() {
-            out.push(Action::Evaluate { worker, round });
-        }
-        out.push(Action::Arm { token: Token::Evaluation { round }, at: self.now + self.rules.evaluation_ms });
-        self.close_evaluation(out);
-    }
-
-    pub(super) fn evaluated(&mut self, worker: &str, round: u64, report: Federated, out: &mut Vec<Action>) {
-        if self.phase != Phase::Evaluating || round + 1 != self.round || !self.awaiting.remove(worker) {
-            return;
-        }
-        let possible = report.predictions <= PREDICTIONS_MAX && report.correct <= report.predictions;
-        if possible && report.loss_sum.abs() <= LOSS_MAX {
-            self.federated.insert(worker.to_owned(), report);
-        }
-        self.close_evaluation(out);
-    }
-
-    pub(super) fn close_evaluation(&mut self, out: &mut Vec<Action>) {
-        if self.awaiting.is_empty() {
-            // In name order, so that the sums do not depend on who answered first.
-            let sums = self.federated.values().fold(Federated::default(), |sums, report| Federated {
-                predictions: sums.predictions + report.predictions,
-                correct: sums.correct + report.correct,
-                loss_sum: sums.loss_sum + report.loss_sum,
-            });
-            out.push(Action::FederatedDone { round: self.round - 1, sums });
-            self.advance(out);
-        }
     }
 
     pub(super) fn advance(&mut self, out: &mut Vec<Action>) {

@@ -2,13 +2,14 @@
 
 use proto::{
     digest::Digest,
-    event::RunEvent,
+    event::{ClientScores, RunEvent},
     v1::{AbandonReason, DeclineReason, RejectReason},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    evaluation::{Evaluated, Federated},
     flow::Ongoing,
     sampling::Profile,
     states::{Decision, End},
@@ -73,17 +74,6 @@ pub struct Kept {
     pub steps: u32,
     /// Learning rate used.
     pub lr: f32,
-}
-
-/// Sums over the workers' held-out predictions.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Federated {
-    /// Predictions made.
-    pub predictions: u64,
-    /// Right ones.
-    pub correct: u64,
-    /// Sum of the losses.
-    pub loss_sum: f64,
 }
 
 /// What happens to a run.
@@ -158,8 +148,8 @@ pub enum Event {
         worker: String,
         /// Which round's model.
         round: u64,
-        /// Its sums.
-        report: Federated,
+        /// What it tells.
+        report: Evaluated,
     },
     /// An armed timer went off.
     Timer(Token),
@@ -328,6 +318,8 @@ pub enum Action {
         round: u64,
         /// The sums.
         sums: Federated,
+        /// How the workers fare, if any made a prediction.
+        clients: Option<Box<ClientScores>>,
     },
     /// Put a worker into quarantine, fleet-wide.
     Quarantine {

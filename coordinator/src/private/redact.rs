@@ -30,4 +30,5 @@ pub fn redact(event: RunEvent) -> Option<RunEvent> {
 pub fn redact_metrics(metrics: &mut Metrics) {
     (metrics.participants, metrics.rejected) = (0, 0);
     (metrics.bytes_down, metrics.bytes_up) = (0, 0);
+    metrics.clients = None;
 }

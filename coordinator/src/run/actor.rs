@@ -17,10 +17,7 @@ use crate::{
     view,
 };
 use algorithms::{Algorithm, compress::Packing, fold::Accumulator};
-use proto::{
-    digest::Digest,
-    v1::{self, CoordinatorMessage, coordinator_message::Body},
-};
+use proto::v1::{self, CoordinatorMessage, coordinator_message::Body};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -85,12 +82,10 @@ impl Actor {
         record: RunRecord,
         guard: Option<Arc<Guard>>,
     ) -> Result<(Self, RunHandle), String> {
-        let algorithm: Arc<dyn Algorithm> =
-            Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
+        let (algorithm, tensors) = record.laid_out().map_err(|error| error.to_string())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
-        let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
         let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
@@ -293,11 +288,13 @@ impl Actor {
                 Action::Evaluate { worker, round } => {
                     let digest = self.record.vectors[algorithms::MODEL];
                     let model = Some(self.vector_ref(algorithms::MODEL, digest));
+                    let packed = self.packed_ref();
                     let (run, spec) = (self.shared.id.clone(), self.spec_json.clone());
-                    self.send(&worker, Body::Evaluate(v1::EvaluationRequest { run, round, spec, model }));
+                    let request = v1::EvaluationRequest { run, round, spec, model, packed };
+                    self.send(&worker, Body::Evaluate(request));
                 }
-                Action::FederatedDone { round, sums } => {
-                    self.pending.federated(round, sums);
+                Action::FederatedDone { round, sums, clients } => {
+                    self.pending.federated(round, sums, clients);
                     self.publish_metrics();
                 }
                 Action::DropUploads => {
@@ -334,6 +331,7 @@ impl Actor {
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {
         let down = std::iter::once(algorithms::MODEL).chain(self.algorithm.down().iter().copied());
+        let down = down.chain(self.algorithm.packed());
         let then = committed.and_then(|round| self.record.recalled.get(&round));
         let recalled = then.into_iter().flat_map(|then| {
             let digest = |(name, under): &(&str, &'static str)| Some((*under, *then.get(*name)?));
@@ -355,10 +353,6 @@ impl Actor {
             clip_norm: self.clip_norm(),
         };
         self.send(worker, Body::Assignment(assignment));
-    }
-
-    fn vector_ref(&self, name: &str, digest: Digest) -> v1::VectorRef {
-        v1::VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length }
     }
 
     pub(super) fn send(&self, worker: &str, body: Body) {

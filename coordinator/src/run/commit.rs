@@ -107,7 +107,8 @@ impl Job {
         if let Some(averages) = self.shared.spec.average {
             averages.take(&mut server, self.metrics.round);
         }
-        self.record.vectors = self.retry(|job| job.put(&server))?;
+        let digests = self.retry(|job| job.put(&server))?;
+        self.record.name(&server, digests);
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         let averages =

@@ -9,7 +9,11 @@ use super::{
 };
 use crate::machine::{Action, Counted, Event};
 use algorithms::{RoundFacts, Vector, average::Average};
-use proto::event::{Metrics, RunEvent};
+use proto::{
+    digest::Digest,
+    event::{Metrics, RunEvent},
+    v1::VectorRef,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Actor {
@@ -57,6 +61,7 @@ impl Actor {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
             averages: BTreeMap::new(),
@@ -156,6 +161,16 @@ impl Actor {
                 tokio::task::spawn_blocking(evaluate).await.unwrap_or_else(|error| Err(error.to_string()));
             let _ = own.send(Command::Central { round, result }).await;
         });
+    }
+
+    pub(super) fn vector_ref(&self, name: &str, digest: Digest) -> VectorRef {
+        VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length_of(name) }
+    }
+
+    /// From what workers can make the model, if that is shorter.
+    pub(super) fn packed_ref(&self) -> Option<VectorRef> {
+        let name = self.algorithm.packed()?;
+        Some(self.vector_ref(name, *self.record.vectors.get(name)?))
     }
 
     /// After a restart: says what the coordinator, stopped between a commit and its announcement, did

@@ -217,6 +217,7 @@ impl Service {
             tensors: model.tensors,
             vectors,
             length: length as u64,
+            lengths: BTreeMap::new(),
             round: 0,
             opening: None,
             members: BTreeSet::new(),

@@ -4,10 +4,17 @@ use crate::{
     machine::{Counted, Ongoing, Opening, Profile, Restored, is_curious},
     private::Standing,
 };
-use algorithms::Algorithm;
-use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
+use algorithms::{Algorithm, Vector, Vectors};
+use proto::{
+    digest::Digest,
+    event::RunEvent,
+    spec::{RunSpec, SpecError},
+};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Whether a stored run still has work to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +57,9 @@ pub struct RunRecord {
     pub vectors: BTreeMap<String, Digest>,
     /// Scalars in each vector.
     pub length: u64,
+    /// Scalars in those that have another number of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lengths: BTreeMap<String, u64>,
     /// Rounds committed.
     pub round: u64,
     /// The open round.
@@ -82,6 +92,27 @@ pub struct RunRecord {
 }
 
 impl RunRecord {
+    /// The run's algorithm, told how the model is made, and the shapes of the model's tensors.
+    pub fn laid_out(&self) -> Result<(Arc<dyn Algorithm>, Vec<Vec<usize>>), SpecError> {
+        let tensors: Vec<Vec<usize>> = self.tensors.iter().map(|(_, shape)| shape.clone()).collect();
+        let mut algorithm = self.spec.algorithm.make()?;
+        algorithm.lay_out(&tensors);
+        Ok((algorithm.into(), tensors))
+    }
+
+    /// Names the server's vectors after a round.
+    pub fn name(&mut self, server: &Vectors, digests: BTreeMap<String, Digest>) {
+        let length = |vector: &Vector| vector.len() as u64;
+        let others = server.iter().filter(|(_, vector)| length(vector) != self.length);
+        self.lengths = others.map(|(name, vector)| (name.clone(), length(vector))).collect();
+        self.vectors = digests;
+    }
+
+    /// Scalars in a vector.
+    pub fn length_of(&self, name: &str) -> u64 {
+        self.lengths.get(name).copied().unwrap_or(self.length)
+    }
+
     /// Keeps what `algorithm` will recall of the round that was just committed, and forgets rounds that
     /// are no worker's last any more.
     pub fn recall(&mut self, round: u64, algorithm: &dyn Algorithm) {

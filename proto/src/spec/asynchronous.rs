@@ -164,6 +164,9 @@ impl RunSpec {
                  would be of many rounds",
             );
         }
+        if self.has_personal_models(algorithm) {
+            return refuse("personal parts are state of a round; leave `[personal]` out");
+        }
         if self.has_client_state(algorithm) {
             return refuse("error feedback of the compression is state of a round; set `feedback = false`");
         }

@@ -305,7 +305,8 @@ impl Federation {
             }
             Action::Evaluate { worker, round } => {
                 if let Some(model) = self.server.wanted(MODEL) {
-                    let evaluation = Evaluation { run, round, spec: Arc::clone(&self.spec), model };
+                    let spec = Arc::clone(&self.spec);
+                    let evaluation = Evaluation { run, round, spec, model, packed: None };
                     self.tell(&worker, Command::Evaluate(Box::new(evaluation)));
                 }
             }

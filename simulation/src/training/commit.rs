@@ -64,6 +64,7 @@ impl Server<'_> {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
             averages: BTreeMap::new(),

@@ -7,7 +7,7 @@ use super::{STEP_MS, SimulationError, client_index, client_name, server::Server}
 use algorithms::{Vectors, cohort, combine::attacks::Attack, seed};
 use proto::spec::{AttackKind, ModelSpec, RunSpec};
 use std::{collections::BTreeSet, sync::Arc};
-use worker::{data::Dataset, trainer::steps_due};
+use worker::{data::Dataset, trainer::steps_of_round};
 
 /// The liars of a run, and what they know of the open round.
 #[derive(Debug)]
@@ -78,7 +78,10 @@ impl Server<'_> {
         let time = |client| {
             let steps = match self.spec.model {
                 ModelSpec::Flat { .. } => 1,
-                _ => u64::from(steps_due(&self.spec, round, self.shares.size(client))),
+                _ => {
+                    let examples = self.shares.size(client);
+                    u64::from(steps_of_round(&self.spec, self.algorithm, (round, examples)))
+                }
             };
             ((steps * STEP_MS) as f64 * self.slowness[client]).ceil() as u64
         };

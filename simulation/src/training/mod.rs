@@ -21,6 +21,7 @@ mod desk;
 mod error;
 mod files;
 mod flow;
+mod judging;
 mod lane;
 mod liars;
 mod line;
@@ -30,6 +31,7 @@ mod secrets;
 mod server;
 mod shares;
 mod states;
+mod stop;
 mod stragglers;
 
 pub use error::SimulationError;
@@ -37,6 +39,7 @@ pub use lane::{LocalWork, bare};
 pub use line::Line;
 pub use round::run;
 pub use shares::Shares;
+pub use stop::Stop;
 
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
@@ -70,6 +73,8 @@ pub struct Setup {
     pub memory: u64,
     /// For tests: noise and secret draws follow from the run's seed, so that they protect nobody.
     pub reproducible_noise: bool,
+    /// When it stops before its end.
+    pub stop: Stop,
 }
 
 /// What happens, for whoever watches.

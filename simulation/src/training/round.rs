@@ -8,20 +8,20 @@ use super::{
     lane::{Ground, Order, Report},
     server::{Opened, Server, clear},
 };
-use crate::parallel::in_order;
 use algorithms::{MODEL, Vector};
 use coordinator::{
     asynchrony,
     machine::{Action, End, Event, Federated, Machine, Millis, Ongoing, Rules, Token},
 };
-use proto::{event::RunEvent, spec::PartitionSpec, v1::Phase};
+use proto::{
+    event::{ClientScores, RunEvent},
+    v1::Phase,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::ControlFlow,
     sync::Arc,
     thread,
 };
-use worker::trainer::{Scores, scores};
 
 /// Runs a simulation to its end, from where it was interrupted.
 ///
@@ -36,6 +36,7 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         spec: Arc::clone(&server.spec),
         algorithm: server.algorithm,
         packing: opened.packing.as_ref(),
+        own: opened.own.as_ref(),
         model: server.model,
         shares: server.shares,
         states: server.states,
@@ -199,14 +200,21 @@ impl<'a, 'w> Drive<'a, 'w> {
         match action {
             Action::Persist => {
                 self.publish_line()?;
-                self.server.checkpoint(false)?;
+                let stop = self.server.stop.is_due();
+                self.server.checkpoint(stop)?;
+                if stop {
+                    // A run without rounds begins anew (`flow.rs`).
+                    let kept = self.server.spec.asynchronous.is_none();
+                    let rounds = if kept { self.machine.round() } else { 0 };
+                    return Err(SimulationError::Stopped { rounds });
+                }
             }
             Action::Publish(event) => self.say(&event)?,
             Action::Arm { token, at } => drop(self.timers.insert((at, token))),
             Action::Assign { worker, round, committed, .. } => self.assign(worker, round, committed),
             Action::Abandon { worker, .. } => self.forget(&worker),
             Action::Evaluate { worker, round } => self.evaluating.push((worker, round)),
-            Action::FederatedDone { sums, .. } => self.federated(&sums)?,
+            Action::FederatedDone { sums, clients, .. } => self.federated(&sums, clients)?,
             Action::DropUploads => {
                 self.server.accumulators.clear();
                 self.server.spool = None;
@@ -300,30 +308,19 @@ impl<'a, 'w> Drive<'a, 'w> {
         Ok(())
     }
 
-    /// The clients evaluate the committed model on their shares of the held-out set, as workers do.
+    /// The clients evaluate the committed model, as workers do.
     fn evaluate(&mut self) {
         let asked = std::mem::take(&mut self.evaluating);
-        let Server { model, vectors, shares, test, spec, threads, .. } = &self.server;
-        let divided = test.and_then(|test| {
-            super::Shares::divide(test, &PartitionSpec::Iid {}, shares.clients(), spec.seed).ok()
-        });
-        let judge = |at: usize| {
-            let (Some(divided), Some(client)) = (&divided, client_index(&asked[at].0)) else {
-                return Scores::default();
-            };
-            let go = &mut |_| ControlFlow::Continue(());
-            scores(model, &divided.of(client), &vectors[MODEL], go).unwrap_or_default()
-        };
-        let reports = in_order(*threads, asked.len(), judge);
-        for ((worker, round), Scores { predictions, correct, loss_sum }) in asked.into_iter().zip(reports) {
-            let report = Federated { predictions, correct, loss_sum };
+        let reports = self.server.judge_clients(&asked);
+        for ((worker, round), report) in asked.into_iter().zip(reports) {
             let actions = self.decide(Event::Evaluated { worker, round, report });
             self.due.extend(actions);
         }
     }
 
-    fn federated(&mut self, sums: &Federated) -> Step {
+    fn federated(&mut self, sums: &Federated, clients: Option<Box<ClientScores>>) -> Step {
         if let Some(line) = self.line.as_mut().filter(|_| sums.predictions > 0) {
+            line.metrics.clients = clients;
             line.metrics.federated_loss = Some(sums.loss_sum / sums.predictions as f64);
             line.metrics.federated_accuracy = Some(sums.correct as f64 / sums.predictions as f64);
         }

@@ -2,7 +2,7 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Setup, SimulationError, client_index, client_name,
+    Setup, SimulationError, Stop, client_index, client_name,
     files::Metrics,
     flow::Buffer,
     liars::Liars,
@@ -12,7 +12,9 @@ use super::{
     states::States,
     stragglers::slowness,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator};
+use algorithms::{
+    Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator, personal::Own,
+};
 use coordinator::{
     Spool,
     private::Guard,
@@ -48,6 +50,7 @@ pub(super) struct Server<'a> {
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
     pub(super) maker: Option<&'a ShareMaker>,
+    pub(super) own: Option<&'a Own>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
@@ -67,6 +70,7 @@ pub(super) struct Server<'a> {
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
     pub(super) quarantined: Vec<String>,
+    pub(super) stop: Stop,
     checkpoint: Duration,
     written: Instant,
 }
@@ -76,6 +80,7 @@ pub(super) struct Server<'a> {
 pub(super) struct Opened {
     pub(super) algorithm: Box<dyn Algorithm>,
     pub(super) packing: Option<Packing>,
+    pub(super) own: Option<Own>,
     pub(super) model: Model,
     pub(super) shares: Shares,
     pub(super) store: Store,
@@ -96,11 +101,13 @@ impl Opened {
         if *clients == 0 {
             return Err(wrong("0 clients, expected at least 1".into()));
         }
-        let algorithm = spec.algorithm.make().map_err(|error| wrong(error.to_string()))?;
+        let mut algorithm = spec.algorithm.make().map_err(|error| wrong(error.to_string()))?;
         let division = spec.data.partition.as_ref().ok_or_else(|| {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
+        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
+        algorithm.lay_out(&tensors);
         let mut shares = Shares::divide(train, division, *clients, spec.seed)?;
         if let Some(liars) = Liars::of(spec, *clients, train)? {
             shares.flip(liars.flipped());
@@ -128,8 +135,8 @@ impl Opened {
             record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
-        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
         let packing = spec.packing(algorithm.as_ref(), &tensors).map_err(|error| wrong(error.to_string()))?;
+        let own = spec.own(&model.named_lengths()).map_err(|error| wrong(error.to_string()))?;
         let stateful = spec.has_client_state(algorithm.as_ref());
         let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
@@ -139,6 +146,7 @@ impl Opened {
         Ok(Self {
             algorithm,
             packing,
+            own,
             model,
             shares,
             store,
@@ -165,6 +173,7 @@ impl Opened {
             store: &self.store,
             states: &self.states,
             maker: self.maker.as_ref(),
+            own: self.own.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
             spool: None,
@@ -183,6 +192,7 @@ impl Opened {
             record,
             bytes: (0, 0),
             quarantined: Vec::new(),
+            stop: setup.stop.clone(),
             checkpoint: setup.checkpoint,
             written: Instant::now(),
         })
@@ -206,6 +216,7 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         tensors: tensors.collect(),
         vectors: vectors.iter().map(digest).collect(),
         length: vectors[MODEL].len() as u64,
+        lengths: BTreeMap::new(),
         round: 0,
         opening: None,
         // All are there from the first round on: what a coordinator comes to that waits for all.
@@ -272,7 +283,9 @@ impl Server<'_> {
         let recalled = then.map(again).unwrap_or_default();
         let digests = down.keys().filter_map(|name| self.record.vectors.get(name).copied());
         let sent: BTreeSet<Digest> = digests.chain(recalled.iter().map(|(_, digest)| *digest)).collect();
-        (down, recalled, sent.len() as u64 * self.record.length * 4)
+        let packed = self.algorithm.packed().and_then(|name| self.vectors.get(name));
+        let saved = packed.map_or(0, |packed| self.record.length - packed.len() as u64);
+        (down, recalled, (sent.len() as u64 * self.record.length - saved) * 4)
     }
 
     /// One of the server's vectors as a file; `average`: what it is one of.

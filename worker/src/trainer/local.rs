@@ -5,7 +5,7 @@
 
 use super::{
     EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
-    TrainJob, examples::Examples,
+    TrainJob, details, examples::Examples,
 };
 use crate::{
     Config,
@@ -14,6 +14,7 @@ use crate::{
 };
 use algorithms::{
     LocalRun, axpy,
+    evaluation::Details,
     local::{Probe, StepSize, Walk},
     seed,
 };
@@ -148,6 +149,14 @@ impl Train for EngineTrainer {
         Ok(self.model(&spec.model, &info)?.tensors().iter().map(|tensor| tensor.shape.clone()).collect())
     }
 
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(vec![("flat".to_owned(), parameters)]);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.named_lengths())
+    }
+
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         if let ModelSpec::Flat { .. } = job.spec.model {
             return Ok(flat(job, self.worker, std::mem::take(&mut self.spare)));
@@ -191,6 +200,15 @@ impl Train for EngineTrainer {
         let examples = self.examples.held_out(&job.spec)?;
         let model = self.model(&job.spec.model, examples.info())?;
         scores(model, &examples, &job.model, report)
+    }
+
+    fn details(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Details, TrainError> {
+        if let ModelSpec::Flat { .. } = job.spec.model {
+            return Ok(Details::default());
+        }
+        let examples = self.examples.held_out(&job.spec)?;
+        let model = self.model(&job.spec.model, examples.info())?;
+        details(model, &examples, &job.model, report)
     }
 }
 
