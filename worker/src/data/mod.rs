@@ -25,7 +25,7 @@ pub use dataset::{Dataset, Keys, Normalisation};
 pub(crate) use dataset::{Parts, Store};
 pub use detect::detect;
 pub use error::DataError;
-pub use partition::partition;
+pub use partition::{matched, partition};
 pub use random::{Rng, epoch_order, stream};
 pub use source::{Source, TextKey};
 

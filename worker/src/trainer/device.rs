@@ -33,7 +33,10 @@ impl Place {
 impl Loop<'_> {
     /// `due` steps on the model's GPU.
     pub(super) fn run_on_device(&self, due: u32, report: Report<'_>) -> Result<LocalResult, TrainError> {
-        let batch = self.job.spec.local.batch.max(1);
+        let batch = self.job.spec.batch(self.job.round);
+        if self.job.spec.local.accumulate > 1 {
+            tracing::info!("`local.accumulate`: a GPU computes each mini-batch whole");
+        }
         let (mut batches, mut left) = (Batches::default(), due as usize);
         for epoch in 0.. {
             let mut augment = self.augment(epoch);

@@ -169,6 +169,10 @@ impl Array {
         self.length
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Bytes of an element.
     pub(super) fn size(&self) -> usize {
         self.size

@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// Steps between two waits for the device, so that a cancelled run ends soon.
 const STEPS_AHEAD: usize = 64;
 /// Numbers of a round and of a step, as in `steps.cu`.
-pub(super) const NUMBERS: usize = 14;
+pub(super) const NUMBERS: usize = 15;
 /// Blocks of a sum of squares.
 pub(super) const SQUARE_BLOCKS: usize = 256;
 

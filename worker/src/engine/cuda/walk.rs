@@ -18,6 +18,7 @@ pub(super) struct Shape {
     scaled: bool,
     clipped: bool,
     compat: bool,
+    frozen: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,7 @@ enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Sgd,
+    Sparse,
     Amsgrad,
     HeavyBall,
 }
@@ -39,7 +41,7 @@ enum Kind {
 /// Places in the numbers, as in `steps.cu`.
 const RHO: usize = 5;
 const ONE: usize = 11;
-const REACH: usize = 12;
+const REACH: usize = 13;
 
 impl Shape {
     pub(super) fn of(plan: &LocalPlan, size: &StepSize) -> Self {
@@ -52,6 +54,7 @@ impl Shape {
         };
         let update = match plan.update {
             Update::Sgd => Kind::Sgd,
+            Update::Sparse { .. } => Kind::Sparse,
             Update::Amsgrad { .. } => Kind::Amsgrad,
             Update::HeavyBall { .. } => Kind::HeavyBall,
         };
@@ -62,6 +65,7 @@ impl Shape {
             scaled: plan.grad_scale != 1.0,
             clipped: size.clip.is_some(),
             compat: size.compat && update != Kind::Amsgrad,
+            frozen: plan.frozen.is_some(),
         }
     }
 
@@ -76,12 +80,15 @@ impl Shape {
             Place::Dynamic => names.extend(["probe", "dual", "anchor"]),
         }
         match self.update {
-            Kind::Sgd => {}
+            Kind::Sgd | Kind::Sparse => {}
             Kind::Amsgrad => names.extend(["first", "second", "largest", "global"]),
             Kind::HeavyBall => names.push("velocity"),
         }
         if self.shifted {
             names.push("shift");
+        }
+        if self.frozen {
+            names.push("frozen");
         }
         names
     }
@@ -95,14 +102,15 @@ fn numbers(plan: &LocalPlan, size: &StepSize) -> [f32; NUMBERS] {
         Probe::Merged { rho, merge } => (rho, merge),
     };
     let (momentum, beta1, beta2, mix) = match plan.update {
-        Update::Sgd => (0.0, 0.0, 0.0, 0.0),
+        Update::Sgd | Update::Sparse { .. } => (0.0, 0.0, 0.0, 0.0),
         Update::HeavyBall { momentum } => (momentum, 0.0, 0.0, 0.0),
         Update::Amsgrad { beta1, beta2, mix, .. } => (0.0, beta1, beta2, mix),
     };
+    let threshold = if let Update::Sparse { threshold } = plan.update { threshold } else { 0.0 };
     let StepSize { lr, weight_decay, clip, .. } = *size;
     let (prox, scale) = (plan.prox, plan.grad_scale);
     let clip = clip.unwrap_or(0.0);
-    [lr, weight_decay, clip, prox, scale, rho, merge, momentum, beta1, beta2, mix, 1.0, 0.0, 0.0]
+    [lr, weight_decay, clip, prox, scale, rho, merge, momentum, beta1, beta2, mix, 1.0, threshold, 0.0, 0.0]
 }
 
 impl Session {
@@ -125,6 +133,11 @@ impl Session {
         if let Some(shift) = &plan.shift {
             self.set("shift", shift)?;
         }
+        if let Some(ranges) = &plan.frozen {
+            let mut frozen = vec![0.0f32; start.len()];
+            ranges.iter().for_each(|range| frozen[range.clone()].fill(1.0));
+            self.set("frozen", &Arc::new(frozen))?;
+        }
         match &plan.probe {
             Probe::Here | Probe::Ascent { .. } | Probe::Merged { .. } => {}
             Probe::Fixed(e) => self.set("fixed", e)?,
@@ -134,7 +147,7 @@ impl Session {
             }
         }
         match &plan.update {
-            Update::Sgd => {}
+            Update::Sgd | Update::Sparse { .. } => {}
             Update::HeavyBall { .. } => self.zero("velocity")?,
             Update::Amsgrad { second, global, .. } => {
                 self.zero("first")?;
@@ -185,6 +198,20 @@ impl Session {
     /// Asks for one step on the present batch.
     pub(super) fn step(&self, model: &Model, feed: &Feed, shape: Shape) -> Result<(), EngineError> {
         self.slope(model, feed, shape)?;
+        self.descend(shape)?;
+        let (w, n) = (&self.weights, self.weights.len());
+        if shape.update == Kind::Sparse {
+            self.lane.each("shrink", n, args![w, &self.numbers, n])?;
+        }
+        if shape.frozen {
+            let (start, frozen) = (self.known("start")?, self.known("frozen")?);
+            self.lane.each("restore", n, args![w, start, frozen, n])?;
+        }
+        Ok(())
+    }
+
+    /// From the gradient to the weights.
+    fn descend(&self, shape: Shape) -> Result<(), EngineError> {
         let (w, grad, n) = (&self.weights, &self.gradient, self.weights.len());
         let (start, numbers) = (self.known("start")?, &self.numbers);
         let shift = if shape.shifted { Some(self.known("shift")?) } else { None };
@@ -211,14 +238,14 @@ impl Session {
     fn slope(&self, model: &Model, feed: &Feed, shape: Shape) -> Result<(), EngineError> {
         let (w, grad, n) = (&self.weights, &self.gradient, self.weights.len());
         if shape.probe == Place::Here {
-            return self.backward(model, (w, feed), true);
+            return self.free(model, (w, feed), (shape, true));
         }
         let probe = self.known("probe")?;
         if shape.probe == Place::Fixed {
             self.place(probe, self.known("fixed")?, ONE)?;
-            return self.backward(model, (probe, feed), true);
+            return self.free(model, (probe, feed), (shape, true));
         }
-        self.backward(model, (w, feed), true)?;
+        self.free(model, (w, feed), (shape, true))?;
         match shape.probe {
             Place::Merged => {
                 self.lane.copy(self.known("kept")?, grad)?;
@@ -236,9 +263,24 @@ impl Session {
                 self.place(probe, grad, REACH)?;
             }
         }
-        self.backward(model, (probe, feed), false)?;
+        self.free(model, (probe, feed), (shape, false))?;
         if shape.probe == Place::Merged {
             self.lane.each("merge", n, args![grad, self.known("kept")?, &self.numbers, n])?;
+        }
+        Ok(())
+    }
+
+    /// The gradient at `at`, zero where nothing may change.
+    fn free(
+        &self,
+        model: &Model,
+        (at, feed): (&Array, &Feed),
+        (shape, counted): (Shape, bool),
+    ) -> Result<(), EngineError> {
+        self.backward(model, (at, feed), counted)?;
+        if shape.frozen {
+            let (grad, n) = (&self.gradient, self.gradient.len());
+            self.lane.each("mask", n, args![grad, self.known("frozen")?, n])?;
         }
         Ok(())
     }

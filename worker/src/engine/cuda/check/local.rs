@@ -7,8 +7,8 @@ use super::super::placement::{Placement, Precision};
 use super::{Finding, error, finding, numbers};
 use crate::data::{DataInfo, Dataset, stream};
 use crate::engine::{EngineError, Model};
-use algorithms::Vector;
 use algorithms::local::{LocalPlan, Probe, StepSize, Update, Walk};
+use algorithms::{Vector, personal::Ranges};
 use proto::spec::ModelSpec;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ fn plans(d: usize) -> Vec<(&'static str, LocalPlan, StepSize)> {
     };
     let update =
         Update::Amsgrad { beta1: 0.9, beta2: 0.99, mix: 0.1, second: positive(), global: vector(36) };
+    let frozen: Ranges = [3..d / 3, d / 2..d - 5].into();
     let dynamic = Probe::Dynamic { rho: 0.05, dual: vector(33), anchor: vector(34) };
     vec![
         ("sgd", plain(), SIZE),
@@ -44,6 +45,8 @@ fn plans(d: usize) -> Vec<(&'static str, LocalPlan, StepSize)> {
         ("merged", with(Probe::Merged { rho: 0.1, merge: 0.6 }), SIZE),
         ("dynamic", LocalPlan { shift: Some(vector(38)), ..with(dynamic) }, SIZE),
         ("heavy ball", LocalPlan { update: Update::HeavyBall { momentum: 0.9 }, ..plain() }, SIZE),
+        ("sparse", LocalPlan { update: Update::Sparse { threshold: 0.1 }, ..plain() }, SIZE),
+        ("frozen", LocalPlan { frozen: Some(frozen), ..corrected.clone() }, clipped),
         ("amsgrad", LocalPlan { update, ..corrected }, clipped),
     ]
 }

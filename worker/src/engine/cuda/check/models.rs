@@ -17,6 +17,11 @@ fn cases() -> Vec<(&'static str, ModelSpec, DataInfo)> {
         ("mlp of images", ModelSpec::Mlp { hidden: vec![8] }, images(3, 5, 4)),
         ("lenet", ModelSpec::Lenet {}, images(1, 13, 15)),
         ("cnn", ModelSpec::Cnn {}, images(3, 9, 6)),
+        (
+            "prompted cnn",
+            ModelSpec::Prompted { padding: 2, base: Box::new(ModelSpec::Cnn {}) },
+            images(3, 9, 6),
+        ),
         ("resnet18-gn", ModelSpec::Resnet18Gn { stem: Stem::Cifar }, images(3, 7, 9)),
         ("resnet18-gn, imagenet", ModelSpec::Resnet18Gn { stem: Stem::Imagenet }, images(1, 33, 35)),
         ("char-lstm", ModelSpec::CharLstm { embedding: 3, hidden: 5, layers: 2 }, text.clone()),

@@ -235,3 +235,33 @@ extern "C" __global__ void global_mean_back(const float *dy, float *dx, unsigned
         dx[i] = dy[b * channels + c] * scale;
     }
 }
+
+/// Images with the frame of a visual prompt: up, down [channels, padding, width], left, right [channels,
+/// height − 2 padding, padding].
+extern "C" __global__ void frame(const float *x, const float *up, const float *down, const float *left,
+                                 const float *right, float *out, unsigned n, unsigned batch, unsigned height,
+                                 unsigned width, unsigned padding) {
+    unsigned inner = height - 2 * padding;
+    EACH(i, n) {
+        unsigned col = i % width, row = i / width % height, c = i / (width * height * batch);
+        float v = x[i];
+        if (row < padding) v += up[(c * padding + row) * width + col];
+        else if (row >= height - padding) v += down[(c * padding + row - (height - padding)) * width + col];
+        else if (col < padding) v += left[(c * inner + row - padding) * padding + col];
+        else if (col >= width - padding) v += right[(c * inner + row - padding) * padding + col - (width - padding)];
+        out[i] = v;
+    }
+}
+
+/// The gradient of one part of a frame: n scalars [channels, rows, columns] at (top, left).
+extern "C" __global__ void frame_back(const float *dy, float *out, unsigned n, unsigned batch, unsigned height,
+                                      unsigned width, unsigned top, unsigned left, unsigned rows,
+                                      unsigned columns) {
+    EACH(i, n) {
+        unsigned col = i % columns, row = i / columns % rows, c = i / (columns * rows);
+        float sum = 0.0f;
+        for (unsigned b = 0; b < batch; b++)
+            sum += dy[((size_t)(c * batch + b) * height + top + row) * width + left + col];
+        out[i] = sum;
+    }
+}

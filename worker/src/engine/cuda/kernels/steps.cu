@@ -75,9 +75,10 @@ extern "C" __global__ void advance(unsigned *state, unsigned batch) {
 #define BETA2 9
 #define MIX 10
 #define ONE 11
+#define THRESHOLD 12
 // Found in a step.
-#define REACH 12
-#define FACTOR 13
+#define REACH 13
+#define FACTOR 14
 
 /// Squares by blocks of the grid, in f64.
 extern "C" __global__ void squares(const float *x, double *partial, unsigned n) {
@@ -181,4 +182,23 @@ extern "C" __global__ void amsgrad(float *w, const float *grad, const float *sta
         largest[i] = most;
         w[i] -= lr * (mix * m / sqrtf(most) + (1.0f - mix) * global[i] + decay * w[i]);
     }
+}
+
+/// w ← sign(w) max(|w| − η κ, 0)
+extern "C" __global__ void shrink(float *w, const float *numbers, unsigned n) {
+    float least = numbers[LR] * numbers[THRESHOLD];
+    EACH(i, n) {
+        float v = w[i], size = fabsf(v) - least;
+        w[i] = size > 0.0f ? copysignf(size, v) : v != v ? v : 0.0f;
+    }
+}
+
+/// Where `frozen` is not 0 the gradient counts as zero.
+extern "C" __global__ void mask(float *grad, const float *frozen, unsigned n) {
+    EACH(i, n) if (frozen[i] != 0.0f) grad[i] = 0.0f;
+}
+
+/// Where `frozen` is not 0 the weights are those of the start.
+extern "C" __global__ void restore(float *w, const float *start, const float *frozen, unsigned n) {
+    EACH(i, n) if (frozen[i] != 0.0f) w[i] = start[i];
 }

@@ -9,6 +9,7 @@ pub(in crate::engine) mod attention;
 pub(in crate::engine) mod conv;
 pub(in crate::engine) mod elementwise;
 pub(in crate::engine) mod embedding;
+pub(in crate::engine) mod frame;
 pub(in crate::engine) mod linear;
 pub(in crate::engine) mod loss;
 pub(in crate::engine) mod lstm;
