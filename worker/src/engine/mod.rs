@@ -79,8 +79,8 @@ impl Model {
     /// and so does a model without a network.
     #[must_use]
     pub fn placed(mut self, placement: &Placement) -> Self {
-        if let (Some(device), Some(_)) = (&placement.device, &self.network) {
-            self.gpu = Some(Lanes::new(device, placement.precision));
+        if self.network.is_some() {
+            self.gpu = Lanes::new(placement);
         }
         self
     }

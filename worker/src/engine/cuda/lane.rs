@@ -116,9 +116,10 @@ impl<'a> Factor<'a> {
     }
 
     fn operation(&self) -> blas_sys::cublasOperation_t {
-        match self.turned {
-            true => blas_sys::cublasOperation_t::CUBLAS_OP_T,
-            false => blas_sys::cublasOperation_t::CUBLAS_OP_N,
+        if self.turned {
+            blas_sys::cublasOperation_t::CUBLAS_OP_T
+        } else {
+            blas_sys::cublasOperation_t::CUBLAS_OP_N
         }
     }
 }

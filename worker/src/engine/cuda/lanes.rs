@@ -3,15 +3,15 @@
 use super::device::Device;
 use super::feed::{Records, Resident};
 use super::lane::Lane;
-use super::placement::Precision;
+use super::placement::{Placement, Precision, Shared};
 use super::session::{Session, Task};
 use super::walk::task;
-use crate::data::{Batch, Dataset, Parts, Rng};
+use crate::data::{Batch, Dataset, Rng};
 use crate::engine::{EngineError, Model, Outcome};
 use algorithms::local::{LocalPlan, StepSize};
 use algorithms::{LocalRun, Vector, axpy};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Examples in a batch of an evaluation.
 const EVALUATION_BATCH: usize = 512;
@@ -20,7 +20,7 @@ const EVALUATION_BATCH: usize = 512;
 #[derive(Debug)]
 pub(in crate::engine) struct Lanes {
     idle: Mutex<Vec<Session>>,
-    data: Mutex<Vec<(Weak<Parts>, Arc<Resident>)>>,
+    shared: Arc<Shared>,
     device: Arc<Device>,
     precision: Precision,
 }
@@ -61,9 +61,10 @@ pub struct DeviceJob<'a> {
 pub type DeviceRun = (LocalRun, Vec<f64>);
 
 impl Lanes {
-    pub(in crate::engine) fn new(device: &Arc<Device>, precision: Precision) -> Self {
-        let (idle, data) = (Mutex::default(), Mutex::default());
-        Self { idle, data, device: Arc::clone(device), precision }
+    /// `None`: the placement is the CPU.
+    pub(in crate::engine) fn new(placement: &Placement) -> Option<Self> {
+        let Placement { device, precision, shared } = placement.clone();
+        Some(Self { idle: Mutex::default(), shared, device: device?, precision })
     }
 
     pub(in crate::engine) fn device(&self) -> &Arc<Device> {
@@ -80,17 +81,22 @@ impl Lanes {
         let waiting = idle().pop();
         let mut session = match waiting {
             Some(session) => session,
-            None => Session::new(Lane::new(&self.device, self.precision)?, model.parameters())?,
+            None => Session::new(self.lane()?, model.parameters())?,
         };
         let result = f(&mut session)?;
         idle().push(session);
         Ok(result)
     }
 
+    fn lane(&self) -> Result<Arc<Lane>, EngineError> {
+        let waiting = self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        waiting.map_or_else(|| Ok(Lane::new(&self.device, self.precision)?), Ok)
+    }
+
     /// The data set's examples on the device; uploaded once for all subsets of it.
     fn resident(&self, session: &Session, examples: &Dataset) -> Result<Arc<Resident>, EngineError> {
         let parts = examples.parts();
-        let mut data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut data = self.shared.data.lock().unwrap_or_else(PoisonError::into_inner);
         data.retain(|(of, _)| of.strong_count() > 0);
         if let Some((_, known)) = data.iter().find(|(of, _)| of.as_ptr() == Arc::as_ptr(parts)) {
             return Ok(Arc::clone(known));
@@ -161,8 +167,8 @@ impl Lanes {
             session.lane.upload(&session.weights, w)?;
         }
         let mut seen = |steps: usize| report((steps * EVALUATION_BATCH).min(indices.len()));
-        let steps = (sizes.as_slice(), Task::Evaluate, false);
-        let Some(tallies) = session.run(model, &data, steps, &records, &mut seen)? else { return Ok(None) };
+        let steps = (sizes.as_slice(), Task::Evaluate, false, &records);
+        let Some(tallies) = session.run(model, &data, steps, &mut seen)? else { return Ok(None) };
         let predictions = indices.len() * model.predictions();
         let loss: f64 = tallies.iter().map(|(loss, _)| loss).sum();
         let correct = tallies.iter().map(|(_, hits)| u64::from(*hits)).sum();
@@ -198,8 +204,8 @@ impl Lanes {
                 session.prepare(model, &data, (&batches.sizes, task))?;
             }
             session.begin(&start, plan, size)?;
-            let steps = (batches.sizes.as_slice(), task, job.eager);
-            let Some(tallies) = session.run(model, &data, steps, &batches.records, report)? else {
+            let steps = (batches.sizes.as_slice(), task, job.eager, &batches.records);
+            let Some(tallies) = session.run(model, &data, steps, report)? else {
                 return Ok(None);
             };
             let mut end = vec![0.0; start.len()];
@@ -214,6 +220,14 @@ impl Lanes {
             };
             Ok(Some((run, losses)))
         })
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        let idle = std::mem::take(self.idle.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut lanes = self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.extend(idle.into_iter().map(Session::into_lane));
     }
 }
 

@@ -1,7 +1,10 @@
 //! Where training runs, and in which precision: what people write, and what comes of it.
 
 use super::device::Device;
+use super::feed::Resident;
+use super::lane::Lane;
 use super::{cache, gpus};
+use crate::data::Parts;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,6 +106,15 @@ pub struct Placement {
     pub device: Option<Arc<Device>>,
     /// On a GPU.
     pub precision: Precision,
+    /// What models that are placed one after the other need not make anew.
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Lanes that no model uses at present, and examples that lie on the device.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) lanes: Mutex<Vec<Arc<Lane>>>,
+    pub(super) data: Mutex<Vec<(Weak<Parts>, Arc<Resident>)>>,
 }
 
 impl Placement {
@@ -111,7 +123,12 @@ impl Placement {
     /// # Errors
     /// Why the GPU that was asked for cannot be used.
     pub fn open(choice: Choice, precision: Precision) -> Result<Self, String> {
-        Ok(Self { device: choice.open()?, precision })
+        Ok(Self { device: choice.open()?, precision, ..Self::default() })
+    }
+
+    /// On this GPU.
+    pub fn on(device: &Arc<Device>, precision: Precision) -> Self {
+        Self { device: Some(Arc::clone(device)), precision, ..Self::default() }
     }
 
     /// For people: the GPU and the precision; `None` for the CPU.

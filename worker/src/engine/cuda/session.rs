@@ -41,8 +41,9 @@ type Key = (usize, usize, Task);
 
 struct Captured {
     graph: CudaGraph,
+    feed: Feed,
+    /// Stays as long as the graph reads it.
     _data: Arc<Resident>,
-    _feed: Feed,
 }
 
 #[allow(unsafe_code, reason = "a graph is an address; the driver allows one thread at a time")]
@@ -164,7 +165,7 @@ impl Session {
             self.ask(model, data, &feed, task)?;
             self.lane.wait()?;
             let graph = self.lane.capture(|| self.ask(model, data, &feed, task))?;
-            self.graphs.insert(key, Captured { graph, _data: Arc::clone(data), _feed: feed });
+            self.graphs.insert(key, Captured { graph, feed, _data: Arc::clone(data) });
         }
         Ok(())
     }
@@ -175,8 +176,7 @@ impl Session {
         &self,
         model: &Model,
         data: &Arc<Resident>,
-        (sizes, task, eager): (&[usize], Task, bool),
-        records: &Records,
+        (sizes, task, eager, records): (&[usize], Task, bool, &Records),
         report: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<Option<Vec<(f64, u32)>>, EngineError> {
         self.lane.clear(&self.tallies.state)?;
@@ -184,7 +184,7 @@ impl Session {
         for (done, &size) in sizes.iter().enumerate() {
             let key = (Arc::as_ptr(data) as usize, size, task);
             match self.graphs.get(&key) {
-                Some(captured) if eager => self.ask(model, data, &captured._feed, task)?,
+                Some(captured) if eager => self.ask(model, data, &captured.feed, task)?,
                 Some(captured) => captured.graph.launch().map_err(super::device::DeviceError::from)?,
                 None => return Err(EngineError::Device("a step was not prepared".into())),
             }
@@ -242,6 +242,13 @@ impl Session {
         let feed = self.feed(model, batch)?;
         self.evaluate_step(model, &feed)?;
         self.first_tally()
+    }
+}
+
+impl Session {
+    /// Its lane, for another model.
+    pub(super) fn into_lane(self) -> Arc<Lane> {
+        Arc::clone(&self.lane)
     }
 }
 

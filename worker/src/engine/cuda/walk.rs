@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 /// What a step's kernels depend on; numbers are read from the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a kernel that runs or does not")]
 pub(super) struct Shape {
     probe: Place,
     update: Kind,

@@ -221,16 +221,15 @@ impl Image {
     fn load(&self, params: &Params, shard: &Shard<'_>) -> tensor::Result<Tensor> {
         let Self { channels, height, width, .. } = *self;
         let shape = [shard.size, height, width, channels];
-        let images = match shard.device {
-            Some(feed) => Tensor::device(feed.inputs().clone(), &shape),
-            None => {
-                let size = channels * height * width;
-                let mut values = Buffer::any(shard.dense.len());
-                for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
-                    super::ops::pool::transpose(from, to, height * width);
-                }
-                Tensor::new(values, &shape)
+        let images = if let Some(feed) = shard.device {
+            Tensor::device(feed.inputs().clone(), &shape)
+        } else {
+            let size = channels * height * width;
+            let mut values = Buffer::any(shard.dense.len());
+            for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
+                super::ops::pool::transpose(from, to, height * width);
             }
+            Tensor::new(values, &shape)
         };
         match &self.prompt {
             Some(prompt) => prompt.add(params, &images),

@@ -61,7 +61,7 @@ struct Setting {
 impl Setting {
     fn new(device: &Arc<Device>, spec: &ModelSpec, examples: Dataset) -> Result<Self, EngineError> {
         let cpu = Model::new(spec, examples.info())?;
-        let placement = Placement { device: Some(Arc::clone(device)), precision: Precision::F32 };
+        let placement = Placement::on(device, Precision::F32);
         let gpu = Model::new(spec, examples.info())?.placed(&placement);
         let start = Arc::new(cpu.initial(5));
         Ok(Self { cpu, gpu, examples, start })
@@ -81,7 +81,9 @@ impl Setting {
 
     fn run(&self, plan: &LocalPlan, size: StepSize, eager: bool) -> Result<DeviceRun, EngineError> {
         let (mut batches, mut rng) = (Batches::default(), stream("check", &[]));
-        BATCHES.iter().for_each(|indices| batches.push(&self.examples, indices, Some(&mut rng)));
+        for indices in BATCHES {
+            batches.push(&self.examples, indices, Some(&mut rng));
+        }
         let job = DeviceJob { examples: &self.examples, model: &self.start, plan, size, batches, eager };
         let run = self.gpu.run_on_device(&job, &mut |_| ControlFlow::Continue(()));
         let missing = || EngineError::Device("the model is not on a GPU".into());

@@ -64,7 +64,7 @@ fn worst(cpu: &Model, gpu: &Model, batch: &Batch) -> Result<f64, EngineError> {
 
 /// All models.
 pub(super) fn check(device: &Arc<Device>, precision: Precision, tell: &mut dyn FnMut(Finding)) {
-    let placement = Placement { device: Some(Arc::clone(device)), precision };
+    let placement = Placement::on(device, precision);
     for (name, spec, info) in cases() {
         for size in [1, 7] {
             let compared = Model::new(&spec, &info).and_then(|cpu| {

@@ -38,7 +38,7 @@ impl Lay {
             Self::Images => (0..d).for_each(|channel| places.extend((0..a * b * c).map(|p| p * d + channel))),
             _ => (0..d).for_each(|filter| {
                 (0..c).for_each(|channel| {
-                    places.extend((0..a * b).map(|tap| (tap * c + channel) * d + filter))
+                    places.extend((0..a * b).map(|tap| (tap * c + channel) * d + filter));
                 });
             }),
         }
@@ -63,13 +63,15 @@ impl Lay {
     }
 }
 
+type Apply<'a> = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + 'a>;
+
 /// One operation at one shape.
 struct Case<'a> {
     what: String,
     /// Shapes and places of the operands, and of the result.
     operands: Vec<(Vec<usize>, Lay)>,
     result: Lay,
-    apply: Box<dyn Fn(&[Tensor]) -> Result<Tensor> + 'a>,
+    apply: Apply<'a>,
 }
 
 impl Case<'_> {

@@ -34,9 +34,10 @@ impl Conv {
         let (lane, places) = (x.lane(), g.batch * g.places());
         let narrow = lane.precision() == Precision::Bf16;
         let length = g.patch() * places;
-        let (out, kernel) = match narrow {
-            true => (lane.scratch::<u16>(length)?, "im2col_narrow"),
-            false => (lane.scratch::<f32>(length)?, "im2col_wide"),
+        let (out, kernel) = if narrow {
+            (lane.scratch::<u16>(length)?, "im2col_narrow")
+        } else {
+            (lane.scratch::<f32>(length)?, "im2col_wide")
         };
         let step = if g.columns.is_multiple_of(4) { 4 } else { 1 };
         let places = args![x, &out];
