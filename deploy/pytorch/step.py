@@ -3,8 +3,8 @@
 Started with one JSON argument: {"spec", "info", "batch", "threads", "device", "precision", "graph"}. For
 each line with a number on its input it does so many steps (forward, backward, plain SGD) on one fixed
 batch and answers with one JSON line. Memory is what the process grew by over its size before the first
-step. On a GPU a block of steps is timed as a whole; `graph` captures the step as a CUDA graph. A line with another such
-argument changes to that case.
+step. On a GPU a block of steps is timed as a whole; `graph` captures the step as a CUDA graph. A line with
+another such argument changes to that case.
 """
 
 import json
