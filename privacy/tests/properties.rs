@@ -177,10 +177,15 @@ fn tiny_delta_and_huge_noise_do_not_make_epsilon_too_small() {
             }
         }
     }
-    for (q, z, rounds, delta) in [(0.5, 1e7, 10, 1e-100), (0.01, 1e9, 1_000_000, 1e-30), (0.01, 1e4, 1_000_000, 1e-100)] {
+    for (q, z, rounds, delta) in
+        [(0.5, 1e7, 10, 1e-100), (0.01, 1e9, 1_000_000, 1e-30), (0.01, 1e4, 1_000_000, 1e-100)]
+    {
         let whole = ledger(Adjacency::ZeroOut, &[(gaussian(z), poisson(q), rounds)]);
         // So little a round is one Gaussian of μ = q√T/z, from below up to the mixture's skewness.
-        let limit = ledger(Adjacency::ZeroOut, &[(gaussian(z / (q * (rounds as f64).sqrt())), Sampling::Everyone, 1)]);
+        let limit = ledger(
+            Adjacency::ZeroOut,
+            &[(gaussian(z / (q * (rounds as f64).sqrt())), Sampling::Everyone, 1)],
+        );
         let limit = Accountant::Gaussian.epsilon(&limit, delta, 1).unwrap();
         let least = report::epsilon(&whole, delta, 1).epsilon;
         assert!(least > 0.99 * limit && least < 1.05 * limit, "{q} {z} {rounds}: {least:e} {limit:e}");

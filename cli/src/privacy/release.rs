@@ -140,7 +140,8 @@ impl Drawn {
 /// Counts, draws, keeps, pays, and then tells.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Code::Failed, error.to_string());
-    fs::create_dir_all(&args.state_dir).map_err(|error| failed(&format!("{}: {error}", args.state_dir.display())))?;
+    fs::create_dir_all(&args.state_dir)
+        .map_err(|error| failed(&format!("{}: {error}", args.state_dir.display())))?;
     // A worker that runs would go on to pay from what it knows.
     let _lock = worker::client_state::lock(&args.state_dir)
         .map_err(|error| failed(&format!("{error}; stop the worker first")))?;
@@ -281,7 +282,10 @@ fn tell(args: &Args, drawn: &Drawn, ledgers: &Ledgers, paid: bool) -> Result<(),
         vec![name, value.to_string()]
     };
     let rows: Vec<Vec<String>> = drawn.values.iter().enumerate().map(row).collect();
-    output::line(table::table(&[if drawn.what == What::Classes { "class" } else { "records" }, "count"], &rows))?;
+    output::line(table::table(
+        &[if drawn.what == What::Classes { "class" } else { "records" }, "count"],
+        &rows,
+    ))?;
     output::line(format!(
         "noise of deviation {} on each; the ledger of `{}` holds epsilon {} at delta {:e} for one record{}",
         drawn.deviation.get(),

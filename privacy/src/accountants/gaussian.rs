@@ -68,7 +68,11 @@ impl Mu {
         let (middle, half) = (-epsilon / self.0, 0.5 * self.0);
         let upper = ln_normal_cdf(middle + half);
         let gap = if self.0 < SMALL {
-            self.0 * GAUSS_3.iter().map(|(node, weight)| 0.5 * weight * hazard(middle + half * node)).sum::<f64>()
+            self.0
+                * GAUSS_3
+                    .iter()
+                    .map(|(node, weight)| 0.5 * weight * hazard(middle + half * node))
+                    .sum::<f64>()
         } else {
             upper - ln_normal_cdf(middle - half)
         };

@@ -56,7 +56,11 @@ impl Uploads {
         let (norm, noise) = args.actual()?;
         let claimed = spec(args, &rest, (1.0, args.noise_multiplier.get()))?;
         let actual = spec(args, &rest, (norm, noise.get()))?;
-        Ok(Self { args: args.clone(), claimed: promise(&claimed, LENGTH)?, actual: promise(&actual, LENGTH)? })
+        Ok(Self {
+            args: args.clone(),
+            claimed: promise(&claimed, LENGTH)?,
+            actual: promise(&actual, LENGTH)?,
+        })
     }
 }
 
@@ -104,14 +108,16 @@ impl Steps {
         let model = Model::new(&proto::spec::ModelSpec::Linear {}, all.info()).map_err(Failure::internal)?;
         let (weights, mut gradient) = (model.initial(0), vec![0.0; model.parameters()]);
         let batch = |record: usize| all.batch(&[record], None);
-        let whole = model.clipped_gradient(&weights, &batch(0), 1e9, &mut gradient).map_err(Failure::internal)?;
+        let whole =
+            model.clipped_gradient(&weights, &batch(0), 1e9, &mut gradient).map_err(Failure::internal)?;
         // So that the canary is longer than the bound.
         let norm = whole.norms[0] / f64::from(CANARY);
         let direction: Vec<f32> = gradient.iter().map(|x| (f64::from(*x) / whole.norms[0]) as f32).collect();
         model.clipped_gradient(&weights, &batch(1), norm, &mut gradient).map_err(Failure::internal)?;
         let other = along(&direction, &gradient) / norm;
         let rate = args.sampling_rate.get();
-        let sampling = if rate < 1.0 { format!("kind='poisson',rate={rate:e}") } else { "kind='everyone'".into() };
+        let sampling =
+            if rate < 1.0 { format!("kind='poisson',rate={rate:e}") } else { "kind='everyone'".into() };
         let rest = format!(
             "model={{kind='linear'}}\ndata={{name='digits'}}\nlocal={{steps=1}}\n[privacy]\nunit='record'\n\
              adjacency='zero_out'\nmechanism='dp_sgd'\nsampling={{{sampling}}}"

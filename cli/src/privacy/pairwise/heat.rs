@@ -33,7 +33,9 @@ fn draw(out: &mut String, title: &str, rows: &[Vec<Option<f64>>], most: f64) {
     let title = title.replace('&', "&amp;").replace('<', "&lt;");
     let (middle, cell) = (MARGIN + SIDE / 2.0, SIDE / rows.len().max(1) as f64);
     let text = |x: f64, y: f64, size: f64, words: &str| {
-        format!("<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size:.0}\" text-anchor=\"middle\">{words}</text>\n")
+        format!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size:.0}\" text-anchor=\"middle\">{words}</text>\n"
+        )
     };
     out.push_str(&text(middle, 22.0, 14.0, &title));
     out.push_str(&text(middle, SIDE + 2.0 * MARGIN - 14.0, 13.0, "about peer"));
@@ -51,7 +53,8 @@ fn draw(out: &mut String, title: &str, rows: &[Vec<Option<f64>>], most: f64) {
         }
         for (u, epsilon) in row.iter().enumerate() {
             let x = MARGIN + u as f64 * cell;
-            let share = epsilon.map(|epsilon| if most > 0.0 { (epsilon / most).clamp(0.0, 1.0) } else { 0.0 });
+            let share =
+                epsilon.map(|epsilon| if most > 0.0 { (epsilon / most).clamp(0.0, 1.0) } else { 0.0 });
             let colour = share.map_or_else(|| "#e6e6e6".to_owned(), shade);
             let _ = writeln!(
                 out,

@@ -384,8 +384,7 @@ mod tests {
         let mut images = numbers(examples * side * side, 3);
         images.iter_mut().enumerate().for_each(|(i, x)| *x += if i % 2 == 0 { 1e5 } else { -1e5 });
         let images = Tensor::leaf(images, &[examples, side, side, 1]);
-        let inputs =
-            [images, Tensor::leaf(numbers(18, 4), &[3, 3, 1, 2]), Tensor::leaf(numbers(2, 5), &[2])];
+        let inputs = [images, Tensor::leaf(numbers(18, 4), &[3, 3, 1, 2]), Tensor::leaf(numbers(2, 5), &[2])];
         let mut conv = Conv { window: Window { side: 3, stride: 1, padding: 0 }, relu: false };
         let result = conv.forward(&inputs.each_ref()).unwrap();
         let slopes = numbers(result.len(), 6).into_iter().map(|v| 1.0 + 1e-4 * v).collect::<Vec<_>>();
