@@ -171,14 +171,21 @@ pub fn step<S: Scalar>(w: &mut [S], grad: &mut [S], start: &[S], plan: &LocalPla
         return;
     }
     let factor = clip_factor(grad, size.clip);
-    if factor != S::ONE {
-        crate::scale(grad, factor);
-    }
-    if !shift.is_empty() {
-        crate::axpy(grad, S::ONE, shift);
-    }
-    for ((w, g), s) in w.iter_mut().zip(&*grad).zip(start) {
-        *w -= size.lr * (*g + plan.prox * (*w - *s) + size.weight_decay * *w);
+    let (StepSize { lr, weight_decay, .. }, prox) = (*size, plan.prox);
+    // One pass; vectors whose term is zero are not read.
+    let (shifted, pulled) = (!shift.is_empty(), prox != S::ZERO);
+    let each = w.iter_mut().zip(&*grad);
+    match (shifted, pulled) {
+        (false, false) => each.for_each(|(w, g)| *w -= lr * (*g * factor + weight_decay * *w)),
+        (true, false) => {
+            each.zip(shift).for_each(|((w, g), v)| *w -= lr * (*g * factor + *v + weight_decay * *w));
+        }
+        (false, true) => each.zip(start).for_each(|((w, g), s)| {
+            *w -= lr * (*g * factor + prox * (*w - *s) + weight_decay * *w);
+        }),
+        (true, true) => each.zip(shift).zip(start).for_each(|(((w, g), v), s)| {
+            *w -= lr * (*g * factor + *v + prox * (*w - *s) + weight_decay * *w);
+        }),
     }
 }
 

@@ -132,8 +132,9 @@ impl<S: Scalar> Walk<S> {
                 kept.copy_from_slice(grad);
             }
             Probe::Dynamic { rho, anchor, .. } => {
-                axpy(grad, -S::ONE, kept);
-                axpy(grad, -S::ONE, anchor);
+                for ((q, mu), s) in grad.iter_mut().zip(&*kept).zip(anchor.iter()) {
+                    *q = *q - *mu - *s;
+                }
                 let reach = reach(*rho, grad);
                 place(probe, w, reach, grad);
                 for ((mu, q), s) in kept.iter_mut().zip(&*grad).zip(anchor.iter()) {
@@ -143,8 +144,10 @@ impl<S: Scalar> Walk<S> {
         }
         gradient(probe, grad)?;
         if let Probe::Merged { merge, .. } = &self.plan.probe {
-            scale(grad, *merge);
-            axpy(grad, S::ONE - *merge, kept);
+            let (second, first) = (*merge, S::ONE - *merge);
+            for (g, kept) in grad.iter_mut().zip(&*kept) {
+                *g = *g * second + first * *kept;
+            }
         }
         Ok(measured)
     }

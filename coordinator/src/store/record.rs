@@ -147,7 +147,8 @@ impl RunRecord {
 
     /// The model that workers of a round train on: the present one, or that of an older version.
     pub fn model_of(&self, round: u64) -> Option<Digest> {
-        self.versions.get(&round).or_else(|| self.vectors.get(algorithms::MODEL)).copied()
+        let present = || self.vectors.get(algorithms::MODEL).filter(|_| round == self.round);
+        self.versions.get(&round).or_else(present).copied()
     }
 
     /// Every vector that the run needs.

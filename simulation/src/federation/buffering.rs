@@ -108,8 +108,9 @@ impl Federation {
 
     fn base(&self, one: &Buffered) -> Vector {
         let record = &self.server.record;
-        let digest = record.versions.get(&one.version).copied().unwrap_or(record.vectors[MODEL]);
-        self.update(digest)
+        let present = (one.version == record.round).then_some(&record.vectors[MODEL]);
+        let digest = record.versions.get(&one.version).or(present);
+        self.update(*digest.expect("the model of a buffered update is kept"))
     }
 
     fn folded(&self, rules: &AsyncSpec, buffer: &[Buffered]) -> Vectors {
@@ -142,7 +143,7 @@ impl Federation {
         (round, mean): (u64, &Vectors),
     ) -> Result<(), String> {
         let mean = mean.values().next().ok_or("no mean")?;
-        let w = self.update(self.server.record.vectors[MODEL]);
+        let w = self.history(round);
         let examples: u64 = buffer.iter().map(|one| one.facts.examples).sum();
         for (k, mean) in mean.iter().enumerate() {
             let own = |one: &Buffered| f64::from(self.update(one.kept.digest)[k]);
@@ -155,7 +156,7 @@ impl Federation {
                 }
                 AsyncSpec::FedAsync { .. } => {
                     let (one, w) = (&buffer[0], f64::from(w[k]));
-                    weight(one) * (f64::from(self.base(one)[k]) + own(one) - w)
+                    weight(one) * (f64::from(self.history(one.version)[k]) + own(one) - w)
                 }
             };
             if (f64::from(*mean) - exact).abs() > 1e-5 * (1.0 + exact.abs()) {
@@ -163,6 +164,12 @@ impl Federation {
             }
         }
         Ok(())
+    }
+
+    /// A version's model, from what was seen of its commit.
+    fn history(&self, version: u64) -> Vector {
+        let before = version.checked_sub(1).and_then(|round| self.report.rounds.get(round as usize));
+        before.map_or_else(|| Arc::new(vec![0.0; self.schedule.dimension]), |round| Arc::clone(&round.model))
     }
 
     /// The disk has version `round`.
