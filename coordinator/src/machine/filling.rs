@@ -86,7 +86,7 @@ impl Machine {
 
     /// Nobody trains. Whoever refused is asked again after a while; else somebody has to come.
     fn idle(&mut self, out: &mut Vec<Action>) {
-        if !self.cohort.is_empty() && self.now >= self.deadline_at {
+        if self.anybody_refused() && self.now >= self.deadline_at {
             self.attempt += 1;
             return self.arm_deadline(out);
         }
@@ -103,14 +103,17 @@ impl Machine {
         }
     }
 
+    fn anybody_refused(&self) -> bool {
+        self.cohort.values().any(is_refusal)
+    }
+
     /// The time after which those that refused are asked again.
     pub(super) fn ask_refused(&mut self, out: &mut Vec<Action>) {
-        let refused = |member: &Member| matches!(member, Member::Declined | Member::Rejected(_));
         let trains = self.cohort.values().any(|member| *member == Member::Training);
-        if trains || !self.cohort.values().any(refused) {
+        if trains || !self.anybody_refused() {
             return;
         }
-        self.cohort.retain(|_, member| !refused(member));
+        self.cohort.retain(|_, member| !is_refusal(member));
         self.shortfalls += 1;
         if self.shortfalls >= ATTEMPTS {
             let reason = format!(
@@ -121,4 +124,8 @@ impl Machine {
         }
         self.fill(false, out);
     }
+}
+
+fn is_refusal(member: &Member) -> bool {
+    matches!(member, Member::Declined | Member::Rejected(_))
 }
