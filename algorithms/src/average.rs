@@ -118,7 +118,7 @@ impl Averages {
                 }
                 _ => continue,
             };
-            let Some(model) = server.get(MODEL).map(Arc::clone) else { return };
+            let Some(model) = server.get(MODEL).cloned() else { return };
             let name = which.vector();
             let mixed = match server.remove(&name) {
                 Some(average) if passed > 0 && share < 1.0 => mix(average, &model, share),

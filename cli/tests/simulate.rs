@@ -126,6 +126,52 @@ fn a_killed_simulation_goes_on_with_the_same_bytes() {
 }
 
 #[test]
+fn points_run_side_by_side_and_stop_in_time() {
+    let folder = prepare(RUN);
+    let path = folder.path();
+    let one = json(&starling(path, "simulate run.toml --examples 400 --out one --json"));
+    // Before anything was trained, and again: nothing is lost, and what is left is said.
+    for _ in 0..2 {
+        let stopped = starling(path, "simulate run.toml --examples 400 --out side --time-limit 0 --json");
+        let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+        assert_eq!(stopped.status.code(), Some(75), "{said}");
+        assert!(said.contains("0 of 4 points"), "{said}");
+    }
+    let side =
+        json(&starling(path, "simulate run.toml --examples 400 --out side --parallel 3 --threads 3 --json"));
+    let digests = |lines: &[Value]| {
+        let mut found: Vec<String> =
+            lines.iter().map(|line| format!("{} {}", line["point"], line["model_digest"])).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(digests(&one), digests(&side), "neither order nor company changes a point");
+    assert_eq!(side.len(), 4);
+}
+
+#[test]
+fn a_simulation_stops_between_two_rounds_and_goes_on() {
+    let single = RUN.split("seeds").next().expect("a part before it").replace("rounds = 4", "rounds = 400");
+    let folder = prepare(&single);
+    let path = folder.path();
+    let command = "simulate run.toml --examples 20000 --json --checkpoint 1000 --out";
+    let stopped = starling(path, &format!("{command} a --time-limit 1"));
+    if stopped.status.code() == Some(75) {
+        let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+        assert!(said.contains("0 of 1 points"), "{said}");
+        let went_on = json(&starling(path, &format!("{command} a")));
+        assert!(went_on[0]["resumed"].as_u64().expect("a number") > 0, "{}", went_on[0]["resumed"]);
+        assert_eq!(
+            went_on[0]["model_digest"],
+            json(&starling(path, &format!("{command} b")))[0]["model_digest"]
+        );
+    } else {
+        // A machine that does it all in a second has nothing to stop.
+        json(&stopped);
+    }
+}
+
+#[test]
 fn mistakes_are_said_at_once() {
     let folder = prepare(RUN);
     for (line, code, want) in [

@@ -1,6 +1,6 @@
 //! One point: its folder, its run, its results.
 
-use super::{data::Library, sweep::Point};
+use super::sweep::Point;
 use crate::{
     events,
     exit::{Code, Failure},
@@ -9,20 +9,23 @@ use crate::{
 };
 use proto::event::{Metrics, RunEvent};
 use serde_json::{Value, json};
-use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError};
+use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError, Stop};
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use worker::{data::Dataset, engine::cuda::Placement};
 
 /// How points are run; changes no result.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) threads: usize,
+    pub(super) placement: Placement,
     pub(super) checkpoint: Duration,
     pub(super) memory: u64,
     pub(super) quiet: bool,
     pub(super) reproducible_noise: bool,
+    pub(super) stop: Stop,
 }
 
 /// Says which simulation a folder belongs to.
@@ -31,11 +34,18 @@ const POINT: &str = "point.json";
 const SUMMARY: &str = "summary.json";
 
 /// Runs a point, or what is missing of it; gives its summary.
-pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How) -> Result<Value, Failure> {
-    let (train, test) = library.load(&point.spec)?;
-    let identity = json!({
+pub(super) fn run(
+    point: &Point,
+    folder: &Path,
+    (train, test): (Dataset, Dataset),
+    how: &How,
+) -> Result<Value, Failure> {
+    let mut identity = json!({
         "point": point.name, "spec": point.spec, "clients": point.clients, "examples": train.len(),
     });
+    if let Some(device) = how.placement.label() {
+        identity["device"] = json!(device);
+    }
     if let Some(summary) = claim(folder, &identity)? {
         return Ok(summary);
     }
@@ -46,9 +56,11 @@ pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How
         test: Some(test),
         threads: how.threads,
         folder: folder.to_owned(),
+        placement: how.placement.clone(),
         checkpoint: how.checkpoint,
         memory: how.memory,
         reproducible_noise: how.reproducible_noise,
+        stop: how.stop.clone(),
     };
     let began = Instant::now();
     let (outcome, resumed) = train_it(&setup, how.quiet)?;
@@ -123,6 +135,7 @@ fn failure(error: &SimulationError) -> Failure {
         SimulationError::Setup(_) => Code::Usage,
         SimulationError::File { .. } | SimulationError::Store(_) => Code::Create,
         SimulationError::Failed(_) => Code::Failed,
+        SimulationError::Stopped { .. } => Code::Unfinished,
     };
     Failure::new(code, error)
 }
@@ -166,6 +179,7 @@ fn results(
         "client_accuracy": of(|line| line.client_accuracy),
         "client_accuracy_worst_decile": of(|line| line.client_accuracy_worst_decile),
         "client_accuracy_variance": of(|line| line.client_accuracy_variance),
+        "client_scores": outcome.lines.iter().rev().find_map(|line| line.metrics.clients.clone()),
         "averages": averages, "evaluation": outcome.evaluation, "bytes_down": sum(|line| line.bytes_down),
         "bytes_up": sum(|line| line.bytes_up), "parameters": outcome.parameters,
         "model_digest": outcome.digest, "seconds": seconds, "resumed": resumed,

@@ -1,7 +1,7 @@
 //! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
-use super::{Shared, aggregate::BLOCK, combine::keep_centres, private::Noise};
+use super::{Shared, aggregate::BLOCK, combine::keep_centres, flow::Batch, private::Noise};
 use crate::{
     health::{Health, Part},
     spool::Spool,
@@ -35,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) accumulators: Vec<Accumulator>,
     /// Instead of them, where the combiner needs all updates.
     pub(crate) spool: Option<Spool>,
+    /// Instead of both, in a run without rounds.
+    pub(crate) batch: Option<Batch>,
     pub(crate) facts: RoundFacts,
     /// In a run that promises privacy and adds the noise here: instead of the accumulators.
     pub(crate) noise: Option<Noise>,
@@ -75,8 +77,8 @@ impl Job {
     /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
     /// round is then done again from the last commit).
     pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
-        let mean = match self.noise.take() {
-            Some(noise) => match noise.means(&mut self.record) {
+        let mean = match (self.noise.take(), self.batch.take()) {
+            (Some(noise), _) => match noise.means(&mut self.record) {
                 Ok((mean, told)) => {
                     if let Some(told) = told {
                         self.metrics.participants = told.participants as usize;
@@ -86,7 +88,11 @@ impl Job {
                 }
                 Err(reason) => return Some(Err(self.refused(false, reason))),
             },
-            None => match self.shared.spec.spooled() {
+            (None, Some(batch)) => match self.of_buffer(&batch)? {
+                Ok(mean) => mean,
+                Err(reason) => return Some(Err(self.refused(false, reason))),
+            },
+            (None, None) => match self.shared.spec.spooled() {
                 Some(combiner) => match self.combined(combiner)? {
                     Ok(mean) => mean,
                     Err(reason) => return Some(Err(self.refused(false, reason))),
@@ -101,7 +107,8 @@ impl Job {
         if let Some(averages) = self.shared.spec.average {
             averages.take(&mut server, self.metrics.round);
         }
-        self.record.vectors = self.retry(|job| job.put(&server))?;
+        let digests = self.retry(|job| job.put(&server))?;
+        self.record.name(&server, digests);
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
         let averages =
@@ -136,7 +143,7 @@ impl Job {
         Ok((release, metrics))
     }
 
-    fn means(&mut self) -> Option<Vectors> {
+    pub(super) fn means(&mut self) -> Option<Vectors> {
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();

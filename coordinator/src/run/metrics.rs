@@ -2,7 +2,7 @@
 
 use crate::{Evaluation, machine::Federated};
 use algorithms::average::Average;
-use proto::event::{AverageMetrics, Metrics};
+use proto::event::{AverageMetrics, ClientScores, Metrics};
 use std::collections::BTreeMap;
 
 /// What the coordinator's evaluation of a round found.
@@ -42,9 +42,10 @@ impl Pending {
     }
 
     /// The workers' evaluation.
-    pub(crate) fn federated(&mut self, round: u64, sums: Federated) {
+    pub(crate) fn federated(&mut self, round: u64, sums: Federated, clients: Option<Box<ClientScores>>) {
         let Some(line) = self.0.get_mut(&round) else { return };
         line.federated = false;
+        line.metrics.clients = clients;
         if sums.predictions > 0 {
             line.metrics.federated_loss = Some(sums.loss_sum / sums.predictions as f64);
             line.metrics.federated_accuracy = Some(sums.correct as f64 / sums.predictions as f64);
@@ -94,10 +95,12 @@ mod tests {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down: 0,
             bytes_up: 0,
             averages: BTreeMap::new(),
             epsilon: None,
+            asynchronous: None,
             model_digest: Digest([0; 32]),
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod aggregate;
 mod buffers;
 pub(crate) mod combine;
 mod commit;
+pub(crate) mod flow;
 mod journal;
 mod metrics;
 mod packed;

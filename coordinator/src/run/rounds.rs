@@ -9,7 +9,11 @@ use super::{
 };
 use crate::machine::{Action, Counted, Event};
 use algorithms::{RoundFacts, Vector, average::Average};
-use proto::event::{Metrics, RunEvent};
+use proto::{
+    digest::Digest,
+    event::{Metrics, RunEvent},
+    v1::VectorRef,
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 impl Actor {
@@ -19,15 +23,25 @@ impl Actor {
         else {
             return;
         };
-        self.shared.drop_parked();
+        // Without rounds, what is on its way is for the next version.
+        if !self.shared.is_asynchronous() {
+            self.shared.drop_parked();
+        }
         // Later events are written while the commit is under way: the log must not get ahead of these.
         self.flush();
         let mut record = self.record.clone();
+        if let Some(ongoing) = self.machine.ongoing() {
+            record.follow(ongoing, true);
+        }
         record.round = round + 1;
         record.opening = None;
         record.members.clone_from(self.machine.members());
         record.population_before = population;
-        record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        if self.shared.is_asynchronous() {
+            record.committed.clone_from(self.machine.committed());
+        } else {
+            record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        }
         if self.machine.rules().cap.is_some() {
             for counted in &counted {
                 *record.participations.entry(counted.worker.clone()).or_default() += 1;
@@ -36,9 +50,10 @@ impl Actor {
         record.profile(&counted);
         let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
+        let seconds = self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0;
         let mut metrics = Metrics {
             round,
-            seconds: self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0,
+            seconds,
             participants: counted.len(),
             rejected,
             train_loss: train_loss(&counted),
@@ -46,10 +61,12 @@ impl Actor {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
             averages: BTreeMap::new(),
             epsilon: None,
+            asynchronous: self.asynchrony(seconds),
             model_digest: self.record.vectors[algorithms::MODEL],
         };
         self.discreet_metrics(&mut metrics);
@@ -62,6 +79,7 @@ impl Actor {
             algorithm: Arc::clone(&self.algorithm),
             accumulators: std::mem::take(&mut self.accumulators),
             spool: self.spool.take(),
+            batch: self.batch(),
             facts: self.facts(RoundFacts { included: counted.len(), population, population_before }),
             noise,
             payment: self.payment(round),
@@ -88,12 +106,13 @@ impl Actor {
                 let Refused { spent, reason, events } = refused;
                 self.events.splice(0..0, events);
                 let event = if spent { Event::Spent { round, reason } } else { Event::Failed { reason } };
-                return self.handle(event).await;
+                self.handle(event).await;
+                return self.deliver_held().await;
             }
         };
         let digest = metrics.model_digest;
         self.committing = false;
-        self.timers.retain(|(_, token)| !token.is_over(round));
+        self.timers.retain(|(_, token)| !token.is_over(round) && !self.machine.is_void(token));
         // An operator may have paused or cancelled the run meanwhile.
         let state = std::mem::replace(&mut self.record, record).state;
         self.record.state = state;
@@ -114,6 +133,7 @@ impl Actor {
             self.handle(Event::Spent { round: round + 1, reason }).await;
         }
         self.handle(Event::Committed { round, digest }).await;
+        self.deliver_held().await;
         if self.machine.cohort().is_empty() {
             // Nothing is on its way: the memory is not needed soon.
             self.release();
@@ -141,6 +161,16 @@ impl Actor {
                 tokio::task::spawn_blocking(evaluate).await.unwrap_or_else(|error| Err(error.to_string()));
             let _ = own.send(Command::Central { round, result }).await;
         });
+    }
+
+    pub(super) fn vector_ref(&self, name: &str, digest: Digest) -> VectorRef {
+        VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length_of(name) }
+    }
+
+    /// From what workers can make the model, if that is shorter.
+    pub(super) fn packed_ref(&self) -> Option<VectorRef> {
+        let name = self.algorithm.packed()?;
+        Some(self.vector_ref(name, *self.record.vectors.get(name)?))
     }
 
     /// After a restart: says what the coordinator, stopped between a commit and its announcement, did

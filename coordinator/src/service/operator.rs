@@ -217,6 +217,7 @@ impl Service {
             tensors: model.tensors,
             vectors,
             length: length as u64,
+            lengths: BTreeMap::new(),
             round: 0,
             opening: None,
             members: BTreeSet::new(),
@@ -225,6 +226,8 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
+            ongoing: None,
+            versions: BTreeMap::new(),
             profiles: BTreeMap::new(),
         };
         Ok((record, guard.map(Arc::new)))

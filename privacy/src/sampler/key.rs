@@ -24,7 +24,7 @@ pub struct Key([u8; 32]);
 
 /// The secret of one release.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ReleaseKey([u8; 32]);
+pub struct ReleaseKey(pub(super) [u8; 32]);
 
 /// Random bits of ChaCha20 that follow from a key: the same on every machine.
 #[derive(Clone)]

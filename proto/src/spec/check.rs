@@ -59,6 +59,11 @@ impl RunSpec {
         require(self.attack.is_none(), "attack", || {
             "liars are for simulations: `starling simulate FILE`; remove the section to train for real".into()
         })?;
+        require(self.stragglers.is_none(), "stragglers", || {
+            "a coordinator's workers are as fast as they are: `starling simulate FILE`; remove the section to \
+             train for real"
+                .into()
+        })?;
         Ok(self)
     }
 
@@ -78,8 +83,14 @@ impl RunSpec {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
         if self.mode == Mode::Decentralised {
+            require(self.personal.is_none(), "personal", || {
+                "peers mix whole models in this version; the section belongs to federated runs".into()
+            })?;
             require(self.compression.is_none(), "compression", || {
                 "peers exchange whole models in this version; the section belongs to federated runs".into()
+            })?;
+            require(self.stragglers.is_none(), "stragglers", || {
+                "expected in federated simulations only".into()
             })?;
             require(self.combiner.is_none() && self.attack.is_none(), "combiner", || {
                 "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
@@ -88,6 +99,9 @@ impl RunSpec {
                 "a coordinator keeps averages of its model, and peers have none; the section belongs to federated \
                  runs"
                     .into()
+            })?;
+            require(self.asynchronous.is_none(), "async", || {
+                "peers wait as `topology.barrier` says; the section belongs to federated runs".into()
             })?;
             self.mixing()?;
             self.check_private_peers()?;
@@ -106,9 +120,18 @@ impl RunSpec {
         self.check_data()?;
         self.check_local()?;
         self.check_cohort()?;
+        self.check_async(algorithm.as_ref())?;
+        self.check_stragglers()?;
         self.check_privacy(algorithm.as_ref())?;
+        self.check_personal(algorithm.as_ref())?;
         self.check_compression()?;
         self.check_combiner(algorithm.as_ref())?;
+        require(!self.evaluation.details || self.evaluation.federated, "evaluation.details", || {
+            "details are what workers tell of their own data; set `federated = true`, too".into()
+        })?;
+        require(!self.evaluation.matched || self.evaluation.federated, "evaluation.matched", || {
+            "it says on what workers evaluate; set `federated = true`, too".into()
+        })?;
         if let Some(averages) = &self.average {
             averages.check(self.rounds).map_err(|detail| SpecError::new("average", detail))?;
         }
@@ -139,6 +162,7 @@ impl RunSpec {
                 let known = (1..=limits::PARAMETERS_MAX).contains(&(*parameters as u64));
                 require(known, "model.parameters", || format!("expected 1 to {}", limits::PARAMETERS_MAX))
             }
+            ModelSpec::Prompted { .. } => Ok(()),
             ModelSpec::Linear {} | ModelSpec::Lenet {} | ModelSpec::Cnn {} | ModelSpec::Resnet18Gn { .. } => {
                 Ok(())
             }
@@ -316,6 +340,8 @@ mod tests {
             ("alpha = 0.3", "alpha = 0.3, classes = 2", "classes"),
             ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "missing field `unit`"),
             ("[cohort]", "[cohort]\npopulation = 3", "only a private run"),
+            ("[cohort]", "[evaluation]\ndetails = true\n[cohort]", "evaluation.details"),
+            ("[cohort]", "[evaluation]\nmatched = true\n[cohort]", "evaluation.matched"),
             ("name = \"mnist-scaffold\"", "name = \"a/b\"", "run id"),
         ] {
             let text = GOOD.replacen(from, to, 1);

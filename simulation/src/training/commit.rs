@@ -64,10 +64,12 @@ impl Server<'_> {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
             averages: BTreeMap::new(),
             epsilon,
+            asynchronous: None,
             model_digest: self.record.vectors[MODEL],
         });
         if self.spec.evaluation.central && self.is_due(round) {
@@ -122,6 +124,14 @@ impl Server<'_> {
             let combined = spool.combine(&combiner, &self.spec.folds(self.algorithm), centre);
             return combined.map_err(|error| SimulationError::Failed(error.to_string()));
         }
+        if let Some(ready) = self.ready.take() {
+            return Ok(ready);
+        }
+        Ok(self.drained())
+    }
+
+    /// The means of what was folded.
+    pub(super) fn drained(&mut self) -> Vectors {
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();
@@ -130,7 +140,7 @@ impl Server<'_> {
             drain_into(&mut mean, sum, unit);
             means.insert(name, Arc::new(mean));
         }
-        Ok(means)
+        means
     }
 
     fn is_due(&self, round: u64) -> bool {

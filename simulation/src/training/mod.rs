@@ -13,12 +13,15 @@
 //! the shares and the seed of a real federation whose workers are called `worker-1`, `worker-2`, … the
 //! models have the real one's digests.
 //!
-//! Time is virtual: a local step takes [`STEP_MS`], nothing else takes any.
+//! Time is virtual: a local step takes [`STEP_MS`], on slow clients (`[stragglers]`) a multiple of it, nothing
+//! else takes any.
 
 mod commit;
 mod desk;
 mod error;
 mod files;
+mod flow;
+mod judging;
 mod lane;
 mod liars;
 mod line;
@@ -28,18 +31,21 @@ mod secrets;
 mod server;
 mod shares;
 mod states;
+mod stop;
+mod stragglers;
 
 pub use error::SimulationError;
 pub use lane::{LocalWork, bare};
 pub use line::Line;
 pub use round::run;
 pub use shares::Shares;
+pub use stop::Stop;
 
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
-use worker::data::Dataset;
+use worker::{data::Dataset, engine::cuda::Placement};
 
 /// Milliseconds of virtual time that a local step takes.
 pub const STEP_MS: u64 = 10;
@@ -61,12 +67,16 @@ pub struct Setup {
     pub threads: usize,
     /// Where the simulation writes. One that was interrupted there goes on.
     pub folder: PathBuf,
+    /// Where local runs and evaluations work; side by side on one GPU, too.
+    pub placement: Placement,
     /// Least time between two checkpoints; zero: after every round. Results do not depend on it.
     pub checkpoint: Duration,
     /// Bytes of client state that may stay in memory. Results do not depend on it.
     pub memory: u64,
     /// For tests: noise and secret draws follow from the run's seed, so that they protect nobody.
     pub reproducible_noise: bool,
+    /// When it stops before its end.
+    pub stop: Stop,
 }
 
 /// What happens, for whoever watches.

@@ -169,7 +169,7 @@ pub(super) fn assignment(data: &[u8]) -> bool {
         Body::Assignment(assignment)
     } else {
         let model = vectors.into_iter().next();
-        Body::Evaluate(v1::EvaluationRequest { run, round, spec, model })
+        Body::Evaluate(v1::EvaluationRequest { run, round, spec, packed: model.clone(), model })
     };
     matches!(
         worker::message::read(v1::CoordinatorMessage { body: Some(body) }),

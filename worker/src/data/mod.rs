@@ -20,10 +20,12 @@ mod random;
 mod source;
 mod text;
 
+pub(crate) use augment::tables;
 pub use dataset::{Dataset, Keys, Normalisation};
+pub(crate) use dataset::{Parts, Store};
 pub use detect::detect;
 pub use error::DataError;
-pub use partition::partition;
+pub use partition::{matched, partition};
 pub use random::{Rng, epoch_order, stream};
 pub use source::{Source, TextKey};
 

@@ -3,6 +3,7 @@
 use super::gemm::{Matrix, Target, product};
 use super::math;
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -71,6 +72,10 @@ fn softmax_gradient(gradient: &mut [f32], weights: &[f32], length: usize, scale:
 }
 
 impl Operation for Attention {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::attention::Attention::new(self.heads)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let s = Sizes::new(inputs[0], self.heads)?;
         let (t, width, head, row) = (s.length, s.width, s.head, 3 * s.width);
@@ -128,7 +133,7 @@ impl Operation for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
 
     fn naive(x: &[f64], [b, t, width, heads]: [usize; 4]) -> Vec<f64> {
         let head = width / heads;
@@ -147,13 +152,24 @@ mod tests {
         y
     }
 
+    fn check(case: [usize; 4]) {
+        let [b, t, width, heads] = case;
+        let x = [tensor(&numbers(b * t * 3 * width, t as u64), &[b, t, 3 * width]).unwrap()];
+        check_gradients(&x, &|v| causal_attention(&v[0], heads), &|v| naive(&v[0], case));
+    }
+
     #[test]
     fn matches_plain_loops_and_differences() {
         for case in [[2, 3, 4, 2], [1, 7, 6, 3], [2, 9, 10, 2]] {
-            let [b, t, width, heads] = case;
-            let x = [tensor(&numbers(b * t * 3 * width, t as u64), &[b, t, 3 * width]).unwrap()];
-            check_gradients(&x, &|v| causal_attention(&v[0], heads), &|v| naive(&v[0], case));
+            check(case);
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(16, &(1..=2_usize, 1..=7_usize, 1..=4_usize, 1..=3_usize), |(b, t, head, heads)| {
+            check([b, t, head * heads, heads]);
+        });
     }
 
     #[test]

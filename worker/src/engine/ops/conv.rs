@@ -12,6 +12,7 @@ use super::patches::{Geometry, Window};
 use super::pool::transpose;
 use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor};
 
@@ -179,6 +180,10 @@ fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Buffer {
 }
 
 impl Operation for Conv {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::conv::Conv::new(self.window, self.relu)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (inputs[0], inputs[1]);
         let g = Geometry::new(self.window, x, weight)?;
@@ -292,7 +297,8 @@ fn add_bias(y: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+    use proptest::strategy::Strategy;
 
     /// batch, height, width, channels, filters, side, stride, padding
     const CASES: [[usize; 8]; 6] = [
@@ -343,27 +349,23 @@ mod tests {
 
     #[test]
     fn random_shapes_match_plain_loops_and_differences() {
-        let mut draws = numbers(400, 12).into_iter().map(|v| ((v + 1.0) * 500.0) as usize);
-        let mut draw = |low: usize, high: usize| low + draws.next().unwrap() % (high - low + 1);
-        let mut tried = 0;
-        while tried < 20 {
-            let case: [usize; 8] = [(1, 2), (1, 6), (1, 6), (1, 3), (1, 4), (1, 5), (1, 3), (0, 2)]
-                .map(|(low, high)| draw(low, high));
-            let [b, h, w, c, f, side, stride, padding] = case;
-            if h.min(w) + 2 * padding < side || padding >= side {
-                continue;
-            }
-            tried += 1;
+        let sizes = (1..=3_usize, 1..=7_usize, 1..=7_usize, 1..=3_usize, 1..=4_usize);
+        let windows = (1..=5_usize, 1..=3_usize, 0..=2_usize);
+        let fitting = (sizes, windows)
+            .prop_filter("the window fits", |((_, h, w, ..), (side, _, padding))| {
+                h.min(w) + 2 * padding >= *side && padding < side
+            });
+        shapes(24, &fitting, |((b, h, w, c, f), (side, stride, padding))| {
             let inputs = [
-                tensor(&numbers(b * h * w * c, tried), &[b, h, w, c]).unwrap(),
-                tensor(&numbers(f * side * side * c, 50 + tried), &[side, side, c, f]).unwrap(),
+                tensor(&numbers(b * h * w * c, 1), &[b, h, w, c]).unwrap(),
+                tensor(&numbers(f * side * side * c, 2), &[side, side, c, f]).unwrap(),
                 tensor(&numbers(f, 9), &[f]).unwrap(),
             ];
-            let window = Window { side, stride, padding };
+            let (window, case) = (Window { side, stride, padding }, [b, h, w, c, f, side, stride, padding]);
             check_gradients(&inputs, &|t| conv(&t[0], &t[1], t.get(2), window, false), &|v| {
                 naive(v, case, false)
             });
-        }
+        });
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::gemm::{Matrix, Target, product};
 use super::{column_sums, math, rectify, rectify_gradient, square, weigh};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -25,6 +26,10 @@ pub(in crate::engine) fn linear(
 }
 
 impl Operation for Linear {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::linear::Linear::new(self.relu)))
+    }
+
     fn forward(&mut self, operands: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (operands[0], operands[1]);
         let [outputs, inputs] = weight.dims()?;
@@ -132,31 +137,45 @@ fn parameter_gradients(operands: &[Tensor], dy: &[f32]) -> Vec<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+
+    fn check([rows, k, n]: [usize; 3], relu: bool, biased: bool) {
+        let reference = |v: &[Vec<f64>]| -> Vec<f64> {
+            let one = |i: usize| {
+                let (r, c) = (i / n, i % n);
+                let sum = (0..k).map(|p| v[0][r * k + p] * v[1][c * k + p]).sum::<f64>();
+                let y = sum + v.get(2).map_or(0.0, |bias| bias[c]);
+                if relu { y.max(0.0) } else { y }
+            };
+            (0..rows * n).map(one).collect()
+        };
+        let ours = |t: &[Tensor]| linear(&t[0], &t[1], t.get(2), relu);
+        let inputs = [
+            tensor(&numbers(rows * k, 1), &[rows, k]).unwrap(),
+            tensor(&numbers(n * k, 2), &[n, k]).unwrap(),
+            tensor(&numbers(n, 3), &[n]).unwrap(),
+        ];
+        check_gradients(&inputs[..2 + usize::from(biased)], &ours, &reference);
+    }
 
     #[test]
     fn matches_plain_loops_and_differences() {
-        for (case, &(rows, k, n)) in [(1, 3, 2), (4, 7, 5), (3, 33, 17)].iter().enumerate() {
-            let (x, w, b) = (numbers(rows * k, 1), numbers(n * k, 2 + case as u64), numbers(n, 3));
+        for case in [[1, 3, 2], [4, 7, 5], [3, 33, 17]] {
             for (relu, biased) in [(false, true), (true, true), (true, false)] {
-                let reference = |v: &[Vec<f64>]| -> Vec<f64> {
-                    let mut y = vec![0.0; rows * n];
-                    for (i, y) in y.iter_mut().enumerate() {
-                        let (r, c) = (i / n, i % n);
-                        *y = (0..k).map(|p| v[0][r * k + p] * v[1][c * k + p]).sum::<f64>()
-                            + if biased { v[2][c] } else { 0.0 };
-                        if relu {
-                            *y = y.max(0.0);
-                        }
-                    }
-                    y
-                };
-                let ours = |t: &[Tensor]| linear(&t[0], &t[1], t.get(2), relu);
-                let inputs =
-                    [tensor(&x, &[rows, k]), tensor(&w, &[n, k]), tensor(&b, &[n])].map(|t| t.unwrap());
-                check_gradients(&inputs[..2 + usize::from(biased)], &ours, &reference);
+                check(case, relu, biased);
             }
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(
+            24,
+            &(1..=7_usize, 1..=20_usize, 1..=20_usize, proptest::bool::ANY),
+            |(rows, k, n, biased)| {
+                check([rows, k, n], false, biased);
+            },
+        );
     }
 
     #[test]
