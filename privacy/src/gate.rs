@@ -11,6 +11,7 @@ use crate::{
         filter::{Filter, FilterError, Measure},
         report,
     },
+    parameters::Short,
 };
 
 /// How the cost of what was released is summed up for the decision.
@@ -46,7 +47,7 @@ pub enum GateError {
     /// The budget would be exceeded.
     #[error(
         "the release would bring ε to {} at δ = {:e}, above the budget of {} (by the accountant `{}`)",
-        .after.epsilon, .budget.delta(), .budget.epsilon(), .after.accountant.name()
+        Short(.after.epsilon), .budget.delta(), Short(.budget.epsilon()), .after.accountant.name()
     )]
     Exceeded {
         /// ε with the release.
@@ -55,7 +56,7 @@ pub enum GateError {
         budget: Budget,
     },
     /// The sum that was bounded before the run would exceed its bound.
-    #[error("{error}, which ε = {} at δ = {:e} allows", .budget.epsilon(), .budget.delta())]
+    #[error("{error}, which ε = {} at δ = {:e} allows", Short(.budget.epsilon()), .budget.delta())]
     Filtered {
         /// What the filter said.
         error: FilterError,

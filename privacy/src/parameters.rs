@@ -6,9 +6,20 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A number for people: without hundreds of zeros.
+pub(crate) struct Short(pub(crate) f64);
+
+impl std::fmt::Display for Short {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size = self.0.abs();
+        let plain = !size.is_finite() || size == 0.0 || (1e-5..1e17).contains(&size);
+        if plain { write!(f, "{}", self.0) } else { write!(f, "{:e}", self.0) }
+    }
+}
+
 /// Which parameter is out of its bounds.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("`{parameter}` is {value}, expected {expected}")]
+#[error("`{parameter}` is {}, expected {expected}", Short(*.value))]
 pub struct ParameterError {
     /// Name of the parameter, as in a run file.
     pub parameter: &'static str,
@@ -147,6 +158,16 @@ mod tests {
 
     fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn no_text_has_hundreds_of_zeros() {
+        for (value, want) in [(0.0, "0"), (-3.0, "-3"), (0.25, "0.25"), (1e-300, "1e-300"), (1e300, "1e300")]
+        {
+            assert_eq!(Short(value).to_string(), want);
+        }
+        let message = Budget::new(1e-320, 2.0).unwrap_err().to_string();
+        assert!(message.len() < 100, "{message}");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 
 use super::report::{self, Accountant};
 use crate::{
-    Adjacency, Budget, Event, Ledger, LedgerError, Mechanism, NoiseMultiplier, ParameterError, Sampling, Unit,
+    Adjacency, Budget, Event, Ledger, LedgerError, Mechanism, NoiseMultiplier, ParameterError, Sampling,
+    Unit, parameters::Short,
 };
 
 /// A run with Gaussian noise in every round.
@@ -30,7 +31,7 @@ pub enum CalibrationError {
     #[error("no noise multiplier keeps to the budget: {0}")]
     Noise(#[from] ParameterError),
     /// Not even one round fits.
-    #[error("one round alone costs ε = {epsilon}, above the budget")]
+    #[error("one round alone costs ε = {}, above the budget", Short(*.epsilon))]
     NotOneRound {
         /// ε of one round.
         epsilon: f64,
