@@ -304,3 +304,94 @@ fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("each must noise its own change"), "{said}");
 }
+
+const METHOD: &str = r#"
+name = "method"
+mode = "decentralised"
+rounds = 60
+seed = 3
+[model]
+kind = "linear"
+[data]
+name = "digits"
+partition = { kind = "dirichlet", alpha = 0.3 }
+[algorithm]
+ALGORITHM
+[local]
+steps = STEPS
+batch = 16
+lr = 0.05
+[evaluation]
+every = 10
+[topology]
+kind = "GRAPH"
+nodes = 4
+retry_ms = 300
+evict_after_s = 60.0
+"#;
+
+/// Scalars of the linear model of 28 × 28 pixels and 10 classes.
+const LINEAR: f64 = 7_850.0;
+
+/// Four peers, of which one is killed in the middle and restarted with what it had stored; the bytes that a
+/// peer sent in the last round, for each scalar of the model and message.
+fn with_a_kill((algorithm, steps, graph): (&str, u64, &str), messages: f64) -> f64 {
+    let run =
+        METHOD.replace("ALGORITHM", algorithm).replace("STEPS", &steps.to_string()).replace("GRAPH", graph);
+    let mut fleet = Fleet::start(&run, 4);
+    fleet.wait(1, "the run begins", |status| status["round"].as_u64() >= Some(3));
+    fleet.kill(2);
+    fleet.launch(2);
+    let done = |status: &Value| status["phase"] == "finished";
+    let statuses: Vec<Value> = (0..4).map(|index| fleet.wait(index, "all rounds are done", done)).collect();
+    assert!(statuses.iter().all(|status| status["balanced"] == true && live(status) == 4), "{statuses:#?}");
+    let models: Vec<Vec<f32>> = (0..4).map(|index| fleet.model(index)).collect();
+    let mean = |k: usize| models.iter().map(|model| f64::from(model[k])).sum::<f64>() / 4.0;
+    let mean: Vec<f64> = (0..models[0].len()).map(mean).collect();
+    let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for model in &models {
+        let off = model.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>().sqrt();
+        assert!(off < 0.5 * norm, "{algorithm}: {off} from the mean, whose length is {norm}");
+    }
+    let began = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(fleet.path("peer-0/metrics.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        if let Some(last) = lines.iter().find(|line| line["round"] == 59) {
+            let accuracy =
+                lines.iter().filter_map(|line| line["eval_accuracy"].as_f64()).next_back().unwrap();
+            assert!(accuracy > 0.5, "{algorithm}: {accuracy}");
+            return last["bytes_sent"].as_f64().unwrap() / LINEAR / messages;
+        }
+        assert!(began.elapsed() < LIMIT, "{algorithm}: {:?}", lines.last());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn gradient_tracking_survives_a_kill() {
+    let bytes = with_a_kill(("kind = \"gradient-tracking\"", 3, "ring"), 2.0);
+    assert_eq!(bytes, 8.0);
+}
+
+#[test]
+fn push_diging_survives_a_kill() {
+    let bytes = with_a_kill(("kind = \"push-diging\"", 1, "one-peer-exponential"), 1.0);
+    assert_eq!(bytes, 8.0 + 8.0 / LINEAR);
+}
+
+#[test]
+fn choco_survives_a_kill_and_sends_little() {
+    let algorithm = "kind = \"choco-sgd\"\ngamma = 0.3\ncompressor = { kind = \"top-k\", ratio = 0.1 }";
+    let bytes = with_a_kill((algorithm, 4, "ring"), 2.0);
+    // A tenth of the values and a map of one bit for each, instead of 4 bytes.
+    assert!(bytes < 0.54 && bytes > 0.4, "{bytes}");
+}
+
+#[test]
+fn relayed_sums_survive_a_kill() {
+    let bytes = with_a_kill(("kind = \"relaysgd\"", 4, "star"), 3.0);
+    // The hub sends as many as there are others, a leaf one.
+    let (message, hub) = (4.0 + 4.0 / LINEAR, bytes);
+    assert!(hub == message || hub * 3.0 == message, "{bytes}");
+}

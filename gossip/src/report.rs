@@ -44,13 +44,16 @@ pub struct Plan {
     pub ledger: bool,
     /// What the first rounds told.
     pub pilot: Option<Pilot>,
+    /// One message, without the mass.
+    pub message: Bytes,
 }
 
 impl Plan {
     /// Nothing known but the mode: one mixing step a round, no loss, with ledger.
     pub fn new(mode: Mode) -> Self {
         let (rounds, step, smoothness, pilot) = (None, None, None, None);
-        Self { mode, repeats: 1, rounds, step, smoothness, loss: 0.0, ledger: true, pilot }
+        let message = Bytes { per_parameter: 4.0, fixed: 0.0 };
+        Self { mode, repeats: 1, rounds, step, smoothness, loss: 0.0, ledger: true, pilot, message }
     }
 }
 
@@ -118,7 +121,10 @@ impl Report {
             kappa: finite(crate::predict::kappa(lambda_round)),
             rounds_to_1e2: rounds_to(1e-2),
             rounds_to_1e3: rounds_to(1e-3),
-            bytes: Bytes { per_parameter: 4.0 * messages, fixed: mass * messages },
+            bytes: Bytes {
+                per_parameter: plan.message.per_parameter * messages,
+                fixed: (plan.message.fixed + mass) * messages,
+            },
             consensus_distance: plan.pilot.as_ref().and_then(|p| consensus_distance(schedule, repeats, p)),
             safe_step: plan.smoothness.map(|smoothness| safe_step(analysis.delta.inf_w, smoothness)),
             topology_factor: factor,

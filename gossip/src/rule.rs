@@ -5,14 +5,19 @@
 //! local plan of the federated algorithms), so that SAM, momentum, a prox term and a relaxed start combine
 //! with any mixing and no rule knows what a gradient is. How nodes mix is [`Rule::round`], for all nodes at
 //! once in `f64`: the definition of the algorithm, against which tests and simulations hold what peers do
-//! over a network ([`crate::machine`]) where [`Row::wire`] says that they do.
+//! over a network ([`crate::machine`], by [`Rule::method`]).
 
 mod average;
 mod compressed;
 mod local;
 mod push;
 
-use crate::{Params, Schedule, machine::Barrier, report::Mode, rules::RULES};
+use crate::{
+    Params, Schedule,
+    machine::{Barrier, Method},
+    report::Mode,
+    rules::RULES,
+};
 pub use average::Average;
 pub use compressed::Compressed;
 pub use local::Local;
@@ -79,6 +84,11 @@ pub trait Rule: Send + Debug {
         None
     }
 
+    /// What peers mix.
+    fn method(&self) -> Method {
+        Method::Average
+    }
+
     /// How vectors are compressed, if they are, in the words of the compressors' crate.
     fn compressor(&self) -> Option<&serde_json::Value> {
         None
@@ -96,15 +106,6 @@ pub enum RuleError {
     Relay(#[from] crate::kernel::RelayError),
 }
 
-/// How peers carry an algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wire {
-    /// By [`crate::machine`].
-    Machine,
-    /// Not at all, and why not.
-    No(&'static str),
-}
-
 /// Builds a rule from its own keys and the local rule.
 pub type Make = fn(&Params, Local) -> Result<Box<dyn Rule>, RuleParamError>;
 
@@ -119,8 +120,6 @@ pub struct Row {
     pub mode: Mode,
     /// What it does alone, unless the run file says otherwise.
     pub local: Local,
-    /// Whether peers can do it.
-    pub wire: Wire,
     /// Builds it from its own keys, or says which one is wrong.
     pub make: Make,
     /// Its own keys with their defaults.

@@ -231,7 +231,7 @@ fn a_crash_costs_what_the_crashed_held_and_nothing_else() {
         let links = |net: &Net| -> Vec<(u64, Mass, Mass)> {
             let c = &net.peers[&5].node;
             let link = |node: &Node| {
-                let repeated = node.under_way(crashed).filter(|t| c.has_settled(node.me(), t.seq));
+                let repeated = node.under_way(crashed).filter(|t| c.has_taken(node.me(), t.seq));
                 let twice = match repeated.map(|transfer| transfer.content) {
                     Some(Content::Share { mass }) => mass,
                     _ => Mass::ZERO,
@@ -293,7 +293,7 @@ fn a_refusal_is_final() {
     net.faults.loss = 1.0;
     let transfer = |seq, payload: Vec<f64>| {
         let content = Content::Share { mass: Mass::ONE.portion(0.5) };
-        Body::Transfer(Transfer { seq, round: 0, content, payload: payload.into() })
+        Body::Transfer(Transfer { seq, round: 0, epoch: 0, content, payload: payload.into() })
     };
     let before = net.peers[&1].node.holding();
     for bad in [vec![1.0], vec![f64::NAN; 3]] {
@@ -305,6 +305,6 @@ fn a_refusal_is_final() {
     }
     net.inject(from, to, transfer(4, vec![0.0; 3]));
     assert_eq!(net.peers[&1].node.holding(), before, "a gap is void");
-    assert!(!net.peers[&1].node.has_settled(from, 4));
+    assert!(!net.peers[&1].node.has_taken(from, 4));
     assert_eq!(Verdict::<f64>::Refused(Refusal::Shape), Verdict::Refused(Refusal::Shape));
 }

@@ -108,7 +108,7 @@ fn single_precision_drifts_little() {
     for round in 0..20_000 {
         let mut inbox = Vec::new();
         for node in &mut nodes {
-            inbox.extend(node.handle(Event::Trained { round, change: vec![0.0] }, round));
+            inbox.extend(node.handle(Event::Trained { round, done: vec![0.0].into() }, round));
         }
         while let Some(action) = inbox.pop() {
             if let Action::Send(envelope) = action {

@@ -9,7 +9,7 @@ use gossip::{
     Mixing, Schedule, Share,
     analysis::analyse,
     kernel::{PushSum, Scalar, mix, mix_repeatedly},
-    machine::{Action, Barrier, Event, Machine, Member, Membership},
+    machine::{Action, Barrier, Errand, Event, Machine, Member, Membership, Method},
     make,
     report::Mode,
 };
@@ -321,23 +321,56 @@ fn row_stochastic_averaging_finds_the_wrong_optimum() {
     }
 }
 
-/// Machines in step on a perfect network, trained by gradients: models and masses after each round.
-fn machines(kind: &str, keys: &Value, mode: Mode, rounds: u64) -> Vec<(Matrix, Vec<f64>)> {
+/// What nodes do alone.
+#[derive(Clone, Copy)]
+struct Alone {
+    steps: u64,
+    momentum: f64,
+    compress: fn(&[f64]) -> Vec<f64>,
+}
+
+const ONE_STEP: Alone = Alone { steps: 1, momentum: 0.0, compress: <[f64]>::to_vec };
+
+impl Alone {
+    fn change(self, node: usize, errand: &Errand<f64>) -> Vec<f64> {
+        let (mut y, mut before) = (errand.model.clone(), errand.model.clone());
+        for _ in 0..self.steps {
+            let slope = &gradients(&vec![y.clone(); 4])[node];
+            let shift = |k: usize| errand.shift.as_ref().map_or(0.0, |shift| shift[k]);
+            let next = (0..3)
+                .map(|k| y[k] - 0.1 * (slope[k] + shift(k)) + self.momentum * (y[k] - before[k]))
+                .collect();
+            before = std::mem::replace(&mut y, next);
+        }
+        y.iter().zip(&errand.model).map(|(y, x)| y - x).collect()
+    }
+}
+
+/// Machines in step on a perfect network: models and masses after each round.
+fn machines(
+    (kind, keys): (&str, &Value),
+    (mode, method): (Mode, Method),
+    alone: Alone,
+    rounds: u64,
+) -> Vec<(Matrix, Vec<f64>)> {
     let members = Membership::new((0..4).map(|id| Member { id, incarnation: 0 }));
     let start = |member| {
         let mut config = config(kind, keys.clone(), mode, Barrier::Synchronous);
         // The guard would step in on the uneven graph.
-        config.w_min = 0.0;
+        (config.w_min, config.method) = (0.0, method);
         Machine::new(config, member, members.clone(), (0, vec![0.0; 3])).unwrap()
     };
     let mut nodes: Vec<Machine<f64>> = members.live().into_iter().map(start).collect();
     let mut out = Vec::new();
     for round in 0..rounds {
-        let models: Matrix = nodes.iter().map(|node| node.model().unwrap()).collect();
-        let changes = plus(&zeros(), -0.1, &gradients(&models));
         let mut inbox = Vec::new();
-        for (node, change) in nodes.iter_mut().zip(changes) {
-            inbox.extend(node.handle(Event::Trained { round, change }, round));
+        for (id, node) in nodes.iter_mut().enumerate() {
+            let errand = node.errand().unwrap();
+            let change = alone.change(id, &errand);
+            let difference =
+                errand.off((&errand.model, &change), &[0.0; 3]).map(|off| (alone.compress)(&off).into());
+            let done = errand.done(change, (0.1, alone.steps), difference);
+            inbox.extend(node.handle(Event::Trained { round, done }, round));
         }
         while let Some(action) = inbox.pop() {
             if let Action::Send(envelope) = action {
@@ -354,17 +387,50 @@ fn machines(kind: &str, keys: &Value, mode: Mode, rounds: u64) -> Vec<(Matrix, V
 fn machines_in_step_follow_the_vectors() {
     let golden = golden();
     let edges = json!({"edges": golden["P_directed_edges_sender_receiver"]});
-    for ((models, masses), want) in
-        machines("edges", &edges, Mode::Push, 3).iter().zip(golden["sgp_eta0.1_T3"].as_array().unwrap())
+    for ((models, masses), want) in machines(("edges", &edges), (Mode::Push, Method::Average), ONE_STEP, 3)
+        .iter()
+        .zip(golden["sgp_eta0.1_T3"].as_array().unwrap())
     {
         same(models, &want["z"]);
         same(std::slice::from_ref(masses), &json!([want["w"]]));
     }
     for mode in [Mode::Symmetric, Mode::Push] {
-        let rounds = machines("ring", &json!({}), mode, 3);
+        let rounds = machines(("ring", &json!({})), (mode, Method::Average), ONE_STEP, 3);
         for ((models, masses), want) in rounds.iter().zip(golden["dpsgd_atc_eta0.1_T3"].as_array().unwrap()) {
             same(models, want);
             assert!(masses.iter().all(|w| *w == 1.0), "{masses:?}");
+        }
+    }
+}
+
+#[test]
+fn machines_that_do_more_than_average_follow_the_vectors() {
+    let top_1 = |v: &[f64]| -> Vec<f64> {
+        let top = (0..v.len()).rev().max_by(|a, b| v[*a].abs().total_cmp(&v[*b].abs())).unwrap();
+        (0..v.len()).map(|k| if k == top { v[k] } else { 0.0 }).collect()
+    };
+    let grid = |v: &[f64]| -> Vec<f64> { v.iter().map(|v| 0.05 * (v / 0.05 + 0.5).floor()).collect() };
+    let edges = json!({"edges": golden()["P_directed_edges_sender_receiver"]});
+    let (ring, none) = ("ring", json!({}));
+    let symmetric = |method| (Mode::Symmetric, method);
+    let choco = Alone { compress: top_1, ..ONE_STEP };
+    let quantised = Alone { steps: 3, momentum: 0.9, compress: grid };
+    for (key, graph, how, alone) in [
+        ("gt_eta0.1_T3", (ring, &none), symmetric(Method::Tracking), ONE_STEP),
+        ("pushdiging_eta0.1_T3", ("edges", &edges), (Mode::Push, Method::Tracking), ONE_STEP),
+        ("choco_top1_eta0.1_gamma0.3_T3", (ring, &none), symmetric(Method::Compressed { gamma: 0.3 }), choco),
+        (
+            "qdfedavgm_public_copy_K3_eta0.1_theta0.9_s0.05_gamma1_T2",
+            (ring, &none),
+            symmetric(Method::Compressed { gamma: 1.0 }),
+            quantised,
+        ),
+    ] {
+        let golden = golden();
+        let want = golden[key].as_array().unwrap();
+        let rounds = machines(graph, how, alone, want.len() as u64);
+        for ((models, _), want) in rounds.iter().zip(want) {
+            same(models, &want["x"]);
         }
     }
 }

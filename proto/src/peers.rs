@@ -60,8 +60,9 @@ pub fn write(envelope: &Envelope<f32>) -> (v1::PeerMessage, Option<Payload<f32>>
                 Content::Share { mass } => WireContent::Mass(units(mass)),
                 Content::Offer { weight } => WireContent::Weight(weight),
             };
-            let (seq, round) = (transfer.seq, transfer.round);
-            Wire::Transfer(v1::PeerTransfer { seq, round, content: Some(content) })
+            let Transfer { seq, round, epoch, .. } = *transfer;
+            let packed = transfer.payload.words().is_some();
+            Wire::Transfer(v1::PeerTransfer { seq, round, epoch, packed, content: Some(content) })
         }
         Body::Verdict { seq, verdict } => {
             use v1::peer_verdict::Verdict as To;
@@ -69,7 +70,7 @@ pub fn write(envelope: &Envelope<f32>) -> (v1::PeerMessage, Option<Payload<f32>>
                 Verdict::Applied => To::Applied(v1::PeerApplied {}),
                 Verdict::Answered(model) => {
                     payload = Some(model.clone());
-                    To::Answered(v1::PeerAnswered {})
+                    To::Answered(v1::PeerAnswered { packed: model.words().is_some() })
                 }
                 Verdict::Refused(why) => To::Refused(refusal(*why).into()),
             };
@@ -89,22 +90,32 @@ pub fn write(envelope: &Envelope<f32>) -> (v1::PeerMessage, Option<Payload<f32>>
     (message, payload)
 }
 
+/// Whether the words of a message have to be unpacked before they are a vector.
+pub fn packed(message: &v1::PeerMessage) -> bool {
+    use v1::peer_verdict::Verdict::Answered;
+    match &message.body {
+        Some(Wire::Transfer(transfer)) => transfer.packed,
+        Some(Wire::Verdict(verdict)) => matches!(verdict.verdict, Some(Answered(answer)) if answer.packed),
+        _ => false,
+    }
+}
+
 /// A message with its vector, which is empty where there is none.
-pub fn read(message: v1::PeerMessage, vector: Vec<f32>) -> Result<Envelope<f32>, PeerError> {
+pub fn read(message: v1::PeerMessage, vector: Payload<f32>) -> Result<Envelope<f32>, PeerError> {
     let (from, to) = (read_member(message.from)?, read_member(message.to)?);
     let body = match message.body.ok_or(PeerError("it says nothing"))? {
-        Wire::Transfer(v1::PeerTransfer { seq, round, content }) => {
+        Wire::Transfer(v1::PeerTransfer { seq, round, epoch, content, packed: _ }) => {
             let content = match content.ok_or(PeerError("a transfer without content"))? {
                 WireContent::Mass(units) => Content::Share { mass: Mass::from_units(units.into()) },
                 WireContent::Weight(weight) => Content::Offer { weight },
             };
-            Body::Transfer(Transfer { seq, round, content, payload: vector.into() })
+            Body::Transfer(Transfer { seq, round, epoch, content, payload: vector })
         }
         Wire::Verdict(v1::PeerVerdict { seq, verdict }) => {
             use v1::peer_verdict::Verdict as From;
             let verdict = match verdict.ok_or(PeerError("a verdict that says nothing"))? {
                 From::Applied(_) => Verdict::Applied,
-                From::Answered(_) => Verdict::Answered(vector.into()),
+                From::Answered(_) => Verdict::Answered(vector),
                 From::Refused(why) => Verdict::Refused(read_refusal(why)?),
             };
             Body::Verdict { seq, verdict }
@@ -146,14 +157,16 @@ mod tests {
         let (a, b) = (Member { id: 1, incarnation: 7 }, Member { id: u64::MAX, incarnation: 0 });
         let mut membership = Membership::new([a, b]);
         membership.evict(b);
+        let some = || Payload::from(vec![1.0, -2.5]);
         let transfer =
-            |content| Body::Transfer(Transfer { seq: 3, round: 9, content, payload: vec![1.0, -2.5].into() });
+            |content| Body::Transfer(Transfer { seq: 3, round: 9, epoch: 1 << 60, content, payload: some() });
         let verdict = |verdict| Body::Verdict { seq: 5, verdict };
         for body in [
             transfer(Content::Share { mass: Mass::ONE.portion(0.25) }),
             transfer(Content::Offer { weight: 1.0 / 3.0 }),
             verdict(Verdict::Applied),
             verdict(Verdict::Answered(vec![0.5].into())),
+            verdict(Verdict::Answered(Payload::packed(vec![0.5], vec![7]))),
             verdict(Verdict::Refused(Refusal::Late)),
             verdict(Verdict::Refused(Refusal::Shape)),
             Body::Poll,
@@ -164,7 +177,8 @@ mod tests {
         ] {
             let envelope = Envelope { from: a, to: b, body };
             let (message, payload) = write(&envelope);
-            let vector = payload.map(|payload| payload.to_vec()).unwrap_or_default();
+            let vector = payload.unwrap_or_else(|| Vec::new().into());
+            assert_eq!(packed(&message), vector.words().is_some());
             assert_eq!(read(message, vector), Ok(envelope));
         }
     }
@@ -182,7 +196,7 @@ mod tests {
             v1::PeerMessage { body: Some(Wire::Verdict(v1::PeerVerdict::default())), ..message.clone() },
             v1::PeerMessage { body: Some(Wire::Transfer(v1::PeerTransfer::default())), ..message },
         ] {
-            assert!(read(broken, Vec::new()).is_err());
+            assert!(read(broken, Vec::new().into()).is_err());
         }
         assert_ne!(id_of("peer-1"), id_of("peer-2"));
     }

@@ -152,7 +152,7 @@ async fn speak_as(liar: &Liar, to: SocketAddr, victim: v1::PeerMember, me: v1::P
     let body = Some(v1::tell_request::Body::Report(report));
     refused(client.tell(v1::TellRequest { run: run(), body }).await.map(drop), "a report");
     let content = Some(v1::peer_transfer::Content::Mass(1 << 40));
-    let share = v1::PeerTransfer { seq: 1_000, round: 0, content };
+    let share = v1::PeerTransfer { seq: 1_000, content, ..v1::PeerTransfer::default() };
     let header = v1::HandHeader {
         run: run(),
         message: Some(message(v1::peer_message::Body::Transfer(share))),

@@ -26,7 +26,9 @@ const CHECKED: usize = 1_000_005;
 ///
 /// Ends with 1 if an error is above its bound. JSON: one object a line for each kernel, with kernel, device,
 /// parameters, threads (of the CPU), bytes (read and written in one call), seconds (median),
-/// gigabytes_per_second, copy_gigabytes_per_second, ratio (above 1 where more is read than written); error
+/// gigabytes_per_second, copy_gigabytes_per_second, ratio (above 1 where more is read than written, or where lines
+/// are written that are not read first, as an ordinary store and this copy do); processor_ratio (of a CPU's processor
+/// times, for a machine that has other things to do); error
 /// (the largest against f64, relative to numbers above 1, on 1,000,005 scalars), bound, from_cpu (the largest
 /// difference from the CPU's kernel). On a GPU then exact Gaussian noise on sums, as a private run needs it: one
 /// object for each law, with noise, variance, parameters, seconds, per_second, and equal (whether all of
@@ -115,9 +117,11 @@ impl<K: VectorKernels> Bench<'_, K> {
             Memory::new(&self.kernels, self.args.parameters.get() as usize, false).map_err(failed)?;
         let mut rows = Vec::new();
         for case in Case::ALL {
-            let (seconds, copy) = self.time(case, &mut memory).map_err(failed)?;
+            let (kernel, copy) = self.time(case, &mut memory).map_err(failed)?;
             let rate = |bytes: f64, seconds: f64| bytes * memory.len() as f64 / seconds / 1e9;
-            let (ours, copy) = (rate(case.bytes(), seconds), rate(8.0, copy));
+            let processor_ratio = case.bytes() / kernel.processor / (8.0 / copy.processor);
+            let seconds = kernel.wall;
+            let (ours, copy) = (rate(case.bytes(), seconds), rate(8.0, copy.wall));
             let Some(found) = checked.iter().find(|found| found.case == case) else { continue };
             if self.args.json {
                 output::line(json!({
@@ -130,6 +134,7 @@ impl<K: VectorKernels> Bench<'_, K> {
                     "gigabytes_per_second": ours,
                     "copy_gigabytes_per_second": copy,
                     "ratio": ours / copy,
+                    "processor_ratio": processor_ratio,
                     "error": found.error,
                     "bound": found.bound,
                     "from_cpu": found.from_cpu,
@@ -149,8 +154,8 @@ impl<K: VectorKernels> Bench<'_, K> {
         verdict(&checked)
     }
 
-    /// Medians of the seconds of a run and of a copy.
-    fn time(&self, case: Case, memory: &mut Memory<K>) -> Result<(f64, f64), DeviceError> {
+    /// Medians of what a run and a copy took.
+    fn time(&self, case: Case, memory: &mut Memory<K>) -> Result<(Took, Took), DeviceError> {
         let (mut seconds, mut copies) = (Vec::new(), Vec::new());
         // A vector whose small parts are gone is another problem.
         let runs = if case == Case::KeepLargest { 1 } else { self.runs };
@@ -160,17 +165,39 @@ impl<K: VectorKernels> Bench<'_, K> {
                 black_box(case.run(&self.kernels, memory));
             })?);
         }
-        Ok((median(&mut seconds[1..]), median(&mut copies[1..])))
+        Ok((Took::median(&seconds[1..]), Took::median(&copies[1..])))
     }
 
-    /// Seconds of one of so many calls.
-    fn timed(&self, runs: u32, mut call: impl FnMut()) -> Result<f64, DeviceError> {
+    /// What one of so many calls takes.
+    fn timed(&self, runs: u32, mut call: impl FnMut()) -> Result<Took, DeviceError> {
         self.kernels.wait()?;
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), processor());
         (0..runs).for_each(|_| call());
         self.kernels.wait()?;
-        Ok(began.elapsed().as_secs_f64() / f64::from(runs))
+        let (wall, processor) = (began.elapsed().as_secs_f64(), processor() - used);
+        Ok(Took { wall: wall / f64::from(runs), processor: processor / f64::from(runs) })
     }
+}
+
+/// Seconds.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    wall: f64,
+    /// Of all threads of this process.
+    processor: f64,
+}
+
+impl Took {
+    fn median(all: &[Self]) -> Self {
+        let median = |of: fn(&Self) -> f64| median(&mut all.iter().map(of).collect::<Vec<_>>());
+        Self { wall: median(|took| took.wall), processor: median(|took| took.processor) }
+    }
+}
+
+/// Processor seconds so far.
+fn processor() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn verdict(checked: &[Found]) -> Result<(), Failure> {

@@ -13,9 +13,10 @@ use std::path::PathBuf;
 /// seeds.
 ///
 /// Runs that differ in nothing but their seed are one row. A folder may hold many runs. JSON: an array, one
-/// object for each row, with label, seeds, and for final_accuracy, best_accuracy, rounds_to_target and
-/// bytes_to_target an object with mean, sd (null for one seed) and n (seeds that have a value), and
-/// folders.
+/// object for each row, with label, seeds, and for final_accuracy, best_accuracy, federated_accuracy (the shared
+/// model on what clients hold out), personal_accuracy (their own models there), rounds_to_target, bytes_to_target
+/// and seconds_to_target (virtual seconds of a simulation) an object with mean, sd (null for one seed) and n (seeds
+/// that have a value), and folders.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folders that simulations, sweeps or demos wrote

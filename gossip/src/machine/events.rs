@@ -1,6 +1,6 @@
 //! What goes into a [`super::Machine`] and what comes out of it.
 
-use super::{Envelope, Membership};
+use super::{Done, Envelope, Membership, Method};
 use crate::{Mass, MixingError, Topology, report::Mode};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct Config {
     pub topology: Arc<dyn Topology>,
     /// How to mix.
     pub mode: Mode,
+    /// What is mixed.
+    pub method: Method,
     /// When to go on.
     pub barrier: Barrier,
     /// The run's seed.
@@ -50,8 +52,8 @@ pub enum Event<T> {
     Trained {
         /// The round asked for.
         round: u64,
-        /// New model minus [`super::Machine::model`]; d parameters.
-        change: Vec<T>,
+        /// What it gave.
+        done: Done<T>,
     },
     /// A message arrived.
     Received(Envelope<T>),
@@ -75,7 +77,7 @@ pub enum Event<T> {
 pub enum Action<T> {
     /// Send it; it may be lost.
     Send(Envelope<T>),
-    /// Train from [`super::Machine::model`] and answer with [`Event::Trained`].
+    /// Train what [`super::Machine::errand`] says and answer with [`Event::Trained`].
     Train {
         /// The round to answer with.
         round: u64,
@@ -102,7 +104,7 @@ pub enum Action<T> {
 }
 
 /// Why there is no such machine.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum MachineError {
     /// The member does not take part.
     #[error("member {id} (incarnation {incarnation}) is not live in the membership that it starts with")]
@@ -115,6 +117,9 @@ pub enum MachineError {
     /// Symmetric mode over a graph whose matrices are not symmetric.
     #[error("topology `{0}`: symmetric mode needs symmetric matrices, expected push mode")]
     NotSymmetric(&'static str),
+    /// A method of symmetric mode in push mode.
+    #[error("{0:?} needs symmetric mode")]
+    NotForPush(Method),
     /// No such schedule.
     #[error(transparent)]
     Mixing(#[from] MixingError),

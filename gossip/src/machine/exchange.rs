@@ -1,7 +1,9 @@
 //! Symmetric mode: of two neighbours the one with the lower id offers its model, the other answers with
 //! its own, and both move towards the other by the edge's weight. The answer is the decision for both:
 //! an offer that is refused or never arrives changes neither end, so the sum of the models is kept.
+//! Methods with a payload of their own for each link exchange that instead.
 
+use super::link::Link;
 use super::message::{Content, Payload, Refusal, Transfer, Verdict, all_finite};
 use super::{Held, Machine, Phase};
 use crate::kernel::Scalar;
@@ -9,21 +11,23 @@ use crate::kernel::Scalar;
 impl<T: Scalar> Machine<T> {
     /// Sends this round's offers.
     pub(super) fn offer(&mut self) {
-        let model = Payload::from(self.state.x.clone());
-        self.state.base = self.in_step().then(|| model.clone());
-        let (round, now, me) = (self.state.round, self.now, self.state.me);
+        let by_link = self.config.method.by_link();
+        let model = (!by_link).then(|| Payload::from(self.state.x.clone()));
+        self.state.base = model.clone().filter(|_| self.in_step());
+        let (at, now, me) = (self.moment(), self.now, self.state.me);
         for (peer, weight) in self.column().into_iter().filter(|(peer, _)| peer.id > me.id) {
-            if self.state.links.get(&peer.id).is_some_and(super::link::Link::free) {
-                let content = Content::Offer { weight };
-                self.link_mut(peer.id, |link| link.begin(round, content, model.clone()).retry_at = now);
+            let Some(link) = self.state.links.get_mut(&peer.id).filter(|link| link.free()) else { continue };
+            if let Some(payload) = model.clone().or_else(|| link.owed.take()) {
+                link.begin(at, Content::Offer { weight }, payload).retry_at = now;
             }
         }
-        let waiting: Vec<_> = self
-            .state
-            .links
-            .values_mut()
-            .filter_map(|link| Some((link.peer, link.waiting.take()?)))
-            .collect();
+        self.hear_waiting();
+    }
+
+    /// Looks again at what had to wait.
+    pub(super) fn hear_waiting(&mut self) {
+        let links = self.state.links.values_mut();
+        let waiting: Vec<_> = links.filter_map(|link| Some((link.peer, link.waiting.take()?))).collect();
         for (peer, transfer) in waiting {
             self.transfer(peer, transfer);
         }
@@ -31,20 +35,28 @@ impl<T: Scalar> Machine<T> {
 
     /// Answers an offer with the model as it is, or, in step, as it was when the round was trained.
     pub(super) fn answer(&mut self, peer: u64, offer: &Transfer<T>, weight: f64) -> Option<Verdict<T>> {
-        let mine = if self.in_step() {
+        let late = Some(Verdict::Refused(Refusal::Late));
+        if self.in_step() {
             let waiting = matches!(self.state.phase, Phase::Waiting { .. });
-            match &self.state.base {
-                _ if offer.round < self.state.round => return Some(Verdict::Refused(Refusal::Late)),
-                Some(base) if offer.round == self.state.round && waiting => base.clone(),
-                _ if self.state.phase == Phase::Leaving => return Some(Verdict::Refused(Refusal::Late)),
+            match offer.round.cmp(&self.state.round) {
+                std::cmp::Ordering::Less => return late,
+                std::cmp::Ordering::Equal if waiting => {}
+                _ if self.state.phase == Phase::Leaving => return late,
                 _ => return None,
             }
-        } else {
-            Payload::from(self.state.x.clone())
-        };
+        }
         if !self.agrees(peer, offer.round, weight) {
             return Some(Verdict::Refused(Refusal::Disagreement));
         }
+        if self.config.method.by_link() {
+            let method = self.config.method;
+            // Nothing to give, which happens when the membership has just changed: nothing is taken either.
+            let Some(link) = self.state.links.get_mut(&peer) else { return late };
+            let Some(mine) = link.owed.take() else { return late };
+            link.exchanged(method, &mine, &offer.payload);
+            return Some(Verdict::Answered(mine));
+        }
+        let mine = self.state.base.clone().unwrap_or_else(|| Payload::from(self.state.x.clone()));
         self.move_towards(peer, (offer, weight), (&mine, &offer.payload));
         Some(Verdict::Answered(mine))
     }
@@ -58,9 +70,15 @@ impl<T: Scalar> Machine<T> {
     }
 
     /// The offering end of an exchange that the other end has decided.
-    pub(super) fn answered(&mut self, peer: u64, offer: &Transfer<T>, theirs: &[T]) {
+    pub(super) fn answered(&mut self, link: &mut Link<T>, offer: &Transfer<T>, theirs: &[T]) {
+        let (peer, method) = (link.peer.id, self.config.method);
+        let sound = theirs.len() == offer.payload.len() && all_finite(theirs) && self.counted(theirs);
         match offer.content {
-            Content::Offer { weight } if theirs.len() == self.state.x.len() && all_finite(theirs) => {
+            Content::Offer { weight } if sound && method.by_link() => {
+                link.exchanged(method, &offer.payload, theirs);
+                self.make_up((offer.round, weight), (&offer.payload, theirs));
+            }
+            Content::Offer { weight } if sound => {
                 self.move_towards(peer, (offer, weight), (&offer.payload, theirs));
             }
             _ => {
@@ -80,6 +98,7 @@ impl<T: Scalar> Machine<T> {
     ) {
         let step = |(mine, theirs): (&T, &T)| T::of(weight) * (*theirs - *mine);
         let payload = mine.iter().zip(theirs).map(step).collect();
+        let payload = self.without_tracked(offer.epoch, payload);
         self.take((offer.round, peer), Held { mass: crate::Mass::ZERO, payload });
     }
 }

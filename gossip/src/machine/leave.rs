@@ -37,12 +37,12 @@ impl<T: Scalar> Machine<T> {
             self.actions.push(Action::Left);
             return;
         }
-        let (round, now, mass) = (self.state.round, self.now, self.state.w);
+        let (at, now, mass) = (self.moment(), self.now, self.state.w);
         let Some(link) = self.state.links.values_mut().find(|link| link.free()) else { return };
         let nothing = vec![T::default(); self.state.x.len()];
         let payload = Payload::from(std::mem::replace(&mut self.state.x, nothing));
         self.state.w = Mass::ZERO;
-        link.begin(round, Content::Share { mass }, payload).retry_at = now;
+        link.begin(at, Content::Share { mass }, payload).retry_at = now;
         self.repeat();
     }
 }

@@ -34,6 +34,12 @@ pub(super) struct Link<T> {
     pub(super) closed: bool,
     /// The peer said so of this node, which is leaving.
     pub(super) closed_to_us: bool,
+    /// What is known of the peer: `x̂_j − x̂_i` as of the last exchange, or its last relayed sum. Empty: nothing.
+    pub(super) got: Vec<T>,
+    /// What the next exchange is to give.
+    pub(super) owed: Option<Payload<T>>,
+    /// Whether the peer has the whole public copy, or is owed it.
+    pub(super) told: bool,
 }
 
 /// A transfer without a verdict yet.
@@ -70,6 +76,9 @@ impl<T: Scalar> Link<T> {
             suspected: false,
             closed: false,
             closed_to_us: false,
+            got: Vec::new(),
+            owed: None,
+            told: false,
         }
     }
 
@@ -79,11 +88,16 @@ impl<T: Scalar> Link<T> {
     }
 
     /// Begins a transfer. The mass leaves the node for the link.
-    pub(super) fn begin(&mut self, round: u64, content: Content, payload: Payload<T>) -> &mut UnderWay<T> {
+    pub(super) fn begin(
+        &mut self,
+        (round, epoch): (u64, u64),
+        content: Content,
+        payload: Payload<T>,
+    ) -> &mut UnderWay<T> {
         debug_assert!(self.under_way.is_none(), "one transfer at a time");
         self.seq += 1;
         self.sent += mass_of(content);
-        let transfer = Transfer { seq: self.seq, round, content, payload };
+        let transfer = Transfer { seq: self.seq, round, epoch, content, payload };
         self.under_way.insert(UnderWay { transfer, retry_at: 0, attempts: 0 })
     }
 
@@ -129,9 +143,10 @@ impl<T: Scalar> Link<T> {
         self.last
     }
 
-    /// Whether the transfer under way at `other`'s end was settled here.
-    pub(super) fn has_settled(&self, seq: u64) -> bool {
-        seq <= self.last
+    /// Whether the transfer of that number was settled here and not refused.
+    pub(super) fn has_taken(&self, seq: u64) -> bool {
+        let refused = matches!(self.verdict, Some(Verdict::Refused(_)));
+        seq <= self.last && !(refused && seq == self.last)
     }
 }
 

@@ -1,13 +1,16 @@
 //! Changes of the membership: fencing those who are gone, meeting those who are new, coming back.
 
 use super::link::Link;
-use super::{Action, Config, Machine, MachineError, Member, Membership, Mode, Phase};
+use super::{Action, Config, Machine, MachineError, Member, Membership, Method, Mode, Phase};
 use crate::{Params, Schedule, kernel::Scalar, make};
 use std::sync::Arc;
 
 /// The schedule over so many nodes.
 pub(super) fn schedule(config: &Config, nodes: usize) -> Result<Schedule, MachineError> {
     let schedule = Schedule::new(Arc::clone(&config.topology), nodes, config.seed)?;
+    if config.mode == Mode::Push && !matches!(config.method, Method::Average | Method::Tracking) {
+        return Err(MachineError::NotForPush(config.method));
+    }
     if config.mode == Mode::Symmetric && !schedule.symmetric() {
         return Err(MachineError::NotSymmetric(config.topology.name()));
     }
@@ -16,7 +19,12 @@ pub(super) fn schedule(config: &Config, nodes: usize) -> Result<Schedule, Machin
 
 /// What takes the place of a topology that has no graph over so many nodes.
 pub(super) fn ring(config: &Config, nodes: usize) -> Schedule {
-    let name = if config.mode == Mode::Push { "directed-ring" } else { "ring" };
+    let name = match (config.mode, config.method) {
+        (Mode::Push, _) => "directed-ring",
+        // What relays needs a tree.
+        (_, Method::Relay) => "path",
+        _ => "ring",
+    };
     let ring = make(name, &Params::new()).expect("rings have no keys that could be wrong");
     Schedule::new(Arc::from(ring), nodes, config.seed).expect("there is a ring over any number of nodes")
 }
@@ -37,11 +45,16 @@ impl<T: Scalar> Machine<T> {
             self.fence(peer);
         }
         self.live = self.state.membership.live();
+        self.begin_epoch();
         self.open_links();
         let planned = schedule(&self.config, self.live.len());
         let fallback = planned.as_ref().err().map(ToString::to_string);
         self.schedule = planned.unwrap_or_else(|_| ring(&self.config, self.live.len()));
         self.announce(fallback);
+        if self.config.method == Method::Tracking {
+            // What came from those who knew of this epoch earlier.
+            self.hear_waiting();
+        }
     }
 
     pub(super) fn announce(&mut self, fallback: Option<String>) {

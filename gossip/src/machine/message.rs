@@ -6,32 +6,49 @@ use crate::{Mass, kernel::Scalar};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{ops::Deref, sync::Arc};
 
-/// A vector of d parameters that is shared between the ledger and the messages made of it.
+/// A vector that is shared between the ledger and the messages made of it, and the words that travel in its
+/// place where it is compressed. Both ends compute with the vector.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Payload<T>(Arc<[T]>);
+pub struct Payload<T> {
+    values: Arc<[T]>,
+    words: Option<Arc<[u32]>>,
+}
+
+impl<T> Payload<T> {
+    /// A vector that travels as `words`, of which the other end's driver makes the same vector.
+    pub fn packed(values: Vec<T>, words: Vec<u32>) -> Self {
+        Self { values: values.into(), words: Some(words.into()) }
+    }
+
+    /// What travels, unless the vector does.
+    pub fn words(&self) -> Option<&[u32]> {
+        self.words.as_deref()
+    }
+}
 
 impl<T> From<Vec<T>> for Payload<T> {
     fn from(values: Vec<T>) -> Self {
-        Self(values.into())
+        Self { values: values.into(), words: None }
     }
 }
 
 impl<T> Deref for Payload<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        &self.0
+        &self.values
     }
 }
 
 impl<T: Serialize> Serialize for Payload<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter())
+        (&*self.values, self.words()).serialize(serializer)
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Payload<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(Self::from)
+        let (values, words) = <(Vec<T>, Option<Vec<u32>>)>::deserialize(deserializer)?;
+        Ok(Self { values: values.into(), words: words.map(Into::into) })
     }
 }
 
@@ -80,9 +97,11 @@ pub struct Transfer<T> {
     pub seq: u64,
     /// The sender's round.
     pub round: u64,
+    /// The sender's epoch: tracked gradients of another one are void.
+    pub epoch: u64,
     /// What it means.
     pub content: Content,
-    /// A share of the numerator, or the whole model: d parameters.
+    /// A share of the numerator, the whole model, or what else the method exchanges.
     pub payload: Payload<T>,
 }
 
@@ -94,7 +113,8 @@ pub enum Content {
         /// Its mass, above 0.
         mass: Mass,
     },
-    /// The sender's model; both ends move towards the other's by this weight (symmetric mode).
+    /// The sender's model, or what else the method exchanges; both ends move towards the other's by this
+    /// weight (symmetric mode).
     Offer {
         /// The edge's weight in the sender's round.
         weight: f64,
@@ -106,7 +126,7 @@ pub enum Content {
 pub enum Verdict<T> {
     /// A share was taken.
     Applied,
-    /// An offer was taken; this is the answerer's model before.
+    /// An offer was taken; this is what the answerer had in its place.
     Answered(Payload<T>),
     /// Nothing was done and nothing will be: the sender takes a share back.
     Refused(Refusal),
@@ -121,8 +141,9 @@ pub enum Refusal {
     /// Not a number, infinite, or a mass that is not positive.
     #[error("the payload is not finite or its mass is not positive")]
     NotFinite,
-    /// Push mode talks to symmetric mode, or the ends do not agree on the edge's weight.
-    #[error("the ends do not agree on mode or weight")]
+    /// Push mode talks to symmetric mode, or the ends do not agree on the edge's weight or, where it matters,
+    /// on who takes part.
+    #[error("the ends do not agree on mode, weight or members")]
     Disagreement,
     /// The receiver closed that round without it.
     #[error("the round is over")]

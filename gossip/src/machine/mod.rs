@@ -25,6 +25,8 @@ mod link;
 mod members;
 mod membership;
 mod message;
+mod method;
+mod public;
 mod push;
 mod round;
 mod transfer;
@@ -34,6 +36,8 @@ pub use events::{Action, Barrier, Config, Event, MachineError};
 use link::Link;
 pub use membership::{Member, Membership};
 pub use message::{Body, Content, Envelope, Payload, Refusal, Transfer, Verdict};
+use method::Memory;
+pub use method::{Done, Errand, Method};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,6 +76,7 @@ pub struct State<T> {
     /// The model after training, while a synchronous round of symmetric mode is open.
     base: Option<Payload<T>>,
     poll_at: u64,
+    memory: Memory<T>,
 }
 
 impl<T> State<T> {
@@ -107,12 +112,17 @@ impl<T: Scalar> Machine<T> {
         membership: Membership,
         (round, model): (u64, Vec<T>),
     ) -> Result<Self, MachineError> {
+        let memory = Memory::new(config.method, &model);
+        let mut x = model;
+        if config.method == Method::Tracking {
+            x.resize(2 * x.len(), T::default());
+        }
         let state = State {
             me,
             membership,
             round,
             phase: Phase::Training,
-            x: model,
+            x,
             w: Mass::ONE,
             account: Mass::ONE,
             links: BTreeMap::new(),
@@ -120,6 +130,7 @@ impl<T: Scalar> Machine<T> {
             expected: BTreeSet::new(),
             base: None,
             poll_at: 0,
+            memory,
         };
         Self::resume(config, state)
     }
@@ -148,7 +159,7 @@ impl<T: Scalar> Machine<T> {
         }
         match event {
             Event::Start => self.start(),
-            Event::Trained { round, change } => self.trained(round, &change),
+            Event::Trained { round, done } => self.trained(round, done),
             Event::Received(envelope) => self.received(envelope),
             Event::Membership(membership) => self.merge(&membership),
             Event::Suspected { id, suspected } => self.suspect(id, suspected),
@@ -203,11 +214,11 @@ impl<T: Scalar> Machine<T> {
     /// The model `z = x/w`: d parameters. What has arrived for a later mix is not in it. `None` without
     /// mass, that is, when a node that leaves has handed over everything.
     pub fn model(&self) -> Option<Vec<T>> {
-        let w = self.state.w.value();
-        let divided = || self.state.x.iter().map(|x| T::of(x.wide() / w)).collect();
+        let (w, x) = (self.state.w.value(), &self.state.x[..self.parameters()]);
+        let divided = || x.iter().map(|x| T::of(x.wide() / w)).collect();
         match self.state.w {
             Mass::ZERO => None,
-            Mass::ONE => Some(self.state.x.clone()),
+            Mass::ONE => Some(x.to_vec()),
             _ => Some(divided()),
         }
     }
@@ -247,13 +258,22 @@ impl<T: Scalar> Machine<T> {
         self.state.w + self.state.held().map(|held| held.mass).sum()
     }
 
-    /// The numerator that it has: `x` and what has arrived for a later mix.
+    /// The numerator that it has: `x` and what has arrived for a later mix; with [`Method::Tracking`] `y`
+    /// follows.
     pub fn numerator(&self) -> Vec<T> {
         let mut sum = self.state.x.clone();
         for held in self.state.held() {
             crate::kernel::add(&mut sum, &held.payload);
         }
         sum
+    }
+
+    /// What this node has added to Σ y since the epoch began, with [`Method::Tracking`]: its last gradient.
+    pub fn tracked(&self) -> Option<&[T]> {
+        match &self.state.memory {
+            Memory::Gradient(gradient) => Some(gradient),
+            _ => None,
+        }
     }
 
     /// Its part of the epoch's total.
@@ -278,9 +298,9 @@ impl<T: Scalar> Machine<T> {
         self.state.links.values().map(|link| (link.peer, link.last()))
     }
 
-    /// Whether the transfer of that number from `peer` was settled here.
-    pub fn has_settled(&self, peer: Member, seq: u64) -> bool {
+    /// Whether the transfer of that number from `peer` was settled here and not refused.
+    pub fn has_taken(&self, peer: Member, seq: u64) -> bool {
         let link = self.state.links.get(&peer.id).filter(|link| link.peer == peer);
-        link.is_some_and(|link| link.has_settled(seq))
+        link.is_some_and(|link| link.has_taken(seq))
     }
 }

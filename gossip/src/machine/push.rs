@@ -28,9 +28,9 @@ impl<T: Scalar> Machine<T> {
             axpy(&mut self.state.x, T::of(-1.0), payload);
             self.state.w -= *mass;
         }
-        let (round, now) = (self.state.round, self.now);
+        let (now, at) = (self.now, self.moment());
         for (peer, mass, payload) in shares {
-            self.link_mut(peer.id, |link| link.begin(round, Content::Share { mass }, payload).retry_at = now);
+            self.link_mut(peer.id, |link| link.begin(at, Content::Share { mass }, payload).retry_at = now);
         }
     }
 

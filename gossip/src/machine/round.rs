@@ -1,9 +1,9 @@
 //! Rounds: after training, shares go out; when the barrier opens, what has arrived is mixed in and the
 //! next training begins.
 
-use super::message::{Body, all_finite};
-use super::{Action, Barrier, Machine, Member, Mode, Phase};
-use crate::kernel::{Scalar, add};
+use super::message::Body;
+use super::{Action, Barrier, Done, Machine, Member, Method, Mode, Phase};
+use crate::kernel::Scalar;
 
 impl<T: Scalar> Machine<T> {
     /// Whether rounds are closed in step, so that what arrives waits for its round.
@@ -11,19 +11,25 @@ impl<T: Scalar> Machine<T> {
         self.config.barrier == Barrier::Synchronous
     }
 
-    pub(super) fn trained(&mut self, round: u64, change: &[T]) {
-        let length = self.state.x.len();
+    /// Round and epoch of what is begun now.
+    pub(super) fn moment(&self) -> (u64, u64) {
+        (self.state.round, self.state.membership.epoch())
+    }
+
+    pub(super) fn trained(&mut self, round: u64, done: Done<T>) {
         if self.state.phase != Phase::Training || round != self.state.round {
             let (phase, now) = (self.state.phase, self.state.round);
             self.actions.push(Action::Ignored(format!("trained round {round} in round {now}, {phase:?}")));
             return;
         }
-        if change.len() != length || !all_finite(change) {
-            let what = format!("a change of {} parameters, expected {length} finite ones", change.len());
+        if let Err(what) = self.sound(&done) {
             self.actions.push(Action::Ignored(what));
             return;
         }
-        add(&mut self.state.x, change);
+        self.absorb(done);
+        if self.config.method == Method::Relay {
+            self.relay();
+        }
         self.state.phase = Phase::Waiting { since: self.now };
         self.state.poll_at = self.now + self.config.retry_ms.max(1);
         self.expect();
@@ -69,6 +75,8 @@ impl<T: Scalar> Machine<T> {
             return;
         }
         self.mix_held(round);
+        self.gather();
+        self.remember();
         self.state.base = None;
         self.state.round += 1;
         self.state.phase = Phase::Training;

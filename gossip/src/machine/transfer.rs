@@ -2,12 +2,12 @@
 
 use super::link::{Arrival, Link};
 use super::message::{Body, Content, Refusal, Transfer, Verdict, all_finite};
-use super::{Held, Machine, Member, Mode, Phase};
+use super::{Held, Machine, Member, Method, Mode, Phase};
 use crate::{
     Mass,
     kernel::{Scalar, add},
 };
-use std::collections::btree_map::Entry;
+use std::{cmp::Ordering, collections::btree_map::Entry};
 
 impl<T: Scalar> Machine<T> {
     pub(super) fn transfer(&mut self, from: Member, transfer: Transfer<T>) {
@@ -33,11 +33,19 @@ impl<T: Scalar> Machine<T> {
     /// Takes or refuses the next transfer of a link; `None` when it has to wait.
     fn judge(&mut self, peer: u64, transfer: &Transfer<T>) -> Option<Verdict<T>> {
         let refused = |refusal| Some(Verdict::Refused(refusal));
-        if transfer.payload.len() != self.state.x.len() {
+        if transfer.payload.len() != self.config.method.scalars(self.parameters()) {
             return refused(Refusal::Shape);
         }
-        if !all_finite(&transfer.payload) {
+        if !all_finite(&transfer.payload) || !self.counted(&transfer.payload) {
             return refused(Refusal::NotFinite);
+        }
+        if self.config.method == Method::Tracking {
+            match transfer.epoch.cmp(&self.state.membership.epoch()) {
+                Ordering::Less => return refused(Refusal::Disagreement),
+                // Who takes part will soon be known here, too.
+                Ordering::Greater => return None,
+                Ordering::Equal => {}
+            }
         }
         match (transfer.content, self.config.mode) {
             (Content::Share { mass }, Mode::Push) if mass > Mass::ZERO => {
@@ -79,7 +87,7 @@ impl<T: Scalar> Machine<T> {
             match verdict {
                 Verdict::Applied => {}
                 Verdict::Refused(_) => self.take_back(&mut link, &transfer),
-                Verdict::Answered(theirs) => self.answered(from.id, &transfer, &theirs),
+                Verdict::Answered(theirs) => self.answered(&mut link, &transfer, &theirs),
             }
             if let Content::Offer { .. } = transfer.content {
                 link.note(transfer.round);
@@ -89,12 +97,14 @@ impl<T: Scalar> Machine<T> {
         self.state.links.insert(from.id, link);
     }
 
-    /// A share that the other end will never take.
+    /// What the other end will never take.
     pub(super) fn take_back(&mut self, link: &mut Link<T>, transfer: &Transfer<T>) {
         if let Content::Share { .. } = transfer.content {
             self.state.w += link.refund(transfer);
-            add(&mut self.state.x, &transfer.payload);
+            let payload = self.without_tracked(transfer.epoch, transfer.payload.to_vec());
+            add(&mut self.state.x, &payload);
         }
+        link.owe_again(self.config.method, transfer);
     }
 
     /// Repeats what has had no verdict for too long, and asks those whose part of the round is missing.

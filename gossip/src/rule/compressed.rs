@@ -1,7 +1,7 @@
 //! Compressed gossip: everybody keeps the same public copies, and only compressed differences travel.
 
 use super::{Local, Matrix, Round, Rule, RuleError, doubly_stochastic, local::Ends, plus};
-use crate::kernel::mix;
+use crate::{kernel::mix, machine::Method};
 use serde_json::Value;
 
 /// `q = C(y(x) − x̂)`, `x̂ ← x̂ + q`, `x ← y(x) + γ (W x̂ − x̂)` (Koloskova, Stich and Jaggi 2019), with `x̂`
@@ -48,6 +48,10 @@ impl Rule for Compressed {
 
     fn vectors(&self) -> Vec<(&'static str, Matrix)> {
         vec![("x", self.x.clone()), ("xhat", self.copies.clone())]
+    }
+
+    fn method(&self) -> Method {
+        Method::Compressed { gamma: self.gamma }
     }
 
     fn compressor(&self) -> Option<&Value> {

@@ -4,7 +4,7 @@
 use crate::{
     machine::Barrier,
     report::Mode,
-    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, Task, Wire, params_of, parse},
+    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, Task, params_of, parse},
     seed::Stream,
 };
 
@@ -14,7 +14,6 @@ pub const ROW: Row = Row {
     citation: "Lian et al., ICML 2018, arXiv:1710.06952",
     mode: Mode::Symmetric,
     local: Local::SGD,
-    wire: Wire::Machine,
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(AdPsgd::new(local)))

@@ -2,7 +2,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, NoKeys, Row, Wire, Average, parse, params_of},
+    rule::{Local, NoKeys, Row, Average, parse, params_of},
 };
 
 /// The registry's row.
@@ -11,7 +11,6 @@ pub const ROW: Row = Row {
     citation: "Sun, Li and Wang, TPAMI 2022, arXiv:2104.11981",
     mode: Mode::Symmetric,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Average::new(local, 1)))

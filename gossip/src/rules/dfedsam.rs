@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, NoKeys, Row, Wire, Average, parse, params_of},
+    rule::{Local, NoKeys, Row, Average, parse, params_of},
 };
 
 /// The registry's row.
@@ -12,7 +12,6 @@ pub const ROW: Row = Row {
     citation: "Shi et al., ICML 2023, arXiv:2302.04083",
     mode: Mode::Symmetric,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Average::new(local, 1)))

@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, Row, Wire, Average, parse, params_of, refuse},
+    rule::{Local, Row, Average, parse, params_of, refuse},
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,6 @@ pub const ROW: Row = Row {
     citation: "Shi et al., ICML 2023, arXiv:2302.04083",
     mode: Mode::Symmetric,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let config: Config = parse(params)?;
         if !(1..=1_000).contains(&config.repeats) {

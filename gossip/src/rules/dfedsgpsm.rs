@@ -2,7 +2,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, NoKeys, Row, Wire, Push, parse, params_of},
+    rule::{Local, NoKeys, Row, Push, parse, params_of},
 };
 
 /// The registry's row.
@@ -11,7 +11,6 @@ pub const ROW: Row = Row {
     citation: "Li et al. 2023, arXiv:2310.05093",
     mode: Mode::Push,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Push::new(local)))

@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, Row, Wire, Average, parse, params_of},
+    rule::{Local, Row, Average, parse, params_of},
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,6 @@ pub const ROW: Row = Row {
     citation: "Lian et al., NeurIPS 2017, arXiv:1705.09056",
     mode: Mode::Symmetric,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let config: Config = parse(params)?;
         let average = Average::new(local, 1);

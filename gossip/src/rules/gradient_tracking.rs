@@ -4,9 +4,10 @@
 
 use crate::{
     kernel::mix,
+    machine::Method,
     report::Mode,
     rule::{
-        Local, Matrix, NoKeys, Round, Row, Rule, RuleError, Wire, doubly_stochastic, gradients, params_of,
+        Local, Matrix, NoKeys, Round, Row, Rule, RuleError, doubly_stochastic, gradients, params_of,
         parse, plus,
     },
 };
@@ -17,7 +18,6 @@ pub const ROW: Row = Row {
     citation: "Nedić, Olshevsky and Shi, SIAM J. Optim. 2017, arXiv:1607.03218",
     mode: Mode::Symmetric,
     local: Local::SGD,
-    wire: Wire::No("its second vector would need a ledger of its own"),
     make: |params, _| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Tracking::default()))
@@ -54,6 +54,10 @@ impl Rule for Tracking {
 
     fn models(&self) -> Matrix {
         self.x.clone()
+    }
+
+    fn method(&self) -> Method {
+        Method::Tracking
     }
 
     fn vectors(&self) -> Vec<(&'static str, Matrix)> {

@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, Row, Wire, Push, parse, params_of, refuse},
+    rule::{Local, Row, Push, parse, params_of, refuse},
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,6 @@ pub const ROW: Row = Row {
     citation: "Assran et al., ICML 2019, arXiv:1811.10792",
     mode: Mode::Push,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let config: Config = parse(params)?;
         if !(1..=1_000).contains(&config.tau) {

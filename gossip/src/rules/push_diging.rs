@@ -3,8 +3,9 @@
 
 use crate::{
     kernel::{PushSum, mix},
+    machine::Method,
     report::Mode,
-    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, Wire, gradients, params_of, parse, plus},
+    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, gradients, params_of, parse, plus},
 };
 
 /// The registry's row.
@@ -13,7 +14,6 @@ pub const ROW: Row = Row {
     citation: "Nedić, Olshevsky and Shi, SIAM J. Optim. 2017, arXiv:1607.03218",
     mode: Mode::Push,
     local: Local::SGD,
-    wire: Wire::No("its second vector would need a ledger of its own"),
     make: |params, _| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(PushDiging::default()))
@@ -51,6 +51,10 @@ impl Rule for PushDiging {
 
     fn models(&self) -> Matrix {
         self.u.as_ref().map(PushSum::models).unwrap_or_default()
+    }
+
+    fn method(&self) -> Method {
+        Method::Tracking
     }
 
     fn vectors(&self) -> Vec<(&'static str, Matrix)> {

@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, Row, Wire, Compressed, parse, params_of, refuse},
+    rule::{Local, Row, Compressed, parse, params_of, refuse},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,7 +14,6 @@ pub const ROW: Row = Row {
     citation: "Sun, Li and Wang, TPAMI 2022, arXiv:2104.11981",
     mode: Mode::Symmetric,
     local: LOCAL,
-    wire: Wire::No("every neighbour must hold the same public copy, which the peers' ledger does not carry"),
     make: |params, local| {
         let config: Config = parse(params)?;
         if !(config.gamma > 0.0 && config.gamma <= 1.0) {

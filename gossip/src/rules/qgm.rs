@@ -4,8 +4,9 @@
 
 use crate::{
     kernel::mix,
+    machine::Method,
     report::Mode,
-    rule::{Local, Matrix, Round, Row, Rule, RuleError, Wire, doubly_stochastic, params_of, parse, refuse},
+    rule::{Local, Matrix, Round, Row, Rule, RuleError, doubly_stochastic, params_of, parse, refuse},
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,6 @@ pub const ROW: Row = Row {
     citation: "Lin et al., ICML 2021, arXiv:2102.04761",
     mode: Mode::Symmetric,
     local: Local::SGD,
-    wire: Wire::No("its momentum is not part of the peers' durable state"),
     make: |params, local| {
         let config: Config = parse(params)?;
         if !(0.0..1.0).contains(&config.theta) {
@@ -75,6 +75,10 @@ impl Rule for QuasiGlobal {
 
     fn models(&self) -> Matrix {
         self.x.clone()
+    }
+
+    fn method(&self) -> Method {
+        Method::Momentum { theta: self.theta }
     }
 
     fn vectors(&self) -> Vec<(&'static str, Matrix)> {

@@ -4,8 +4,9 @@
 
 use crate::{
     kernel::RelaySum,
+    machine::Method,
     report::Mode,
-    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, Wire, params_of, parse},
+    rule::{Local, Matrix, NoKeys, Round, Row, Rule, RuleError, params_of, parse},
 };
 
 /// The registry's row.
@@ -14,7 +15,6 @@ pub const ROW: Row = Row {
     citation: "Vogels et al., NeurIPS 2021, arXiv:2110.04175",
     mode: Mode::Symmetric,
     local: Local::SGD,
-    wire: Wire::No("peers relay shares, not sums along a tree"),
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Relay { local, x: Matrix::new(), under_way: None }))
@@ -50,6 +50,10 @@ impl Rule for Relay {
 
     fn models(&self) -> Matrix {
         self.x.clone()
+    }
+
+    fn method(&self) -> Method {
+        Method::Relay
     }
 
     fn vectors(&self) -> Vec<(&'static str, Matrix)> {

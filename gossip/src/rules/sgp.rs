@@ -3,7 +3,7 @@
 
 use crate::{
     report::Mode,
-    rule::{Local, NoKeys, Row, Wire, Push, parse, params_of},
+    rule::{Local, NoKeys, Row, Push, parse, params_of},
 };
 
 /// The registry's row.
@@ -12,7 +12,6 @@ pub const ROW: Row = Row {
     citation: "Assran et al., ICML 2019, arXiv:1811.10792",
     mode: Mode::Push,
     local: LOCAL,
-    wire: Wire::Machine,
     make: |params, local| {
         let NoKeys {} = parse(params)?;
         Ok(Box::new(Push::new(local)))

@@ -5,7 +5,10 @@
 
 use gossip::{
     Mass, Params,
-    machine::{Action, Barrier, Body, Config, Content, Envelope, Event, Machine, Member, Membership, Phase},
+    machine::{
+        Action, Barrier, Body, Config, Content, Done, Envelope, Event, Machine, Member, Membership, Method,
+        Phase,
+    },
     make,
     report::Mode,
     seed::Stream,
@@ -28,6 +31,9 @@ pub struct Faults {
     pub delay: usize,
 }
 
+/// Where everybody begins.
+const ORIGIN: [f64; 3] = [0.0; 3];
+
 pub const CALM: Faults = Faults { loss: 0.0, duplicate: 0.0, delay: 1 };
 
 #[derive(Debug)]
@@ -36,7 +42,7 @@ enum Due {
     Trained {
         member: Member,
         round: u64,
-        change: Vec<f64>,
+        done: Done<f64>,
     },
     Tick(Member),
     /// A peer tells another what it knows of the membership.
@@ -72,6 +78,10 @@ pub struct Net {
     /// Step size, and for each id the diagonal and the optimum of its quadratic.
     pub eta: f64,
     pub tasks: BTreeMap<u64, (Vec<f64>, Vec<f64>)>,
+    /// Local steps a round.
+    pub steps: u64,
+    /// What neighbours decode of a vector.
+    pub compress: fn(&[f64]) -> Vec<f64>,
     /// Longest training in milliseconds.
     pub training: usize,
     pub lowest_mass: f64,
@@ -87,7 +97,8 @@ pub struct Net {
 pub fn config(kind: &str, keys: serde_json::Value, mode: Mode, barrier: Barrier) -> Config {
     let params: Params = serde_json::from_value(keys).unwrap();
     let topology = Arc::from(make(kind, &params).unwrap());
-    Config { topology, mode, barrier, seed: 5, w_min: 0.3, deadline_ms: None, retry_ms: 20 }
+    let method = Method::Average;
+    Config { topology, mode, method, barrier, seed: 5, w_min: 0.3, deadline_ms: None, retry_ms: 20 }
 }
 
 impl Net {
@@ -101,6 +112,8 @@ impl Net {
             return_by: Return::Own,
             eta: 0.05,
             tasks: BTreeMap::new(),
+            steps: 1,
+            compress: <[f64]>::to_vec,
             training: 5,
             lowest_mass: 1.0,
             counted: 0,
@@ -122,10 +135,21 @@ impl Net {
         net
     }
 
-    /// The step of `Σ (a/2)(x − c)²`: everybody's own quadratic.
-    fn change(&self, node: &Node) -> Vec<f64> {
+    /// Steps on `Σ (a/2)(x − c)²`: everybody's own quadratic.
+    fn train(&self, node: &Node) -> Done<f64> {
         let (a, c) = &self.tasks[&node.me().id];
-        node.model().unwrap().iter().zip(a).zip(c).map(|((x, a), c)| -self.eta * a * (x - c)).collect()
+        let errand = node.errand().unwrap();
+        let mut y = errand.model.clone();
+        for _ in 0..self.steps {
+            for (k, y) in y.iter_mut().enumerate() {
+                let shift = errand.shift.as_ref().map_or(0.0, |shift| shift[k]);
+                *y -= self.eta * (a[k] * (*y - c[k]) + shift);
+            }
+        }
+        let change: Vec<f64> = y.iter().zip(&errand.model).map(|(y, x)| y - x).collect();
+        let difference =
+            errand.off((&errand.model, &change), &ORIGIN).map(|off| (self.compress)(&off).into());
+        errand.done(change, (self.eta, self.steps), difference)
     }
 
     /// Minimum of the sum of the quadratics of those who are up.
@@ -165,11 +189,23 @@ impl Net {
         self.stream = Stream::new(seed, "network", &[]);
     }
 
+    /// Trains the first round again, with the settings as they are now.
+    pub fn begin_again(&mut self) {
+        let dones: BTreeMap<u64, Done<f64>> =
+            self.peers.iter().map(|(id, peer)| (*id, self.train(&peer.node))).collect();
+        for due in self.queue.values_mut() {
+            if let Due::Trained { member, done, .. } = due {
+                *done = dones[&member.id].clone();
+            }
+        }
+    }
+
     /// Gives node i a first change of `moved[i]` in the first coordinate, in place of its first training.
     pub fn set_models(&mut self, moved: &[f64]) {
         for due in self.queue.values_mut() {
-            if let Due::Trained { member, change, .. } = due {
-                change[0] = moved[member.id as usize];
+            if let Due::Trained { member, done, .. } = due {
+                done.change[0] = moved[member.id as usize];
+                done.difference = done.difference.take().map(|_| (self.compress)(&done.change).into());
             }
         }
     }
@@ -181,7 +217,7 @@ impl Net {
 
     fn start(&mut self, member: Member, membership: Membership, (round, model): (u64, Vec<f64>)) {
         let node = Machine::new(self.config.clone(), member, membership, (round, model)).unwrap();
-        self.install(node);
+        self.install(node.from_origin(&ORIGIN));
     }
 
     fn install(&mut self, node: Node) {
@@ -256,9 +292,9 @@ impl Net {
             Action::Send(envelope) => self.transmit(&envelope),
             Action::Train { round } => {
                 let node = &self.peers[&id].node;
-                let (member, change) = (node.me(), self.change(node));
+                let (member, done) = (node.me(), self.train(node));
                 let after = 1 + self.stream.below(self.training) as u64;
-                self.schedule(after, Due::Trained { member, round, change });
+                self.schedule(after, Due::Trained { member, round, done });
             }
             Action::WakeAt(at) => {
                 let peer = self.peers.get_mut(&id).unwrap();
@@ -310,14 +346,14 @@ impl Net {
                 self.event(envelope.to.id, Event::Received(envelope));
             }
             Due::Message(_) => {}
-            Due::Trained { member, round, change } => {
+            Due::Trained { member, round, done } => {
                 let training = |peer: &Peer| {
                     peer.node.me() == member
                         && peer.node.round() == round
                         && peer.node.phase() == Phase::Training
                 };
                 if self.peers.get(&member.id).is_some_and(training) {
-                    self.event(member.id, Event::Trained { round, change });
+                    self.event(member.id, Event::Trained { round, done });
                 }
             }
             Due::Tick(member) => {
@@ -363,7 +399,7 @@ impl Net {
     /// Shares between two nodes that only the link has.
     pub fn on_link(from: &Node, to: &Node) -> Mass {
         match from.under_way(to.me()) {
-            Some(transfer) if !to.has_settled(from.me(), transfer.seq) => match transfer.content {
+            Some(transfer) if !to.has_taken(from.me(), transfer.seq) => match transfer.content {
                 Content::Share { mass } => mass,
                 Content::Offer { .. } => Mass::ZERO,
             },
@@ -373,7 +409,7 @@ impl Net {
 
     /// First coordinate of the numerator that only the link has.
     pub fn payload_on_link(from: &Node, to: &Node) -> f64 {
-        let under_way = from.under_way(to.me()).filter(|transfer| !to.has_settled(from.me(), transfer.seq));
+        let under_way = from.under_way(to.me()).filter(|transfer| !to.has_taken(from.me(), transfer.seq));
         under_way.map_or(0.0, |transfer| transfer.payload[0])
     }
 

@@ -19,13 +19,14 @@ mod key;
 pub mod skellam;
 mod table;
 mod tables;
+mod wide;
 
 use std::num::NonZeroU64;
 
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-pub use key::{Key, ReleaseKey, SHARD, shards};
+pub use key::{Key, ReleaseKey, SHARD, Stream, shards};
 pub use skellam::Skellam;
 use table::Table;
 pub use tables::Tables;

@@ -1,12 +1,13 @@
 //! `[topology]` and the decentralised reading of `[algorithm]`: how peers mix.
 
-use super::{Mode, RunSpec, SpecError};
+use super::{Mode, RunSpec, SpecError, method::message};
 use crate::nearest;
+use algorithms::compress::Compressor;
 use gossip::{
     Schedule, Topology,
     machine::{Barrier, Config},
     report,
-    rule::{Local, Wire, choose},
+    rule::{Local, choose},
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -75,6 +76,8 @@ pub struct Mixing {
     pub config: Config,
     /// What a peer does alone.
     pub local: Local,
+    /// How differences are compressed, where they are what travels.
+    pub compressor: Option<Compressor>,
     /// Mixing steps in a training round.
     pub repeats: u64,
     /// Peers that begin the run.
@@ -98,6 +101,7 @@ impl Mixing {
         let plan = report::Plan {
             repeats: self.repeats,
             rounds: Some(rounds),
+            message: message(self.config.method, self.compressor),
             ..report::Plan::new(self.config.mode)
         };
         report::Report::new(&self.schedule(), plan)
@@ -138,6 +142,7 @@ impl RunSpec {
         let config = Config {
             topology: Arc::clone(&topology),
             mode: chosen.row.mode,
+            method: chosen.rule.method(),
             barrier,
             seed: self.seed,
             w_min: spec.w_min,
@@ -155,8 +160,15 @@ impl RunSpec {
                 ),
             );
         }
-        let (local, repeats) = (chosen.local, chosen.rule.repeats());
-        Ok(Mixing { config, local, repeats, nodes: spec.nodes, evict_after_s: spec.evict_after_s })
+        let compressor = self.check_method(&chosen, &schedule, barrier)?;
+        Ok(Mixing {
+            config,
+            local: chosen.local,
+            compressor,
+            repeats: chosen.rule.repeats(),
+            nodes: spec.nodes,
+            evict_after_s: spec.evict_after_s,
+        })
     }
 
     fn decentralised_algorithm(&self) -> Result<gossip::rule::Chosen, SpecError> {
@@ -167,19 +179,13 @@ impl RunSpec {
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
             SpecError::new("algorithm", format!("{}{near}", nearest::explain(&error.to_string())))
         })?;
-        let carried: Vec<&str> =
-            gossip::rules::RULES.iter().filter(|row| row.wire == Wire::Machine).map(|row| row.name).collect();
-        let not = |why: &str| {
-            let text = format!("peers cannot run `{kind}`: {why}; they can run {}", carried.join(", "));
-            Err(SpecError::new("algorithm.kind", text))
-        };
-        match chosen.row.wire {
-            Wire::No(why) => not(why),
-            Wire::Machine if self.algorithm.params.get("form").is_some_and(|form| form == "awc") => {
-                not("the form `awc` mixes while it trains, peers mix what was trained")
-            }
-            Wire::Machine => Ok(chosen),
+        if self.algorithm.params.get("form").is_some_and(|form| form == "awc") {
+            let text = format!(
+                "peers cannot run `{kind}` in the form `awc`: it mixes while it trains, peers mix what was trained"
+            );
+            return Err(SpecError::new("algorithm.form", text));
         }
+        Ok(chosen)
     }
 }
 
@@ -249,7 +255,6 @@ mod tests {
             ("nodes = 9", "nodes = 0", "topology.nodes"),
             ("kind = \"sgp\"", "kind = \"spg\"", "did you mean `sgp`"),
             ("kind = \"sgp\"", "kind = \"scaffold\"", "unknown decentralised algorithm"),
-            ("kind = \"sgp\"", "kind = \"choco-sgd\"", "peers cannot run `choco-sgd`"),
             ("kind = \"sgp\"", "kind = \"dfedavg\"", "not symmetric"),
             ("rho = 0.05", "roh = 0.05", "roh"),
             ("mode = \"decentralised\"", "", "topology"),
@@ -259,6 +264,24 @@ mod tests {
             let text = GOOD.replacen(from, to, 1);
             let error = RunSpec::from_toml(&text).unwrap_err().to_string();
             assert!(error.contains(want), "{to}: {error}");
+        }
+        for (algorithm, graph, rest, want) in [
+            ("choco-sgd", "one-peer-hypercube", "", "changes from round to round"),
+            ("choco-sgd", "ring", "barrier='asynchronous'", "rounds in step"),
+            ("choco-sgd", "directed-ring", "", "not symmetric"),
+            ("choco-sgd'\ncompressor={kind='top-q',ratio=0.1}#", "ring", "", "did you mean `top-k`"),
+            ("choco-sgd'\ncompressor={kind='top-k',ratio=2.0}#", "ring", "", "algorithm.compressor"),
+            ("relaysgd", "ring", "", "expected an undirected tree"),
+            ("relaysgd'\nrelax=0.1#", "path", "", "algorithm.relax"),
+            ("gradient-tracking'\nmomentum=0.9#", "ring", "", "plain steps"),
+            ("dpsgd'\nform='awc'#", "ring", "", "mixes while it trains"),
+        ] {
+            let text = format!(
+                "name='a'\nmode='decentralised'\nrounds=5\n[model]\nkind='linear'\n[data]\nname='d'\n\
+                 [algorithm]\nkind='{algorithm}'\n[topology]\nkind='{graph}'\nnodes=8\n{rest}\n"
+            );
+            let error = RunSpec::from_toml(&text).unwrap_err().to_string();
+            assert!(error.contains(want), "{text}: {error}");
         }
         let without = GOOD.split("[topology]").next().unwrap();
         assert!(RunSpec::from_toml(without).unwrap_err().to_string().contains("[topology]"));

@@ -2,11 +2,12 @@
 //! crate's trainer around it. No coordinator is needed.
 //!
 //! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
-//! `rumour` and `claim` (who is there), `post` and `serve` (messages out and in), `store` (what survives), `book` (metrics).
+//! `rumour` and `claim` (who is there), `post`, `serve` and `form` (messages out and in), `store` (what survives), `book` (metrics).
 
 mod book;
 mod claim;
 mod config;
+mod form;
 mod listen;
 mod meeting;
 mod net;
@@ -29,6 +30,7 @@ use crate::{
     WorkerError,
     trainer::{EngineTrainer, Opened, Train},
 };
+use form::Form;
 use gossip::machine::Member;
 use identity::{Bundle, Role, Tcp};
 use meeting::Meeting;
@@ -110,7 +112,10 @@ pub async fn run(
     let opened = tokio::task::spawn_blocking(move || (trainer.open(&opening), trainer)).await;
     let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
     let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
-    let _ = shared.length.set(initial.len());
+    let shapes: Vec<Vec<usize>> =
+        tensors.iter().map(|(_, shape)| shape.iter().map(|side| *side as usize).collect()).collect();
+    let form = Form::new(&mixing, &shapes).map_err(|error| WorkerError::Run(error.to_string()))?;
+    let _ = shared.form.set(form);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
         name: config.name.to_string(),

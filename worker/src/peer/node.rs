@@ -57,6 +57,8 @@ pub(super) struct Parts {
 pub(super) struct Node {
     pub(super) parts: Parts,
     pub(super) machine: Machine<f32>,
+    /// The run's first model, where public copies are counted from it.
+    pub(super) origin: Arc<Vec<f32>>,
     pub(super) post: Post,
     pub(super) book: Book,
     pub(super) sender: mpsc::Sender<Input>,
@@ -107,11 +109,14 @@ impl Node {
         let (machine, last_end) = match (stored, start) {
             (Some(record), _) => (Machine::resume(config, record.machine), record.last_end),
             (None, Some(Start { me, membership, round, model })) => {
-                (Machine::new(config, me, membership, (round, model.unwrap_or(initial))), None)
+                let model = model.unwrap_or_else(|| initial.clone());
+                let machine = Machine::new(config, me, membership, (round, model));
+                (machine.map(|machine| machine.from_origin(&initial)), None)
             }
             (None, None) => return Err(WorkerError::Internal("a peer without a beginning".into())),
         };
         let machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
+        let origin = Arc::new(if parts.mixing.compressor.is_some() { initial } else { Vec::new() });
         let post = Post::new(parts.net.clone(), parts.shared.run);
         let book = Book::new(parts.mixing.clone(), parts.store.path("metrics.jsonl"));
         let now = Instant::now();
@@ -119,6 +124,7 @@ impl Node {
         Ok(Self {
             parts,
             machine,
+            origin,
             post,
             book,
             sender,
@@ -308,6 +314,11 @@ impl Node {
         settled.extend(self.machine.settled());
     }
 
+    /// Parameters of the model.
+    pub(super) fn parameters(&self) -> usize {
+        self.parts.shared.form.get().map_or(0, |form| form.parameters)
+    }
+
     pub(super) fn rounds(&self) -> u64 {
         self.parts.spec.rounds
     }
@@ -342,6 +353,7 @@ impl Node {
 
     fn header(&self, model: &Arc<Vec<f32>>) -> v1::ExportHeader {
         v1::ExportHeader {
+            average: String::new(),
             run: self.parts.spec.name.clone(),
             name: self.parts.name.clone(),
             round: self.round().checked_sub(1),

@@ -2,7 +2,10 @@
 //! end has it whole. Losing one is allowed, since the mixing machine repeats what has no answer; what has
 //! arrived of a vector stays there, and a repetition goes on from it.
 
-use super::net::{Lane, Net};
+use super::{
+    form::words,
+    net::{Lane, Net},
+};
 use bytes::Bytes;
 use futures::{StreamExt, future, stream};
 use gossip::machine::{Body, Envelope, Payload};
@@ -205,7 +208,7 @@ struct Shared(Payload<f32>);
 
 impl AsRef<[u8]> for Shared {
     fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(words(&self.0))
     }
 }
 
@@ -219,12 +222,13 @@ async fn attempt_one(line: &Line, envelope: &Envelope<f32>) -> Result<u64, Strin
         }
         _ => false,
     };
-    let bytes = payload.len() as u64 * 4 + if mass { 8 } else { 0 };
+    let length = words(&payload).len() as u64;
+    let bytes = length * 4 + if mass { 8 } else { 0 };
     let header = v1::HandHeader {
         run: line.run.clone(),
         message: Some(message),
-        length: payload.len() as u64,
-        digest: Digest::of_vector(&payload).0.to_vec(),
+        length,
+        digest: Digest::of_vector(words(&payload)).0.to_vec(),
     };
     let (start, started) = oneshot::channel();
     let parts = vec![Bytes::from_owner(Shared(payload))];

@@ -6,7 +6,7 @@ use super::{
     serve::Input,
     work::{self, Job, Measured, Outcome, Trained},
 };
-use crate::WorkerError;
+use crate::{WorkerError, trainer::packing_seed};
 use gossip::machine::Event;
 use proto::{peers, v1};
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -20,12 +20,12 @@ impl Node {
         if within > 0 {
             // Mixing goes on; nothing is trained.
             self.wanted = None;
-            let length = self.parts.shared.length.get().copied().unwrap_or(0);
-            let idle = Trained { change: vec![0.0; length], sketch: Vec::new(), end: None, loss: 0.0 };
+            let nothing = vec![0.0; self.parameters()].into();
+            let idle = Trained { done: Some(nothing), sketch: Vec::new(), end: None, loss: 0.0 };
             self.send_idle(step, idle);
             return;
         }
-        let Some(model) = self.machine.model() else { return };
+        let Some(errand) = self.machine.errand() else { return };
         let Some(trainer) = self.trainer.take() else { return };
         self.wanted = None;
         let every = spec.evaluation.every;
@@ -36,7 +36,10 @@ impl Node {
             local: self.parts.mixing.local,
             life: self.life,
             step,
-            model,
+            errand,
+            way: Arc::clone(&self.parts.shared),
+            origin: Arc::clone(&self.origin),
+            draw: packing_seed(spec.seed, &self.parts.name),
             measure: measured.then_some(evaluate),
             train: (round < spec.rounds).then_some(round),
             last_end: self.last_end.clone(),
@@ -72,14 +75,16 @@ impl Node {
                 let trained = trained.map_err(|error| WorkerError::Training(error.to_string()))?;
                 match trained.filter(|_| life == self.life) {
                     Some(mut trained) => {
-                        let change = std::mem::take(&mut trained.change);
+                        let done = trained.done.take();
                         if let Some(end) = trained.end.take() {
                             self.last_end = Some(end);
                         }
                         if step % self.parts.mixing.repeats == 0 {
                             self.trained = Some(trained);
                         }
-                        self.drive(Event::Trained { round: step, change }).await?;
+                        if let Some(done) = done {
+                            self.drive(Event::Trained { round: step, done }).await?;
+                        }
                     }
                     None if self.finished() => tracing::info!(rounds = self.rounds(), "all rounds are done"),
                     None => {}

@@ -1,7 +1,7 @@
 //! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
 //! run, that a vector is the announced one; then it goes to the node.
 
-use super::{claim::Refused, listen::caller, rumour::Ear};
+use super::{claim::Refused, form::Form, listen::caller, rumour::Ear};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
 use identity::{Identity, Role};
@@ -53,8 +53,8 @@ type Partial = BTreeMap<(u64, bool), (Member, u64, Assembler)>;
 /// What server and node share.
 pub(super) struct Shared {
     pub(super) run: [u8; 32],
-    /// Parameters of the model, once known.
-    pub(super) length: OnceLock<usize>,
+    /// What vectors look like, once known.
+    pub(super) form: OnceLock<Form>,
     /// The last transfer that was settled here, by its sender.
     pub(super) settled: Mutex<BTreeMap<Member, u64>>,
     /// Vectors of which a part has arrived, by sender and whether they are answers.
@@ -63,7 +63,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(run: [u8; 32]) -> Self {
-        Self { run, length: OnceLock::new(), settled: Mutex::default(), partial: Mutex::default() }
+        Self { run, form: OnceLock::new(), settled: Mutex::default(), partial: Mutex::default() }
     }
 }
 
@@ -131,13 +131,14 @@ impl Service {
             Some(Wire::Verdict(verdict)) => (true, verdict.seq),
             _ => return Err(wrong("this message has no vector")),
         };
-        let length = *self.shared.length.get().ok_or_else(|| Status::unavailable("not ready yet"))?;
+        let expected = self.form()?.length(peers::packed(&message));
         let known =
             || self.shared.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).copied();
         // The machine answers a repetition by its number alone, and refuses another length.
-        if (!answer && known().is_some_and(|settled| seq <= settled)) || header.length != length as u64 {
+        let repeated = !answer && known().is_some_and(|settled| seq <= settled);
+        let Some(length) = expected.filter(|length| !repeated && *length as u64 == header.length) else {
             return self.deliver(message, Vec::new()).await;
-        }
+        };
         let digest = Digest::from_bytes(&header.digest).map_err(|error| wrong(&error.to_string()))?;
         let place = (sender.id, answer);
         let begun = self
@@ -162,8 +163,21 @@ impl Service {
         self.shared.partial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn deliver(&self, message: v1::PeerMessage, vector: Vec<f32>) -> Result<(), Status> {
-        let bytes = vector.len() as u64 * 4;
+    fn form(&self) -> Result<&Form, Status> {
+        self.shared.form.get().ok_or_else(|| Status::unavailable("not ready yet"))
+    }
+
+    async fn deliver(&self, message: v1::PeerMessage, words: Vec<f32>) -> Result<(), Status> {
+        let bytes = words.len() as u64 * 4;
+        let vector = if words.is_empty() {
+            words.into()
+        } else {
+            self.form()?.payload(words, peers::packed(&message)).unwrap_or_else(|error| {
+                tracing::warn!(%error, "a vector that the run's compressor did not make");
+                // The machine refuses another length, for good.
+                Vec::new().into()
+            })
+        };
         let envelope =
             peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.node.send(Input::Message(envelope, bytes)).await.map_err(stopping)

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const MAGIC: &[u8; 16] = b"starling-peer1\r\n";
+const MAGIC: &[u8; 16] = b"starling-peer2\r\n";
 const DIGEST_BYTES: usize = 32;
 
 /// The record.
@@ -96,7 +96,7 @@ pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use gossip::{
-        machine::{Barrier, Config, Event, Machine, Member, Membership},
+        machine::{Barrier, Config, Event, Machine, Member, Membership, Method},
         report::Mode,
     };
     use std::sync::Arc;
@@ -106,6 +106,7 @@ mod tests {
         let config = Config {
             topology: Arc::from(gossip::make("ring", &gossip::Params::new()).unwrap()),
             mode: Mode::Push,
+            method: Method::default(),
             barrier: Barrier::Synchronous,
             seed: 1,
             w_min: 0.3,
@@ -123,7 +124,7 @@ mod tests {
         assert!(store.load([7; 32]).unwrap().is_none());
         let mut machine = machine();
         // With shares under way.
-        machine.handle(Event::Trained { round: 0, change: vec![0.5, f32::MIN_POSITIVE] }, 5);
+        machine.handle(Event::Trained { round: 0, done: vec![0.5, f32::MIN_POSITIVE].into() }, 5);
         let record = Record { run: [7; 32], machine: machine.state(), last_end: Some(vec![3.0]) };
         let text = bytes(&record).unwrap();
         replace(&store.path("state"), &text).unwrap();

@@ -83,7 +83,7 @@ impl Node {
         let old = self.machine.me();
         let mut me = membership.next(old.id);
         let mut start = (self.machine.round(), self.machine.model());
-        let length = self.parts.shared.length.get().copied().unwrap_or(0);
+        let length = self.parameters();
         let meeting =
             Meeting { net: &self.parts.net, run: self.parts.shared.run, name: &self.parts.name, length };
         for (id, (name, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
@@ -105,7 +105,8 @@ impl Node {
         tracing::warn!(incarnation = me.incarnation, round, "was evicted: coming back");
         membership.admit(me);
         let machine = Machine::new(self.parts.mixing.config.clone(), me, membership, (round, model));
-        self.machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
+        let machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
+        self.machine = machine.from_origin(&self.origin);
         self.life += 1;
         (self.trained, self.wanted, self.wake) = (None, None, None);
         self.missing.clear();

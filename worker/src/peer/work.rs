@@ -1,12 +1,16 @@
 //! What a peer's own trainer does, on a thread that may block: look at the model that mixing gave (sketch,
 //! digest, evaluation), then train on from it.
 
-use super::private::Private;
+use super::{private::Private, serve::Shared};
 use crate::trainer::{EvaluateJob, LocalResult, Scores, Train, TrainError, TrainJob};
-use algorithms::local::{LocalPlan, Probe, Update};
+use algorithms::{
+    local::{LocalPlan, Probe, Update},
+    seed,
+};
 use gossip::{
+    machine::{Done, Errand},
     rule::Local,
-    sketch::{BUCKETS, sketch},
+    sketch::sketch,
 };
 use proto::{digest::Digest, spec::RunSpec};
 use std::{
@@ -25,12 +29,22 @@ pub(super) struct Measured {
 
 /// A local run.
 pub(super) struct Trained {
-    /// End minus model.
-    pub(super) change: Vec<f32>,
+    /// What the machine gets; taken when it has it.
+    pub(super) done: Option<Done<f32>>,
+    /// Of the change.
     pub(super) sketch: Vec<f32>,
     /// The end, if the local rule wants it.
     pub(super) end: Option<Vec<f32>>,
     pub(super) loss: f64,
+}
+
+/// A local run as it ended.
+struct Ran {
+    /// End minus model.
+    change: Vec<f32>,
+    steps: u64,
+    end: Option<Vec<f32>>,
+    loss: f64,
 }
 
 /// What comes back; `life` tells work for an earlier incarnation from this one's.
@@ -48,7 +62,11 @@ pub(super) struct Job {
     pub(super) life: u64,
     /// The machine's round.
     pub(super) step: u64,
-    pub(super) model: Vec<f32>,
+    pub(super) errand: Errand<f32>,
+    /// How differences are compressed, from what they are counted, and the seed of this peer for it.
+    pub(super) way: Arc<Shared>,
+    pub(super) origin: Arc<Vec<f32>>,
+    pub(super) draw: u64,
     /// Whether a round ended with this model, and whether it is evaluated.
     pub(super) measure: Option<bool>,
     /// The training round; `None` when the run is over.
@@ -61,7 +79,7 @@ pub(super) struct Job {
 impl Job {
     /// Does it, telling what was measured before it trains.
     pub(super) fn run(mut self, mut trainer: Box<dyn Train>, tell: impl Fn(Outcome)) -> Outcome {
-        let model = Arc::new(std::mem::take(&mut self.model));
+        let model = Arc::new(std::mem::take(&mut self.errand.model));
         if let Some(evaluate) = self.measure {
             let scores = evaluate.then(|| self.evaluate(trainer.as_mut(), &model)).flatten();
             let measured = Measured {
@@ -71,8 +89,12 @@ impl Job {
             };
             tell(Outcome::Measured { life: self.life, step: self.step, measured });
         }
-        let trained = self.train.map(|round| self.train(trainer.as_mut(), round, &model)).transpose();
-        Outcome::Done { life: self.life, step: self.step, trained, trainer }
+        let (life, step) = (self.life, self.step);
+        let trained = self.train.map(|round| {
+            let ran = self.train(trainer.as_mut(), round, &model)?;
+            self.finish((round, &model), ran)
+        });
+        Outcome::Done { life, step, trained: trained.transpose(), trainer }
     }
 
     fn evaluate(&self, trainer: &mut dyn Train, model: &Arc<Vec<f32>>) -> Option<Scores> {
@@ -87,19 +109,13 @@ impl Job {
         }
     }
 
-    fn train(
-        &self,
-        trainer: &mut dyn Train,
-        round: u64,
-        model: &Arc<Vec<f32>>,
-    ) -> Result<Trained, TrainError> {
+    fn train(&self, trainer: &mut dyn Train, round: u64, model: &Arc<Vec<f32>>) -> Result<Ran, TrainError> {
         if let Some(reason) = self.private.as_ref().and_then(|private| lock(private).spent()) {
             tracing::warn!(
                 reason,
                 "the privacy budget is used up: this peer goes on mixing and trains no more"
             );
-            let (change, sketch) = (vec![0.0; model.len()], vec![0.0; BUCKETS]);
-            return Ok(Trained { change, sketch, end: None, loss: f64::NAN });
+            return Ok(Ran { change: vec![0.0; model.len()], steps: 0, end: None, loss: f64::NAN });
         }
         let offset =
             self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
@@ -107,7 +123,8 @@ impl Job {
             let beta = self.local.relax as f32;
             Arc::new(model.iter().zip(last).map(|(z, last)| beta * (z - last)).collect())
         };
-        let plan = LocalPlan { offset: offset.map(relaxed), ..plan(&self.local) };
+        let shift = self.errand.shift.clone().map(Arc::new);
+        let plan = LocalPlan { offset: offset.map(relaxed), shift, ..plan(&self.local) };
         let spec = Arc::clone(&self.spec);
         let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
@@ -116,9 +133,24 @@ impl Job {
             let released = lock(private).release(round, &mut change);
             released.map_err(|why| TrainError::Training(format!("privacy: {why}")))?;
         }
-        let sketch = sketch(self.spec.seed, &change);
         let end = (self.local.relax != 0.0).then_some(run.end);
-        Ok(Trained { change, sketch, end, loss })
+        Ok(Ran { change, steps: run.steps.into(), end, loss })
+    }
+
+    /// What the machine needs to know of a local run; what travels is made of it alone.
+    fn finish(self, (round, model): (u64, &[f32]), ran: Ran) -> Result<Trained, TrainError> {
+        let Ran { change, steps, end, loss } = ran;
+        let sketch = sketch(self.spec.seed, &change);
+        let off = self.errand.off((model, &change), &self.origin);
+        let pack = |off: Vec<f32>| {
+            let seed = seed::derive(self.draw, "difference", &[round]);
+            let form = self.way.form.get().ok_or_else(|| "no vectors are expected yet".to_owned())?;
+            form.pack(&off, seed).map_err(|error| error.to_string())
+        };
+        let difference = off.map(pack).transpose();
+        let difference = difference.map_err(|why| TrainError::Training(format!("compression: {why}")))?;
+        let done = self.errand.done(change, (self.spec.lr(round).into(), steps), difference);
+        Ok(Trained { done: Some(done), sketch, end, loss })
     }
 
     fn flow(&self) -> ControlFlow<()> {

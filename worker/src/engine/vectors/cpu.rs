@@ -1,6 +1,6 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, select};
+use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, select, stream};
 use crate::engine::cuda::DeviceError;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -84,6 +84,15 @@ impl VectorKernels for Cpu {
         Ok(())
     }
 
+    /// With ordinary stores, whatever the length.
+    fn copy(&self, to: &mut [f32], from: &[f32]) {
+        let length = to.len();
+        equal("copy", &[length, from.len()]);
+        self.each(to.par_chunks_mut(BLOCK).enumerate(), |(i, to)| {
+            blocks::combine(to, &[(1.0, &from[range(i, length)])], false);
+        });
+    }
+
     fn combine(&self, to: &mut [f32], terms: &[(f32, &[f32])]) {
         let length = to.len();
         for (_, x) in terms {
@@ -94,7 +103,7 @@ impl VectorKernels for Cpu {
             for (part, (a, x)) in parts.iter_mut().zip(terms) {
                 *part = (*a, &x[range(i, length)]);
             }
-            blocks::combine(to, &parts[..terms.len().min(parts.len())]);
+            blocks::combine(to, &parts[..terms.len().min(parts.len())], length >= stream::FROM);
         });
     }
 
@@ -173,7 +182,7 @@ impl VectorKernels for Cpu {
         let length = x.len();
         let both = x.par_chunks_mut(BLOCK).zip(scales.par_chunks(BLOCK / QUANTUM));
         self.each(both.enumerate(), |(i, (x, scales))| {
-            blocks::dequantise(&codes[range(i, length)], scales, x);
+            blocks::dequantise(&codes[range(i, length)], scales, x, length >= stream::FROM);
         });
     }
 

@@ -9,6 +9,7 @@ mod blocks;
 pub mod cases;
 mod cpu;
 mod select;
+mod stream;
 #[cfg(test)]
 mod tests;
 
