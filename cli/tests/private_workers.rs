@@ -12,10 +12,13 @@ use std::{collections::BTreeSet, fs, time::Duration};
 const ROUNDS: u64 = 12;
 
 fn submit(fleet: &Fleet, name: &str, (rounds, steps): (u64, u64), privacy: &str) -> Result<String, String> {
+    // Noise on sums is divided by a declared number of clients.
+    let sums = ["dp_ftrl", "skellam"].iter().any(|kind| privacy.contains(kind));
+    let population = if sums { "population = 3, min_updates = 3, " } else { "" };
     let text = format!(
         "name = \"{name}\"\nrounds = {rounds}\nmodel = {{ kind = \"mlp\", hidden = [32] }}\n\
          data = {{ name = \"digits\", partition = {{ kind = \"iid\" }} }}\nlocal = {{ steps = {steps}, lr = 0.1 }}\n\
-         cohort = {{ min_workers = 3, rejoin_s = 120 }}\n[privacy]\ndelta = 1e-5\nclip_norm = 1.0\n{privacy}"
+         cohort = {{ {population}min_workers = 3, rejoin_s = 120 }}\n[privacy]\ndelta = 1e-5\nclip_norm = 1.0\n{privacy}"
     );
     let file = fleet.path("private.toml");
     fs::write(&file, text).unwrap();
@@ -107,6 +110,68 @@ fn a_worker_pays_once_for_each_round_whenever_it_dies() {
     fleet.kill_worker(1);
     assert_eq!(fleet.ask(&own).unwrap()[0]["resets"], 1);
     assert_eq!(ledger(&fleet, "worker-2").resets(), 1);
+}
+
+/// Noise by workers on their uploads, in shares of all, and by the coordinator over all rounds: whichever
+/// process dies between noise, ledger and release.
+#[test]
+fn every_mechanism_has_paid_for_what_left_whoever_dies() {
+    const FEW: u64 = 8;
+    let each: Vec<u64> = (1..=FEW).collect();
+    let local = "unit = \"client\"\nadjacency = \"replace_one\"\nmechanism = \"local_gaussian\"\n\
+                 sampling = { kind = \"everyone\" }\nepsilon = 8.0\n";
+    let shares = "unit = \"client\"\nadjacency = \"zero_out\"\nmechanism = \"skellam\"\nleast_shares = 3\n\
+                  sampling = { kind = \"everyone\" }\nepsilon = 8.0\n";
+    let correlated = "unit = \"client\"\nadjacency = \"zero_out\"\nmechanism = \"dp_ftrl\"\nepsilon = 8.0\n\
+                      participation = { most = 8 }\n\
+                      strategy = { kind = \"toeplitz\", factor = { kind = \"square_root\" } }\n";
+    // What the coordinator's ledger has in the end, and what a worker's.
+    for (name, privacy, central, own) in [
+        ("local", local, &each, Some(&each)),
+        ("shares", shares, &each, None),
+        ("ftrl", correlated, &vec![0], None),
+    ] {
+        let mut fleet = Fleet::new(false);
+        fleet.start();
+        let run = submit(&fleet, name, (FEW, 200), privacy).unwrap();
+        for kill in 0..4 {
+            std::thread::sleep(Duration::from_millis(139 + 197 * kill));
+            if kill % 2 == 0 {
+                fleet.kill_worker(0);
+                fleet.start_worker(0);
+                continue;
+            }
+            fleet.kill_coordinator();
+            fleet.start_coordinator();
+            let committed = fleet.ask(&["run", "show", &run]).unwrap()[0]["committed"].as_u64().unwrap();
+            let known = rounds(&central_ledger(&fleet), &run);
+            assert!(central.starts_with(&known), "{name}: {known:?}, each once and in order");
+            let paid = if name == "ftrl" { FEW * known.len() as u64 } else { known.len() as u64 };
+            assert!(paid >= committed, "{name}: {committed} rounds are released, {paid} paid");
+        }
+        let shown = end(&fleet, &run);
+        assert_eq!(shown["state"], "finished", "{name}: {shown}");
+        let journal = central_ledger(&fleet);
+        assert_eq!(&rounds(&journal, &run), central, "{name}");
+        let told = fleet.metrics(&run).last().unwrap()["epsilon"].as_f64().unwrap();
+        let epsilon = report::epsilon(journal.ledger(), 1e-5, 1).epsilon;
+        assert!((epsilon - told).abs() < 1e-9 && told <= 8.0 && told > 7.0, "{name}: {epsilon} {told}");
+        for worker in ["worker-1", "worker-2", "worker-3"] {
+            if let Some(own) = own {
+                assert_eq!(&rounds(&ledger(&fleet, worker), &run), own, "{name}, {worker}: each round once");
+            }
+        }
+    }
+}
+
+/// The coordinator's ledger; none: nothing was paid yet.
+fn central_ledger(fleet: &Fleet) -> Journal {
+    let file = fleet.path("central.jsonl");
+    let to = file.to_str().unwrap();
+    match fleet.ask(&["privacy", "ledger", "export", "digits", "--force", "--to", to]) {
+        Ok(_) => Journal::parse(&fs::read_to_string(&file).unwrap()).unwrap(),
+        Err(_) => Journal::open("digits", privacy::Unit::Client, privacy::Adjacency::ZeroOut),
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         test: Some(test),
         threads: 1,
         folder: folder.to_owned(),
+        placement: worker::engine::cuda::Placement::default(),
         checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
         reproducible_noise: true,

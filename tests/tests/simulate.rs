@@ -41,6 +41,7 @@ fn judged(spec: &str, threads: usize, test: Option<Dataset>) -> Outcome {
         test,
         threads,
         folder: folder.path().to_owned(),
+        placement: worker::engine::cuda::Placement::default(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
         reproducible_noise: false,

@@ -4,6 +4,7 @@
 //! here. Reading the file and the environment is the command line's business; this is the schema.
 
 use crate::data::Source;
+use crate::engine::cuda::{Choice, Precision};
 use identity::Token;
 use privacy::Budget;
 use proto::{limits::DATASETS_MAX, names::WorkerName};
@@ -36,6 +37,13 @@ pub struct Config {
     /// Threads that training may use; 0: one for each core. Results do not depend on it.
     #[serde(default)]
     pub threads: usize,
+    /// Where training runs: `auto` (a GPU where one can be used, else the CPU), `cpu`, `cuda` or `cuda:N`.
+    /// Results are the same bytes on devices of the same kind.
+    #[serde(default)]
+    pub device: Choice,
+    /// On a GPU, what products are computed in: `f32`, `tf32` or `bf16`.
+    #[serde(default)]
+    pub precision: Precision,
     /// Where the worker tells its own health (`grpc.health.v1`, in clear and to everybody who asks);
     /// absent: nowhere.
     #[serde(default, deserialize_with = "address", skip_serializing_if = "Option::is_none")]
@@ -86,6 +94,8 @@ impl Config {
             token: None,
             state_dir: default_state_dir(),
             threads: 0,
+            device: Choice::default(),
+            precision: Precision::default(),
             health: None,
             datasets: BTreeMap::new(),
             budgets: BTreeMap::new(),

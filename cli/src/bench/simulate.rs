@@ -124,6 +124,7 @@ fn simulated(
         test: None,
         threads,
         folder: folder.path().to_owned(),
+        placement: worker::engine::cuda::Placement::default(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
         reproducible_noise: false,

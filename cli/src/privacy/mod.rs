@@ -3,6 +3,7 @@
 
 mod audit;
 mod curve;
+mod delta;
 mod epsilon;
 mod given;
 mod ledger;
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     Epsilon(epsilon::Args),
+    Delta(delta::Args),
     Noise(noise::Args),
     Rounds(rounds::Args),
     Curve(curve::Args),
@@ -43,6 +45,7 @@ enum What {
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.what {
         What::Epsilon(args) => epsilon::main(&args),
+        What::Delta(args) => delta::main(&args),
         What::Noise(args) => noise::main(&args),
         What::Rounds(args) => rounds::main(&args),
         What::Curve(args) => curve::main(&args),

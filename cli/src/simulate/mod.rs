@@ -17,6 +17,7 @@ use crate::{
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use sweep::{Point, Seeds, Set, Sweep};
+use worker::engine::cuda::{Choice, Placement, Precision};
 
 /// Trains with virtual clients in this process; sweeps over settings and seeds.
 ///
@@ -49,6 +50,12 @@ pub(crate) struct Args {
     /// Clients that run side by side; 0: one for each core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Where clients train: auto (a GPU where one can be used, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    device: Choice,
+    /// On a GPU, what products are computed in: f32, tf32 or bf16
+    #[arg(long, value_name = "PRECISION", default_value_t = Precision::F32)]
+    precision: Precision,
     /// Points of a sweep that run side by side, each on an equal part of the threads; results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
@@ -89,8 +96,13 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let text = output::read_text(&args.file)?;
     let sweep = Sweep::read(&text, &args.sets, args.seeds.as_ref(), args.clients)
         .map_err(|problem| Failure::usage(format!("{}: {problem}", args.file.display())))?;
+    let placement = Placement::open(args.device, args.precision)
+        .map_err(|reason| Failure::new(Code::NotFound, format!("--device {}: {reason}", args.device)))?;
+    if let Some(device) = placement.label().filter(|_| !args.json) {
+        output::note(format!("clients train on {device}"));
+    }
     let many = sweep.points.len() > 1;
-    let outcome = points::run(&sweep, args, &mut |summary| report(summary, args.json, many))?;
+    let outcome = points::run(&sweep, (args, &placement), &mut |summary| report(summary, args.json, many))?;
     let done = outcome.folders.len();
     if many && done > 0 {
         let compared = compare::Comparison::read(&outcome.folders)?;

@@ -14,12 +14,13 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use worker::data::Dataset;
+use worker::{data::Dataset, engine::cuda::Placement};
 
 /// How points are run; changes no result.
 #[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) threads: usize,
+    pub(super) placement: Placement,
     pub(super) checkpoint: Duration,
     pub(super) memory: u64,
     pub(super) quiet: bool,
@@ -39,9 +40,12 @@ pub(super) fn run(
     (train, test): (Dataset, Dataset),
     how: &How,
 ) -> Result<Value, Failure> {
-    let identity = json!({
+    let mut identity = json!({
         "point": point.name, "spec": point.spec, "clients": point.clients, "examples": train.len(),
     });
+    if let Some(device) = how.placement.label() {
+        identity["device"] = json!(device);
+    }
     if let Some(summary) = claim(folder, &identity)? {
         return Ok(summary);
     }
@@ -52,6 +56,7 @@ pub(super) fn run(
         test: Some(test),
         threads: how.threads,
         folder: folder.to_owned(),
+        placement: how.placement.clone(),
         checkpoint: how.checkpoint,
         memory: how.memory,
         reproducible_noise: how.reproducible_noise,

@@ -19,6 +19,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use worker::engine::cuda::Placement;
 
 /// What came of the points.
 pub(super) struct Outcome {
@@ -33,6 +34,7 @@ struct Work<'a> {
     /// In which they are run: all settings with one seed, then with the next.
     order: Vec<usize>,
     args: &'a Args,
+    placement: &'a Placement,
     stop: Stop,
     next: AtomicUsize,
     library: Mutex<Library>,
@@ -51,7 +53,7 @@ struct Done<'a> {
 /// The first failure; points that run beside it stop at their next round.
 pub(super) fn run(
     sweep: &Sweep,
-    args: &Args,
+    (args, placement): (&Args, &Placement),
     report: &mut (dyn FnMut(&Value) -> Result<(), Failure> + Send),
 ) -> Result<Outcome, Failure> {
     let deadline = args.time_limit.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -61,6 +63,7 @@ pub(super) fn run(
         points: &sweep.points,
         order,
         args,
+        placement,
         stop: Stop::at(deadline),
         next: AtomicUsize::new(0),
         library: Mutex::new(Library::new(&args.data, args.examples)),
@@ -115,6 +118,7 @@ impl Work<'_> {
         let data = self.library.lock().unwrap_or_else(PoisonError::into_inner).load(&point.spec)?;
         let how = point::How {
             threads: (args.threads() / self.lanes()).max(1),
+            placement: self.placement.clone(),
             checkpoint: Duration::from_secs(args.checkpoint),
             memory: args.state_memory.saturating_mul(1_000_000) / self.lanes() as u64,
             quiet: args.json || self.lanes() > 1,

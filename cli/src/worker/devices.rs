@@ -9,10 +9,11 @@ pub(super) fn main(json: bool) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let instructions = worker::engine::instructions();
     let survey = Survey::take();
-    let why = match &survey.gpus {
-        Ok(_) => "training has no kernels for GPUs yet",
-        Err(reason) => reason,
-    };
+    // What `device = "auto"` would use.
+    let missing = [survey.gpus.as_ref().err(), survey.nvrtc.as_ref().err(), survey.cublas.as_ref().err()];
+    let missing = missing.into_iter().flatten().next();
+    let used = if missing.is_some() { "cpu" } else { "cuda" };
+    let why = missing.map_or("driver, NVRTC and cuBLAS are there", String::as_str);
     let kernels = survey.vector_kernels().map_err(str::to_owned);
     if json {
         let gpus = survey.gpus.as_deref().unwrap_or_default().iter().map(|gpu| {
@@ -24,14 +25,14 @@ pub(super) fn main(json: bool) -> Result<(), Failure> {
             })
         });
         return output::line(json!({
-            "used": "cpu", "why": why, "threads": threads, "instructions": instructions,
+            "used": used, "why": why, "threads": threads, "instructions": instructions,
             "gpus": gpus.collect::<Vec<_>>(),
             "vector_kernels": state(&kernels.map(|()| "cuda".to_owned())),
             "nvrtc": state(&survey.nvrtc),
             "cublas": state(&survey.cublas),
         }));
     }
-    output::line(format!("training uses the cpu: {threads} threads, {instructions}; {why}"))?;
+    output::line(format!("training uses {used} (cpu: {threads} threads, {instructions}): {why}"))?;
     for (ordinal, gpu) in survey.gpus.iter().flatten().enumerate() {
         let (major, minor) = gpu.capability;
         let memory = table::bytes(gpu.memory);

@@ -3,6 +3,11 @@
 //! Noise for a model is made of eight bytes of key stream a parameter, and the cipher takes most of the
 //! time that it costs. The bytes are those of `rand_chacha`, which makes them on every other machine.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_variables, reason = "only x86-64 has a wide path")
+)]
+
 use std::convert::Infallible;
 
 use rand_chacha::rand_core::TryRng;

@@ -45,7 +45,7 @@ use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
-use worker::data::Dataset;
+use worker::{data::Dataset, engine::cuda::Placement};
 
 /// Milliseconds of virtual time that a local step takes.
 pub const STEP_MS: u64 = 10;
@@ -67,6 +67,8 @@ pub struct Setup {
     pub threads: usize,
     /// Where the simulation writes. One that was interrupted there goes on.
     pub folder: PathBuf,
+    /// Where local runs and evaluations work; side by side on one GPU, too.
+    pub placement: Placement,
     /// Least time between two checkpoints; zero: after every round. Results do not depend on it.
     pub checkpoint: Duration,
     /// Bytes of client state that may stay in memory. Results do not depend on it.

@@ -106,6 +106,7 @@ impl Opened {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
+        let model = model.placed(&setup.placement);
         let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
         algorithm.lay_out(&tensors);
         let mut shares = Shares::divide(train, division, *clients, spec.seed)?;

@@ -41,10 +41,10 @@ impl std::fmt::Display for Pixels {
 
 /// What one draw of the augmentation does to an image.
 #[derive(Debug, Clone, Copy, Default)]
-struct Pose {
-    mirrored: bool,
+pub(crate) struct Pose {
+    pub(crate) mirrored: bool,
     /// Rows and columns by which the source is shifted.
-    shift: (isize, isize),
+    pub(crate) shift: (isize, isize),
 }
 
 impl Pose {
@@ -71,16 +71,22 @@ impl Pixels {
         augment: Option<(&mut Rng, Augment)>,
     ) -> Vec<f32> {
         let tables = tables(normalisation);
-        let padding = if self.height >= 64 { 8 } else { 4 };
-        let mut poses = vec![Pose::default(); rows.len()];
-        if let Some((rng, augment)) = augment {
-            poses.fill_with(|| Pose::draw(augment, padding, rng));
-        }
+        let poses = self.poses(rows.len(), augment);
         let mut dense = vec![0.0; rows.len() * self.len()];
         for ((&row, pose), out) in rows.iter().zip(poses).zip(dense.chunks_exact_mut(self.len())) {
             self.place(&pixels[row * self.len()..][..self.len()], &tables, pose, out);
         }
         dense
+    }
+
+    /// Draws what happens to so many images; nothing without a generator.
+    pub(crate) fn poses(self, count: usize, augment: Option<(&mut Rng, Augment)>) -> Vec<Pose> {
+        let padding = if self.height >= 64 { 8 } else { 4 };
+        let mut poses = vec![Pose::default(); count];
+        if let Some((rng, augment)) = augment {
+            poses.fill_with(|| Pose::draw(augment, padding, rng));
+        }
+        poses
     }
 
     /// Writes one image; what the pose moves in from outside stays zero.
@@ -107,7 +113,7 @@ fn shifted(position: usize, shift: isize, len: usize) -> Option<usize> {
 }
 
 /// The normalised value of each of the 256 pixel values, per channel.
-fn tables(normalisation: &Normalisation) -> Vec<[f32; 256]> {
+pub(crate) fn tables(normalisation: &Normalisation) -> Vec<[f32; 256]> {
     let channels = normalisation.mean.iter().zip(&normalisation.std);
     channels.map(|(mean, std)| std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std)).collect()
 }

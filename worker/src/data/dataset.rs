@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::augment::{Augment, Pixels};
+use super::augment::{Augment, Pixels, Pose};
 use super::random::Rng;
 use super::{Batch, DataInfo, Inputs};
 
@@ -72,6 +72,32 @@ pub struct Dataset {
 impl Dataset {
     pub(crate) fn new(parts: Parts) -> Self {
         Self { parts: Arc::new(parts), view: None, flipped: false }
+    }
+
+    /// Examples of noise, for checks and measurements of engines.
+    pub fn of_noise(info: &DataInfo, examples: usize) -> Self {
+        let draw = |n: usize, key: u64| (0..n as u64).map(move |i| algorithms::seed::mix(i ^ (key << 40)));
+        let byte = |x: u64| (x >> 56) as u8;
+        let labels = |classes: usize| draw(examples, 1).map(|x| (x % classes as u64) as u32).collect();
+        let of = |n: usize| Normalisation { mean: vec![0.4; n], std: vec![0.3; n] };
+        let (store, labels, normalisation) = match *info {
+            DataInfo::Images { channels, height, width, classes } => {
+                let shape = Pixels { channels, height, width };
+                let bytes = draw(examples * shape.len(), 2).map(byte).collect();
+                (Store::Pixels { shape, bytes }, labels(classes), of(channels))
+            }
+            DataInfo::Features { dimension, classes } => {
+                let values = draw(examples * dimension, 2).map(|x| byte(x).into()).map(|x: f32| x / 255.0);
+                (Store::Features { dimension, values: values.collect() }, labels(classes), of(dimension))
+            }
+            DataInfo::Text { vocabulary, sequence } => {
+                let tokens = draw(examples * 3 + sequence + 1, 2).map(|x| (x % vocabulary as u64) as u8);
+                let starts = (0..examples as u32).map(|i| 3 * i).collect();
+                (Store::Windows { sequence, tokens: tokens.collect(), starts }, Vec::new(), of(0))
+            }
+        };
+        let augment = Augment { flip: true, crop: true };
+        Self::new(Parts { info: info.clone(), store, labels, keys: None, normalisation, augment })
     }
 
     /// Records of `dimension` numbers and two classes.
@@ -192,6 +218,28 @@ impl Dataset {
                 self.labelled(&rows, shape.batch(bytes, &rows, &parts.normalisation, augment))
             }
         }
+    }
+
+    /// What [`Self::batch`] is made from, for a device that holds the examples itself.
+    pub(crate) fn parts(&self) -> &Arc<Parts> {
+        &self.parts
+    }
+
+    /// Of each example of a batch its place in the store, its label (0 for text) and its pose; draws what
+    /// [`Self::batch`] draws.
+    pub(crate) fn records(&self, indices: &[usize], augment: Option<&mut Rng>) -> Vec<(usize, u32, Pose)> {
+        let poses = match &self.parts.store {
+            Store::Pixels { shape, .. } => {
+                shape.poses(indices.len(), augment.map(|rng| (rng, self.parts.augment)))
+            }
+            _ => vec![Pose::default(); indices.len()],
+        };
+        let has_labels = !self.parts.labels.is_empty();
+        let record = |(&index, pose): (&usize, Pose)| {
+            let row = self.row(index);
+            (row, if has_labels { self.label(row) } else { 0 }, pose)
+        };
+        indices.iter().zip(poses).map(record).collect()
     }
 
     fn labelled(&self, rows: &[usize], dense: Vec<f32>) -> Batch {

@@ -20,7 +20,9 @@ mod random;
 mod source;
 mod text;
 
+pub(crate) use augment::tables;
 pub use dataset::{Dataset, Keys, Normalisation};
+pub(crate) use dataset::{Parts, Store};
 pub use detect::detect;
 pub use error::DataError;
 pub use partition::{matched, partition};

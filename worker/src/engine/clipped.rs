@@ -77,8 +77,7 @@ impl Model {
         self.runner.run(task.shards(batch), step, |(tally, grads, some)| {
             add(&mut total, tally);
             norms.extend(some);
-            all.absorb(grads);
-            Ok(())
+            all.absorb(grads)
         })?;
         params.store(&self.layout, &all, sum);
         Ok(Clipped { outcome: outcome(total, predictions), norms })
@@ -108,7 +107,7 @@ fn shard_gradient(
         };
         for part in parts {
             let factor = factor(part.square().sqrt(), clip.norm());
-            sum.add_scaled(part, factor);
+            sum.add_scaled(part, factor)?;
         }
         add(&mut tally, loss);
         norms.push(norm);

@@ -50,6 +50,9 @@ pub enum EngineError {
     /// A clipping norm that is none.
     #[error("clipping norm {0}; it must be above 0 and finite")]
     Clip(f64),
+    /// A GPU that refuses or cannot be used.
+    #[error("GPU: {0}")]
+    Device(String),
     /// Operands that do not fit each other: a mistake in a network.
     #[error("engine: {0}")]
     Kernel(String),

@@ -1,8 +1,9 @@
 //! Which scalar of the flat vector belongs to which tensor, and how each tensor begins.
 
 use super::buffer::Buffer;
+use super::cuda::Array;
 use super::tape::Gradients;
-use super::tensor::Tensor;
+use super::tensor::{self, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -156,6 +157,32 @@ impl Params {
     /// Constants for a forward pass.
     pub(super) fn constant(layout: &Layout, w: &[f32]) -> Self {
         Self::load(layout, w, Tensor::new)
+    }
+
+    /// Of weights on a device, which keep the flat vector's order there; gradients go to their places in
+    /// `gradient`, if they are wanted. `narrow` holds the same weights in bfloat16.
+    pub(super) fn on_device(
+        layout: &Layout,
+        w: &Array,
+        gradient: Option<&Array>,
+        narrow: Option<&Array>,
+    ) -> Self {
+        let tensor = |entry: &Entry| {
+            let part = |of: &Array| of.part(entry.offset, entry.len());
+            let array = part(w).with_leaf(gradient.map(part), narrow.map(part));
+            Tensor::device(array, &entry.kernel_shape())
+        };
+        Self(layout.entries.iter().map(tensor).collect())
+    }
+
+    /// Calls `f` with the place of the gradient of each parameter on a device that has none in `grads`.
+    pub(super) fn each_without(
+        &self,
+        grads: &Gradients,
+        mut f: impl FnMut(&Array) -> tensor::Result<()>,
+    ) -> tensor::Result<()> {
+        let mut without = self.0.iter().filter(|tensor| grads.get(tensor).is_none());
+        without.try_for_each(|tensor| tensor.array()?.gradient().map_or(Ok(()), &mut f))
     }
 
     fn load(layout: &Layout, w: &[f32], make: impl Fn(Buffer, &[usize]) -> Tensor) -> Self {

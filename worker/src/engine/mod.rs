@@ -29,11 +29,13 @@ pub use ops::gemm::instructions;
 
 use crate::data::{Batch, DataInfo};
 use buffer::Buffer;
+use cuda::{Device, Lanes, Placement};
 use layout::{Layout, Params};
 use models::Fitted;
 use ops::loss::{Tally, cross_entropy};
 use proto::spec::ModelSpec;
 use shards::{Runner, Shard};
+use std::sync::Arc;
 use tape::{Gradients, Tape};
 use tensor::Tensor;
 
@@ -55,6 +57,10 @@ pub struct Model {
     /// `None`: the bare vector that no step changes.
     network: Option<Fitted>,
     runner: Runner,
+    /// What the data looks like.
+    info: DataInfo,
+    /// `None`: the CPU.
+    gpu: Option<Lanes>,
 }
 
 impl Model {
@@ -66,7 +72,27 @@ impl Model {
         let mut layout = Layout::default();
         let network = models::build(spec, info, &mut layout)?;
         layout.seal();
-        Ok(Self { layout, network, runner: Runner::new(1) })
+        Ok(Self { layout, network, runner: Runner::new(1), info: info.clone(), gpu: None })
+    }
+
+    /// Moves gradients, evaluations and local runs to a GPU, if one was chosen. Clipped gradients of examples stay on the CPU,
+    /// and so does a model without a network.
+    #[must_use]
+    pub fn placed(mut self, placement: &Placement) -> Self {
+        if self.network.is_some() {
+            self.gpu = Lanes::new(placement);
+        }
+        self
+    }
+
+    /// The GPU that it trains on.
+    pub fn device(&self) -> Option<&Arc<Device>> {
+        self.gpu.as_ref().map(Lanes::device)
+    }
+
+    /// Predictions that it makes of one example.
+    fn predictions(&self) -> usize {
+        self.network.as_ref().map_or(0, |(_, task)| task.predictions())
     }
 
     /// The number of threads that a call may use, at least 1; results do not depend on it.
@@ -116,6 +142,9 @@ impl Model {
             return Ok(NOTHING);
         };
         let predictions = task.check(batch)?;
+        if let Some(gpu) = &self.gpu {
+            return gpu.gradient(self, (w, batch), grad);
+        }
         let params = Params::tracked(&self.layout, w);
         let scale = (1.0 / predictions as f64) as f32;
         let (mut total, mut sum) = (Tally::default(), Gradients::default());
@@ -129,8 +158,7 @@ impl Model {
         };
         self.runner.run(task.shards(batch), step, |(tally, grads)| {
             add(&mut total, tally);
-            sum.absorb(grads);
-            Ok(())
+            sum.absorb(grads)
         })?;
         params.store(&self.layout, &sum, grad);
         Ok(outcome(total, predictions))
@@ -144,6 +172,9 @@ impl Model {
         self.check_length("weights", w.len())?;
         let Some((network, task)) = &self.network else { return Ok(NOTHING) };
         let predictions = task.check(batch)?;
+        if let Some(gpu) = &self.gpu {
+            return gpu.evaluate(self, w, batch);
+        }
         let params = Params::constant(&self.layout, w);
         let mut total = Tally::default();
         let step = |shard: Shard<'_>| {
@@ -165,6 +196,9 @@ impl Model {
         self.check_length("weights", w.len())?;
         let Some((network, task)) = &self.network else { return Ok(Vec::new()) };
         task.check(batch)?;
+        if let Some(gpu) = &self.gpu {
+            return gpu.logits(self, w, batch);
+        }
         let params = Params::constant(&self.layout, w);
         let mut all = Vec::new();
         let step = |shard: Shard<'_>| Ok(network.forward(&params, &shard)?.values().to_vec());

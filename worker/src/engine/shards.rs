@@ -5,6 +5,9 @@
 //! is ready, never what it is.
 
 use super::EngineError;
+use super::buffer::Buffer;
+use super::cuda::{Array, Feed};
+use super::tensor::Tensor;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,9 +24,34 @@ pub(super) struct Shard<'a> {
     pub(super) tokens: &'a [u32],
     /// One label per prediction.
     pub(super) labels: &'a [u32],
+    /// Where inputs and labels are if not in memory; the slices are then empty.
+    pub(super) device: Option<&'a Feed>,
+}
+
+/// Characters, and where they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Characters<'a> {
+    Host(&'a [u32]),
+    Device(&'a Array),
 }
 
 impl<'a> Shard<'a> {
+    /// The inputs as rows of `width`.
+    pub(super) fn rows(&self, width: usize) -> Result<Tensor, EngineError> {
+        match self.device {
+            Some(feed) => feed.rows(self.size, width),
+            None => Ok(Tensor::new(Buffer::copy(self.dense), &[self.size, width])),
+        }
+    }
+
+    /// The characters of text.
+    pub(super) fn characters(&self) -> Characters<'a> {
+        match self.device {
+            Some(feed) => Characters::Device(feed.inputs()),
+            None => Characters::Host(self.tokens),
+        }
+    }
+
     /// Its examples, one by one.
     pub(super) fn examples(self) -> impl Iterator<Item = Shard<'a>> {
         let part = move |length: usize, i: usize| length / self.size * i..length / self.size * (i + 1);
@@ -32,6 +60,7 @@ impl<'a> Shard<'a> {
             dense: &self.dense[part(self.dense.len(), i)],
             tokens: &self.tokens[part(self.tokens.len(), i)],
             labels: &self.labels[part(self.labels.len(), i)],
+            device: None,
         })
     }
 }

@@ -4,8 +4,9 @@
 //! stays on its thread. A gradient is moved where it can be, never added to zeros.
 
 use super::clipped::Clip;
+use super::cuda;
 use super::ops;
-use super::tensor::{Result, Tensor};
+use super::tensor::{Result, Tensor, bail};
 use std::cell::RefCell;
 use std::fmt::Debug;
 
@@ -20,6 +21,11 @@ pub(super) trait Operation: Debug {
 
     /// Gradients of the inputs (nothing for those that are not tracked), given that of the result.
     fn backward(&self, inputs: &[Tensor], result: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>>;
+
+    /// The operation for operands on a device, before `forward`. `None`: there is none.
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        None
+    }
 
     /// As `backward`, where the first dimension of data is `examples`, but with the parameters' gradients
     /// told apart by example. `None`: the operation cannot.
@@ -55,14 +61,21 @@ pub(super) struct Tape(Vec<Step>);
 pub(super) struct Gradients(Vec<(Tensor, Tensor)>);
 
 /// Applies `operation` to `inputs`.
-pub(super) fn apply(mut operation: impl Operation + 'static, inputs: &[&Tensor]) -> Result<Tensor> {
+pub(super) fn apply(operation: impl Operation + 'static, inputs: &[&Tensor]) -> Result<Tensor> {
+    let mut operation: Box<dyn Operation> = Box::new(operation);
+    if inputs.iter().any(|input| input.is_on_device()) {
+        match operation.on_device() {
+            Some(there) => operation = there,
+            None => bail!("{operation:?} has no kernel for a GPU; train with `device = \"cpu\"`"),
+        }
+    }
     let tracked = inputs.iter().any(|input| input.tracked());
     let result = operation.forward(inputs)?.tracked_if(tracked);
     if tracked {
         RECORDING.with_borrow_mut(|steps| {
             if let Some(steps) = steps {
                 let inputs = inputs.iter().map(|&input| input.clone()).collect();
-                steps.push(Step { operation: Box::new(operation), inputs, result: result.clone() });
+                steps.push(Step { operation, inputs, result: result.clone() });
             }
         });
     }
@@ -84,7 +97,7 @@ impl Tape {
             let Some(gradient) = found.take(&result) else { continue };
             let gradients = operation.backward(&inputs, &result, gradient)?;
             for (input, gradient) in inputs.iter().zip(gradients) {
-                found.add(input, gradient);
+                found.add(input, gradient)?;
             }
         }
         Ok(found)
@@ -108,14 +121,14 @@ impl Tape {
             let Some(gradient) = found.take(&result) else { continue };
             if !inputs.iter().any(Tensor::is_leaf) {
                 let gradients = operation.backward(&inputs, &result, gradient)?;
-                inputs.iter().zip(gradients).for_each(|(input, gradient)| found.add(input, gradient));
+                inputs.iter().zip(gradients).try_for_each(|(input, gradient)| found.add(input, gradient))?;
                 continue;
             }
             let Some(split) = operation.split(&inputs, &result, &gradient, examples)? else {
                 return Ok(None);
             };
             squares.iter_mut().zip(&split.squares).for_each(|(sum, square)| *sum += square);
-            found.add(&inputs[0], split.input);
+            found.add(&inputs[0], split.input)?;
             late.push((inputs, split.weighted, split.squares));
         }
         let norms: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();
@@ -134,7 +147,7 @@ impl Tape {
                     // A parameter that is used twice has a norm that is not the sum of both.
                     return Ok(None);
                 }
-                found.add(parameter, Some(gradient));
+                found.add(parameter, Some(gradient))?;
             }
         }
         Ok(Some((found, norms)))
@@ -163,23 +176,22 @@ impl Gradients {
     }
 
     /// Adds another one's gradients; they are moved while there are none.
-    pub(super) fn absorb(&mut self, other: Self) {
+    pub(super) fn absorb(&mut self, other: Self) -> Result<()> {
         if self.0.is_empty() {
             *self = other;
-            return;
+            return Ok(());
         }
-        for (leaf, gradient) in other.0 {
-            self.add(&leaf, Some(gradient));
-        }
+        other.0.into_iter().try_for_each(|(leaf, gradient)| self.add(&leaf, Some(gradient)))
     }
 
     /// Adds `factor` times another one's gradients of the same leaves.
-    pub(super) fn add_scaled(&mut self, other: Self, factor: f32) {
+    pub(super) fn add_scaled(&mut self, other: Self, factor: f32) -> Result<()> {
         for (leaf, gradient) in other.0 {
             let mut scaled = gradient.into_buffer();
             scaled.iter_mut().for_each(|v| *v *= factor);
-            self.add(&leaf, Some(Tensor::new(scaled, leaf.shape())));
+            self.add(&leaf, Some(Tensor::new(scaled, leaf.shape())))?;
         }
+        Ok(())
     }
 
     /// The gradient of a leaf, `None` if the result does not depend on it.
@@ -192,10 +204,16 @@ impl Gradients {
         Some(self.0.swap_remove(place).1)
     }
 
-    fn add(&mut self, tensor: &Tensor, gradient: Option<Tensor>) {
-        let Some(gradient) = gradient.filter(|_| tensor.tracked()) else { return };
+    fn add(&mut self, tensor: &Tensor, gradient: Option<Tensor>) -> Result<()> {
+        let Some(gradient) = gradient.filter(|_| tensor.tracked()) else { return Ok(()) };
         let sum = match self.take(tensor) {
             None => gradient,
+            Some(_) if gradient.is_on_device() && tensor.is_leaf() => {
+                bail!("a parameter is used twice, which has no kernel for a GPU")
+            }
+            Some(before) if gradient.is_on_device() => {
+                cuda::ops::elementwise::added(&before, &gradient, false)?
+            }
             Some(before) => {
                 let mut sum = before.into_buffer();
                 ops::add(&mut sum, gradient.values());
@@ -203,5 +221,6 @@ impl Gradients {
             }
         };
         self.0.push((tensor.clone(), sum));
+        Ok(())
     }
 }

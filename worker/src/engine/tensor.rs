@@ -1,7 +1,8 @@
-//! What the operations work on: shared, immutable f32 values with a shape.
+//! What the operations work on: shared, immutable f32 values with a shape, in memory or on a device.
 
 use super::EngineError;
 use super::buffer::Buffer;
+use super::cuda::Array;
 use std::sync::Arc;
 
 pub(super) type Result<T> = std::result::Result<T, EngineError>;
@@ -17,8 +18,23 @@ pub(super) use bail;
 pub(super) struct Tensor(Arc<Inner>);
 
 #[derive(Debug)]
+enum Storage {
+    Host(Buffer),
+    Device(Array),
+}
+
+impl Storage {
+    fn len(&self) -> usize {
+        match self {
+            Self::Host(values) => values.len(),
+            Self::Device(array) => array.len(),
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Inner {
-    values: Buffer,
+    values: Storage,
     shape: Vec<usize>,
     tracked: bool,
     leaf: bool,
@@ -27,15 +43,21 @@ struct Inner {
 impl Tensor {
     /// A constant. Lengths that do not fit the shape are a mistake in the caller.
     pub(super) fn new(values: impl Into<Buffer>, shape: &[usize]) -> Self {
-        Self::make(values.into(), shape, (false, false))
+        Self::make(Storage::Host(values.into()), shape, (false, false))
+    }
+
+    /// Values on a device, in its layout; a parameter if the array has a place for its gradient.
+    pub(super) fn device(values: Array, shape: &[usize]) -> Self {
+        let leaf = values.is_parameter();
+        Self::make(Storage::Device(values), shape, (leaf, leaf))
     }
 
     /// A tensor whose gradient is wanted.
     pub(super) fn leaf(values: impl Into<Buffer>, shape: &[usize]) -> Self {
-        Self::make(values.into(), shape, (true, true))
+        Self::make(Storage::Host(values.into()), shape, (true, true))
     }
 
-    fn make(values: Buffer, shape: &[usize], (tracked, leaf): (bool, bool)) -> Self {
+    fn make(values: Storage, shape: &[usize], (tracked, leaf): (bool, bool)) -> Self {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values do not fill {shape:?}");
         Self(Arc::new(Inner { values, shape: shape.to_vec(), tracked, leaf }))
     }
@@ -45,7 +67,11 @@ impl Tensor {
         let mut inner = self.0;
         if inner.tracked != tracked {
             let Some(own) = Arc::get_mut(&mut inner) else {
-                return Self::make(Buffer::copy(&inner.values), &inner.shape, (tracked, false));
+                let values = match &inner.values {
+                    Storage::Host(values) => Storage::Host(Buffer::copy(values)),
+                    Storage::Device(array) => Storage::Device(array.clone()),
+                };
+                return Self::make(values, &inner.shape, (tracked, false));
             };
             own.tracked = tracked;
         }
@@ -68,15 +94,35 @@ impl Tensor {
     }
 
     /// All values.
+    ///
+    /// # Panics
+    /// If they lie on a device: `apply` gives those to operations of the device alone.
     pub(super) fn values(&self) -> &[f32] {
-        &self.0.values
+        match &self.0.values {
+            Storage::Host(values) => values,
+            Storage::Device(_) => panic!("values on a device, read in memory"),
+        }
+    }
+
+    /// Whether the values lie on a device.
+    pub(super) fn is_on_device(&self) -> bool {
+        matches!(self.0.values, Storage::Device(_))
+    }
+
+    /// The values on a device.
+    pub(super) fn array(&self) -> Result<&Array> {
+        match &self.0.values {
+            Storage::Device(array) => Ok(array),
+            Storage::Host(_) => bail!("an operand is not on the device"),
+        }
     }
 
     /// The values to be changed: in place if nobody else has them.
     pub(super) fn into_buffer(self) -> Buffer {
         match Arc::try_unwrap(self.0) {
-            Ok(inner) => inner.values,
-            Err(shared) => Buffer::copy(&shared.values),
+            Ok(Inner { values: Storage::Host(values), .. }) => values,
+            Ok(inner) => Buffer::copy(Self(Arc::new(inner)).values()),
+            Err(shared) => Buffer::copy(Self(shared).values()),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::{
     EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
-    TrainJob, details, examples::Examples,
+    TrainJob, details, device::Place, device::scores_on_device, examples::Examples,
 };
 use crate::{
     Config,
@@ -37,6 +37,7 @@ pub struct EngineTrainer {
     examples: Examples,
     /// The last model that was built, for the next round of the same run.
     model: Option<(ModelSpec, DataInfo, Model)>,
+    placement: Place,
     /// Memory of an earlier result.
     spare: Vec<f32>,
 }
@@ -50,6 +51,7 @@ impl EngineTrainer {
             threads: config.training_threads(),
             examples: Examples::new(config),
             model: None,
+            placement: Place::Chosen(config.device, config.precision),
             spare: Vec::new(),
         }
     }
@@ -58,7 +60,9 @@ impl EngineTrainer {
         let known = self.model.as_ref().is_some_and(|(built, of, _)| built == spec && of == info);
         if !known {
             let model = Model::new(spec, info).map_err(|error| TrainError::Model(error.to_string()))?;
-            self.model = Some((spec.clone(), info.clone(), model.with_threads(self.threads)));
+            let placement = self.placement.open().map_err(TrainError::Model)?;
+            self.model =
+                Some((spec.clone(), info.clone(), model.with_threads(self.threads).placed(&placement)));
         }
         let (_, _, model) = self.model.as_ref().expect("was just built");
         Ok(model)
@@ -109,6 +113,9 @@ pub fn scores(
     w: &[f32],
     report: Report<'_>,
 ) -> Result<Scores, TrainError> {
+    if let Some(scores) = scores_on_device(model, examples, w, report) {
+        return scores;
+    }
     let mut scores = Scores::default();
     let indices: Vec<usize> = (0..examples.len()).collect();
     for batch in indices.chunks(EVALUATION_BATCH) {
@@ -213,10 +220,10 @@ impl Train for EngineTrainer {
 }
 
 /// One local run.
-struct Loop<'a> {
-    model: &'a Model,
-    examples: &'a Dataset,
-    job: &'a TrainJob,
+pub(super) struct Loop<'a> {
+    pub(super) model: &'a Model,
+    pub(super) examples: &'a Dataset,
+    pub(super) job: &'a TrainJob,
     worker: u64,
 }
 
@@ -230,6 +237,9 @@ impl Loop<'_> {
         }
         let TrainJob { spec, round, .. } = self.job;
         let due = steps_due(spec, *round, self.examples.len());
+        if self.model.device().is_some() {
+            return self.run_on_device(due, report);
+        }
         let mut walk = self.walk();
         let mut part = Vec::new();
         let start_loss = self.job.plan.start_loss.then(|| self.loss_at(walk.weights())).transpose()?;
@@ -283,15 +293,18 @@ impl Loop<'_> {
         Ok(loss)
     }
 
-    fn walk(&self) -> Walk {
+    pub(super) fn size(&self) -> StepSize {
         let local = &self.job.spec.local;
-        let size = StepSize {
+        StepSize {
             lr: self.job.lr,
             weight_decay: local.weight_decay,
             clip: local.clip,
             compat: local.clip_mode == ClipMode::Compat,
-        };
-        Walk::new(&self.job.model, &self.job.plan, size)
+        }
+    }
+
+    fn walk(&self) -> Walk {
+        Walk::new(&self.job.model, &self.job.plan, self.size())
     }
 
     /// DP-SGD: whatever the walk makes of the gradients is a function of what they were paid for. The loss is
@@ -305,6 +318,9 @@ impl Loop<'_> {
             let kind = &spec.algorithm.kind;
             return Err(TrainError::Training(format!("`dp_sgd` does not pay for what `{kind}` asks for")));
         }
+        if self.model.device().is_some() {
+            tracing::warn!("`dp_sgd` trains on the CPU: clipping each example has no kernels for a GPU");
+        }
         let mut steps = NoisySteps::new(private, self.model, self.examples)?;
         let mut walk = self.walk();
         for done in 1..=due {
@@ -316,12 +332,12 @@ impl Loop<'_> {
         self.finished(walk.finish(), 0.0)
     }
 
-    fn order(&self, epoch: u64) -> Vec<usize> {
+    pub(super) fn order(&self, epoch: u64) -> Vec<usize> {
         let parts = [self.job.round, self.worker, epoch];
         epoch_order(self.examples.len(), &[seed::derive(self.job.spec.seed, "batches", &parts)])
     }
 
-    fn augment(&self, epoch: u64) -> Option<Rng> {
+    pub(super) fn augment(&self, epoch: u64) -> Option<Rng> {
         let parts = [self.job.spec.seed, self.job.round, self.worker, epoch];
         self.job.spec.data.augment.then(|| stream("augment", &parts))
     }
@@ -338,14 +354,14 @@ impl Loop<'_> {
         Ok(sum / predictions.max(1) as f64)
     }
 
-    fn finished(&self, run: LocalRun, loss: f64) -> Result<LocalResult, TrainError> {
+    pub(super) fn finished(&self, run: LocalRun, loss: f64) -> Result<LocalResult, TrainError> {
         if !run.end.iter().all(|value| value.is_finite()) {
             return Err(self.diverged("a weight", run.steps));
         }
         Ok(LocalResult { run, examples: self.examples.len() as u64, loss })
     }
 
-    fn diverged(&self, what: &str, step: u32) -> TrainError {
+    pub(super) fn diverged(&self, what: &str, step: u32) -> TrainError {
         let TrainJob { round, lr, .. } = self.job;
         TrainError::Training(format!(
             "{what} became infinite or not a number in step {step} of round {round} (learning rate {lr}); a \
@@ -362,7 +378,7 @@ pub fn steps_due(spec: &RunSpec, round: u64, examples: usize) -> u32 {
     steps.unwrap_or_else(|| u32::try_from(epoch).unwrap_or(u32::MAX).saturating_mul(epochs)).max(1)
 }
 
-fn training(error: impl std::fmt::Display) -> TrainError {
+pub(super) fn training(error: impl std::fmt::Display) -> TrainError {
     TrainError::Training(error.to_string())
 }
 

@@ -4,6 +4,7 @@
 //! objectives under the same sessions, states and transfers.
 
 mod details;
+mod device;
 mod examples;
 mod local;
 mod outgoing;

@@ -19,6 +19,9 @@ pub(super) struct Case {
     pub(super) batch: u16,
     pub(super) threads: u16,
     pub(super) device: String,
+    pub(super) precision: String,
+    /// PyTorch replays the step as a CUDA graph.
+    pub(super) graph: bool,
 }
 
 /// The case of a short name, with batch 50 and one thread.
@@ -39,7 +42,16 @@ pub(super) fn find(name: &str) -> Result<Case, Failure> {
             return Err(Failure::usage(text));
         }
     };
-    Ok(Case { name: name.to_owned(), spec, info, batch: 50, threads: 1, device: "cpu".into() })
+    Ok(Case {
+        name: name.to_owned(),
+        spec,
+        info,
+        batch: 50,
+        threads: 1,
+        device: "cpu".into(),
+        precision: "f32".into(),
+        graph: false,
+    })
 }
 
 impl Case {

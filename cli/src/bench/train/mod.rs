@@ -5,6 +5,8 @@
 //! processor time of a step says what was computed.
 
 mod cases;
+mod checked;
+mod gpu;
 mod peer;
 mod serve;
 
@@ -13,11 +15,11 @@ use crate::{
     output, table,
 };
 use cases::Case;
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use peer::{Measured, Peer, Python};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use worker::engine::cuda::{Choice, Placement, Precision};
 
 /// Measures training steps (forward, backward, update) on one fixed batch.
 ///
@@ -39,9 +41,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1_u16, 2],
           value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Vec<u16>,
-    /// Where the step runs
-    #[arg(long, value_enum, default_value_t = Device::Cpu)]
-    device: Device,
+    /// Where the step runs: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Cpu)]
+    device: Choice,
+    /// On a GPU, what products are computed in
+    #[arg(long, value_name = "P,…", value_delimiter = ',', default_values_t = [Precision::F32])]
+    precision: Vec<Precision>,
+    /// Compares what a GPU computes with the CPU instead of measuring: every operation, every model, every
+    /// kind of local step; exit code 1 if one differs
+    #[arg(long)]
+    check: bool,
     /// Seconds of steps for each row, at least three steps
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
@@ -57,12 +66,6 @@ pub(crate) struct Args {
     /// For the measured process itself: a case as JSON
     #[arg(long, hide = true)]
     serve: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Device {
-    Cpu,
-    Cuda,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -85,10 +88,13 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     if let Some(case) = &args.serve {
         return serve::serve(case);
     }
-    if args.device == Device::Cuda {
-        let text = "the engine trains on the CPU: it has no training kernels for CUDA (see `starling worker \
-                    devices`); deploy/gpu/kernels.py measures the vector kernels on a GPU";
-        return Err(Failure::new(Code::Failed, text));
+    if args.check {
+        return checked::check(args.device, args.json);
+    }
+    let placement = Placement::open(args.device, Precision::F32)
+        .map_err(|reason| Failure::new(Code::NotFound, format!("--device {}: {reason}", args.device)))?;
+    if placement.device.is_some() {
+        return gpu::measure(args);
     }
     let cases = args.models.iter().map(|model| cases::find(model)).collect::<Result<Vec<_>, _>>()?;
     let python = args.against_torch.then(|| Python::new(&args.python)).transpose()?;

@@ -82,6 +82,14 @@ impl Peer {
         Ok(peer)
     }
 
+    /// The same process on another case; PyTorch only, whose start takes seconds.
+    pub(super) fn switch(&mut self, case: &Case) -> Result<(), Failure> {
+        let text = serde_json::to_string(case).expect("a case is plain data");
+        writeln!(self.input, "{text}").map_err(|error| self.lost(&error.to_string()))?;
+        self.hello = self.answer()?;
+        Ok(())
+    }
+
     /// What it says it is.
     pub(super) fn version(&self) -> &str {
         self.hello["version"].as_str().unwrap_or("unknown")

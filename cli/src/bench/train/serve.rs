@@ -7,16 +7,27 @@ use super::cases::Case;
 use crate::{exit::Failure, output, process};
 use algorithms::local::{LocalPlan, StepSize, Walk};
 use serde_json::json;
-use std::{io::BufRead, sync::Arc, time::Instant};
-use worker::engine::Model;
+use std::{io::BufRead, ops::ControlFlow, sync::Arc, time::Instant};
+use worker::{
+    data::Dataset,
+    engine::Model,
+    engine::cuda::{Batches, DeviceJob, Placement},
+};
 
 /// Serves steps of the case in `text`.
 pub(super) fn serve(text: &str) -> Result<(), Failure> {
     let case: Case =
         serde_json::from_str(text).map_err(|error| Failure::usage(format!("--serve: {error}")))?;
+    let wrong = |error: String| Failure::usage(format!("--serve: {error}"));
+    let (choice, precision) = (case.device.parse().map_err(wrong)?, case.precision.parse().map_err(wrong)?);
+    let placement = Placement::open(choice, precision).map_err(Failure::internal)?;
     let model = Model::new(&case.spec, &case.info)
         .map_err(|error| Failure::usage(error.to_string()))?
-        .with_threads(case.threads.into());
+        .with_threads(case.threads.into())
+        .placed(&placement);
+    if model.device().is_some() {
+        return serve_gpu(&case, &model);
+    }
     let batch = case.batch();
     let start = Arc::new(model.initial(1));
     let size = StepSize { lr: 0.01, weight_decay: 0.0, clip: None, compat: false };
@@ -26,11 +37,7 @@ pub(super) fn serve(text: &str) -> Result<(), Failure> {
     process::forget_peak();
     output::line(json!({ "version": env!("CARGO_PKG_VERSION"), "parameters": model.parameters() }))?;
     for line in std::io::stdin().lock().lines() {
-        let line = line.map_err(|error| Failure::internal(format!("cannot read stdin: {error}")))?;
-        let steps: usize = line
-            .trim()
-            .parse()
-            .map_err(|_| Failure::usage(format!("`{line}`: expected a number of steps")))?;
+        let steps = number(line)?;
         let (mut walls, mut loss) = (Vec::with_capacity(steps), 0.0);
         let used = processor_ms();
         for _ in 0..steps {
@@ -48,6 +55,42 @@ pub(super) fn serve(text: &str) -> Result<(), Failure> {
         }))?;
     }
     Ok(())
+}
+
+/// Blocks of steps on a GPU, weights up and down once a block; each step is said to take its share.
+fn serve_gpu(case: &Case, model: &Model) -> Result<(), Failure> {
+    let batch = usize::from(case.batch);
+    let examples = Dataset::of_noise(&case.info, batch);
+    let indices: Vec<usize> = (0..batch).collect();
+    let (plan, mut w) = (LocalPlan::default(), Arc::new(model.initial(1)));
+    let size = StepSize { lr: 0.01, weight_decay: 0.0, clip: None, compat: false };
+    output::line(json!({ "version": env!("CARGO_PKG_VERSION"), "parameters": model.parameters() }))?;
+    for line in std::io::stdin().lock().lines() {
+        let steps = number(line)?;
+        let used = processor_ms();
+        let mut batches = Batches::default();
+        (0..steps).for_each(|_| batches.push(&examples, &indices, None));
+        let began = Instant::now();
+        let job = DeviceJob { examples: &examples, model: &w, plan: &plan, size, batches, eager: false };
+        let run = model.run_on_device(&job, &mut |_| ControlFlow::Continue(()));
+        let run = run.ok_or_else(|| Failure::internal("the model is not on a GPU"))?;
+        let (run, losses) =
+            run.map_err(Failure::internal)?.ok_or_else(|| Failure::internal("nobody cancels here"))?;
+        let share = began.elapsed().as_secs_f64() * 1e3 / steps as f64;
+        output::line(json!({
+            "wall_ms": vec![share; steps],
+            "processor_ms": processor_ms() - used,
+            "loss": losses.last(),
+            "memory_bytes": 0,
+        }))?;
+        w = Arc::new(run.end);
+    }
+    Ok(())
+}
+
+fn number(line: std::io::Result<String>) -> Result<usize, Failure> {
+    let line = line.map_err(|error| Failure::internal(format!("cannot read stdin: {error}")))?;
+    line.trim().parse().map_err(|_| Failure::usage(format!("`{line}`: expected a number of steps")))
 }
 
 /// Processor time of all threads so far.

@@ -4,23 +4,39 @@
 //! without it, and so are NVIDIA's compiler and matrix libraries. Kernels are text (`*.cu` here), which
 //! [`Device::module`] compiles for the GPU that it finds and keeps on disk.
 
+mod array;
 mod cache;
+mod check;
 mod device;
+mod feed;
 mod gaussian;
+mod lane;
+mod lanes;
 mod launch;
 mod library;
 mod nvrtc;
 #[cfg(test)]
 mod nvrtc_tests;
+pub(in crate::engine) mod ops;
+mod placement;
+mod session;
 mod survey;
 mod vectors;
+mod walk;
 
 pub use cache::default_folder;
+pub use check::{Finding, check};
 pub use device::{Device, DeviceError, cublas};
 pub use gaussian::Gaussian;
+pub use lanes::{Batches, DeviceJob, DeviceRun};
 pub use nvrtc::{Compiler, Source};
+pub use placement::{Choice, Placement, Precision};
 pub use survey::Survey;
 pub use vectors::{Cuda, Vector};
+
+pub(super) use array::Array;
+pub(super) use feed::Feed;
+pub(super) use lanes::Lanes;
 
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint};

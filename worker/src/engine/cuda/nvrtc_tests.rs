@@ -16,7 +16,7 @@ fn files() -> Vec<Source> {
         name: leak(path.file_name().unwrap().to_string_lossy().into_owned()),
         text: leak(std::fs::read_to_string(&path).unwrap()),
     };
-    sources.map(read).collect()
+    sources.map(read).chain([super::lane::KERNELS]).collect()
 }
 
 #[test]

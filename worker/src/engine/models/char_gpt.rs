@@ -115,7 +115,7 @@ impl Block {
 
 impl Network for CharGpt {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let characters = embedding(params.get(self.wte), shard.tokens, self.sequence)?;
+        let characters = embedding(params.get(self.wte), shard.characters(), self.sequence)?;
         let mut x = sum(&characters, params.get(self.wpe), false)?;
         for block in &self.blocks {
             x = block.forward(params, &x, self.heads)?;

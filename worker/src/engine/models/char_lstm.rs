@@ -61,7 +61,7 @@ pub(super) fn build([embedding, hidden, layers]: [usize; 3], info: &DataInfo, la
 
 impl Network for CharLstm {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = embedding(params.get(self.embedding), shard.tokens, self.sequence)?;
+        let mut x = embedding(params.get(self.embedding), shard.characters(), self.sequence)?;
         for layer in &self.layers {
             let gates = linear(&x, params.get(layer.weight_ih), Some(params.get(layer.bias_ih)), false)?;
             x = recurrence(&gates, params.get(layer.weight_hh), params.get(layer.bias_hh))?;

@@ -11,7 +11,6 @@
 
 use super::{Built, Network, flat};
 use crate::data::DataInfo;
-use crate::engine::buffer::Buffer;
 use crate::engine::layers::Linear;
 use crate::engine::layout::{Layout, Params};
 use crate::engine::shards::Shard;
@@ -30,6 +29,6 @@ pub(super) fn build(info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for Regression {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        self.fc.forward(params, &Tensor::new(Buffer::copy(shard.dense), &[shard.size, self.inputs]))
+        self.fc.forward(params, &shard.rows(self.inputs)?)
     }
 }

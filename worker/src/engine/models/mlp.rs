@@ -15,7 +15,6 @@
 
 use super::{Built, Network, flat, positive};
 use crate::data::DataInfo;
-use crate::engine::buffer::Buffer;
 use crate::engine::layers::Linear;
 use crate::engine::layout::{Layout, Params};
 use crate::engine::shards::Shard;
@@ -43,7 +42,7 @@ pub(super) fn build(hidden: &[usize], info: &DataInfo, layout: &mut Layout) -> B
 
 impl Network for Mlp {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = Tensor::new(Buffer::copy(shard.dense), &[shard.size, self.inputs]);
+        let mut x = shard.rows(self.inputs)?;
         for layer in &self.hidden {
             x = layer.forward_relu(params, &x)?;
         }

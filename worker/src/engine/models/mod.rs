@@ -49,6 +49,11 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// Of one example.
+    pub(super) fn predictions(&self) -> usize {
+        self.predictions
+    }
+
     /// Checks a batch; returns the number of its predictions.
     pub(super) fn check(&self, batch: &Batch) -> Result<usize, EngineError> {
         if batch.size == 0 {
@@ -90,6 +95,7 @@ impl Task {
                 dense: take(&mut dense, size * self.inputs),
                 tokens: take(&mut tokens, size * self.inputs),
                 labels: take(&mut labels, size * self.predictions),
+                device: None,
             });
         }
         shards
@@ -214,12 +220,17 @@ impl Image {
     /// The shard's images, channels last, with the prompt if there is one.
     fn load(&self, params: &Params, shard: &Shard<'_>) -> tensor::Result<Tensor> {
         let Self { channels, height, width, .. } = *self;
-        let size = channels * height * width;
-        let mut values = Buffer::any(shard.dense.len());
-        for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
-            super::ops::pool::transpose(from, to, height * width);
-        }
-        let images = Tensor::new(values, &[shard.size, height, width, channels]);
+        let shape = [shard.size, height, width, channels];
+        let images = if let Some(feed) = shard.device {
+            Tensor::device(feed.inputs().clone(), &shape)
+        } else {
+            let size = channels * height * width;
+            let mut values = Buffer::any(shard.dense.len());
+            for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
+                super::ops::pool::transpose(from, to, height * width);
+            }
+            Tensor::new(values, &shape)
+        };
         match &self.prompt {
             Some(prompt) => prompt.add(params, &images),
             None => Ok(images),

@@ -20,6 +20,7 @@
 use super::{Built, Image, unfit};
 use crate::data::DataInfo;
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::layout::{Init, Layout, Params, Slot};
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor};
@@ -101,6 +102,10 @@ impl Frame {
 }
 
 impl Operation for Frame {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::frame::Frame::new(self.padding)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (images, parts) = (inputs[0], &inputs[1..]);
         let mut out = Buffer::copy(images.values());

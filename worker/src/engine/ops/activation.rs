@@ -3,6 +3,7 @@
 
 use super::{add, column_sums, math, rectify, rectify_gradient};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -23,6 +24,10 @@ fn distribution(x: f32) -> f32 {
 }
 
 impl Operation for Gelu {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::elementwise::Gelu))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         const DENSITY: f32 = 0.398_942_3;
         let x = inputs[0];
@@ -69,6 +74,10 @@ pub(in crate::engine) fn sum(a: &Tensor, b: &Tensor, relu: bool) -> Result<Tenso
 }
 
 impl Operation for Sum {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::elementwise::Sum { relu: self.relu }))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (a, b) = (inputs[0], inputs[1]);
         if !a.shape().ends_with(b.shape()) {

@@ -3,6 +3,7 @@
 use super::gemm::{Matrix, Target, product};
 use super::math;
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -71,6 +72,10 @@ fn softmax_gradient(gradient: &mut [f32], weights: &[f32], length: usize, scale:
 }
 
 impl Operation for Attention {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::attention::Attention::new(self.heads)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let s = Sizes::new(inputs[0], self.heads)?;
         let (t, width, head, row) = (s.length, s.width, s.head, 3 * s.width);

@@ -12,6 +12,7 @@ use super::patches::{Geometry, Window};
 use super::pool::transpose;
 use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor};
 
@@ -179,6 +180,10 @@ fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Buffer {
 }
 
 impl Operation for Conv {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::conv::Conv::new(self.window, self.relu)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (inputs[0], inputs[1]);
         let g = Geometry::new(self.window, x, weight)?;

@@ -1,9 +1,12 @@
 //! Look-up of rows by index, with the gradient scattered back.
 
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
+use crate::engine::shards::Characters;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
+/// Rows in memory.
 #[derive(Debug)]
 struct Embedding {
     rows: Vec<u32>,
@@ -11,8 +14,13 @@ struct Embedding {
 }
 
 /// `table` is `[n, width]`, `rows` holds sequences of `length`; the result is `[sequences, length, width]`.
-pub(in crate::engine) fn embedding(table: &Tensor, rows: &[u32], length: usize) -> Result<Tensor> {
-    apply(Embedding { rows: rows.to_vec(), length }, &[table])
+pub(in crate::engine) fn embedding(table: &Tensor, rows: Characters<'_>, length: usize) -> Result<Tensor> {
+    match rows {
+        Characters::Host(rows) => apply(Embedding { rows: rows.to_vec(), length }, &[table]),
+        Characters::Device(rows) => {
+            apply(cuda::ops::embedding::Embedding::new(rows.clone(), length), &[table])
+        }
+    }
 }
 
 impl Operation for Embedding {
@@ -51,7 +59,7 @@ mod tests {
 
     fn check(rows: &[u32], length: usize, [n, width]: [usize; 2]) {
         let table = [tensor(&numbers(n * width, 1), &[n, width]).unwrap()];
-        check_gradients(&table, &|t| embedding(&t[0], rows, length), &|v| {
+        check_gradients(&table, &|t| embedding(&t[0], Characters::Host(&rows), length), &|v| {
             rows.iter().flat_map(|&r| v[0][r as usize * width..(r as usize + 1) * width].to_vec()).collect()
         });
     }
@@ -74,6 +82,6 @@ mod tests {
     #[test]
     fn a_row_outside_is_an_error() {
         let table = tensor(&[0.0; 4], &[2, 2]).unwrap();
-        assert!(embedding(&table, &[2], 1).is_err());
+        assert!(embedding(&table, Characters::Host(&[2]), 1).is_err());
     }
 }

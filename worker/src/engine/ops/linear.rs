@@ -3,6 +3,7 @@
 use super::gemm::{Matrix, Target, product};
 use super::{column_sums, math, rectify, rectify_gradient, square, weigh};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -25,6 +26,10 @@ pub(in crate::engine) fn linear(
 }
 
 impl Operation for Linear {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::linear::Linear::new(self.relu)))
+    }
+
     fn forward(&mut self, operands: &[&Tensor]) -> Result<Tensor> {
         let (x, weight) = (operands[0], operands[1]);
         let [outputs, inputs] = weight.dims()?;

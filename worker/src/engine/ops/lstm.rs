@@ -8,6 +8,7 @@ use super::column_sums;
 use super::gemm::{Matrix, Packed, Target, product, product_packed};
 use super::math::{sigmoid, tanh, vectorised};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -165,6 +166,10 @@ fn backward(memory: &Recurrence, weight: &[f32], above: &[f32], [b, t, h]: [usiz
 }
 
 impl Operation for Recurrence {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::lstm::Recurrence::default()))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [projected, weight, bias] = inputs else { bail!("recurrence: three operands") };
         let [b, t, h] = sizes(projected, weight)?;

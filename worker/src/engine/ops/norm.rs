@@ -4,6 +4,7 @@
 
 use super::{add_rows, math, rectify, rectify_gradient};
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -106,6 +107,10 @@ struct Image<'a> {
 }
 
 impl Operation for GroupNorm {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::norm::GroupNorm::new(self.groups, self.relu)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [x, weight, bias] = inputs else { bail!("group norm: three operands") };
         let [_, height, width, c] = x.dims()?;
@@ -175,6 +180,10 @@ fn row_statistics(row: &[f32]) -> (f32, f32) {
 }
 
 impl Operation for LayerNorm {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::norm::LayerNorm::default()))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [x, weight, bias] = inputs else { bail!("layer norm: three operands") };
         let (weight, bias) = (weight.values(), bias.values());

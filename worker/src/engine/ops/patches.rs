@@ -29,21 +29,21 @@ const ROWS: usize = 256;
 
 /// Sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
-    pub(super) window: Window,
-    pub(super) batch: usize,
-    pub(super) height: usize,
-    pub(super) width: usize,
-    pub(super) channels: usize,
-    pub(super) filters: usize,
+pub(in crate::engine) struct Geometry {
+    pub(in crate::engine) window: Window,
+    pub(in crate::engine) batch: usize,
+    pub(in crate::engine) height: usize,
+    pub(in crate::engine) width: usize,
+    pub(in crate::engine) channels: usize,
+    pub(in crate::engine) filters: usize,
     /// Rows of the result.
-    pub(super) rows: usize,
+    pub(in crate::engine) rows: usize,
     /// Columns of the result.
-    pub(super) columns: usize,
+    pub(in crate::engine) columns: usize,
 }
 
 impl Geometry {
-    pub(super) fn new(window: Window, x: &Tensor, weight: &Tensor) -> Result<Self> {
+    pub(in crate::engine) fn new(window: Window, x: &Tensor, weight: &Tensor) -> Result<Self> {
         let [batch, height, width, channels] = x.dims()?;
         let [side, _, inputs, filters] = weight.dims()?;
         let (Some(rows), Some(columns)) = (window.places(height), window.places(width)) else {
@@ -56,7 +56,7 @@ impl Geometry {
     }
 
     /// Pixels of one output image.
-    pub(super) fn places(&self) -> usize {
+    pub(in crate::engine) fn places(&self) -> usize {
         self.rows * self.columns
     }
 
@@ -66,7 +66,7 @@ impl Geometry {
     }
 
     /// Scalars in one patch.
-    pub(super) fn patch(&self) -> usize {
+    pub(in crate::engine) fn patch(&self) -> usize {
         self.window.side * self.window.side * self.channels
     }
 

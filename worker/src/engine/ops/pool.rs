@@ -6,6 +6,7 @@
 use super::math;
 use super::patches::Window;
 use crate::engine::buffer::Buffer;
+use crate::engine::cuda;
 use crate::engine::tape::{Operation, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -60,6 +61,10 @@ impl MaxPool {
 }
 
 impl Operation for MaxPool {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::pool::MaxPool::new(self.window)))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
         let dims = x.dims()?;
@@ -120,6 +125,10 @@ impl Operation for MaxPool {
 struct GlobalMean;
 
 impl Operation for GlobalMean {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::pool::GlobalMean))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [batch, height, width, c] = inputs[0].dims()?;
         let scale = 1.0 / (height * width) as f32;
@@ -154,6 +163,10 @@ impl Operation for GlobalMean {
 struct Flatten;
 
 impl Operation for Flatten {
+    fn on_device(&self) -> Option<Box<dyn Operation>> {
+        Some(Box::new(cuda::ops::pool::Flatten))
+    }
+
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [batch, height, width, c] = inputs[0].dims()?;
         let image = height * width * c;

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod clipped;
+mod device;
 mod differences;
 mod files;
 mod pytorch;

@@ -49,6 +49,10 @@ pub(super) fn pack(
 }
 
 /// One panel of a matrix whose columns are contiguous (or not, which is slow).
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(unused_mut, unused_variables, reason = "only x86-64 has a wide path")
+)]
 fn transposed(from: &[f32], matrix: Matrix<'_>, used: usize, panel: &mut [f32], width: usize) {
     let depth = panel.len() / width;
     let mut done = 0;

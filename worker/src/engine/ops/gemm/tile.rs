@@ -61,6 +61,7 @@ pub(super) struct Kernel {
 pub(super) static BEST: LazyLock<Kernel> = LazyLock::new(|| *available().last().expect("one is plain Rust"));
 
 /// All kernels that this processor can run, slowest first.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "only x86-64 has a wide path"))]
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = vec![Kernel { name: "plain Rust", lanes: 8, rows: 6, run: plain::run }];
     #[cfg(target_arch = "x86_64")]
