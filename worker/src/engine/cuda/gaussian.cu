@@ -294,7 +294,7 @@ __device__ __noinline__ i64 decide(const Tables &plan, const Attempt &a, u64 slo
 }
 
 // sums += unit * noise, wrapping. Blocks of 512 threads, one for each shard.
-extern "C" __global__ void __launch_bounds__(512, 2)
+extern "C" __global__ void __launch_bounds__(512, 3)
     gaussian(i64 *sums, u64 n, i64 unit, u64 key0, u64 key1, u64 key2, u64 key3, u32 vector, const u64 *slots,
              const u64 *cuts, const Tables *given) {
     __shared__ __align__(16) u32 buffer[WORDS];

@@ -32,7 +32,7 @@ impl Wanted {
     /// What is missing, and how to get it.
     pub(super) fn open(&self) -> Result<(Library, PathBuf), String> {
         if let Some(path) = std::env::var_os(self.variable).map(PathBuf::from) {
-            let refused = |error| format!("{} names {}: {error}", self.variable, path.display());
+            let refused = |error| format!("{} names {}: {}", self.variable, path.display(), reason(&error));
             return load(&path).map(|library| (library, path.clone())).map_err(refused);
         }
         let names = [".so.13", ".so.12", ".so"].map(|end| format!("lib{}{end}", self.stem));
@@ -55,4 +55,10 @@ impl Wanted {
 fn load(path: &std::path::Path) -> Result<Library, libloading::Error> {
     // SAFETY: the initialisers of NVIDIA's libraries are made to be run by any process.
     unsafe { Library::new(path) }
+}
+
+/// What the loader says.
+pub(super) fn reason(error: &libloading::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }

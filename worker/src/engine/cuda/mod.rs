@@ -67,7 +67,7 @@ const CAPABILITY_MINOR: c_int = 76;
 fn gpus_of(library: &str) -> Result<Vec<Gpu>, String> {
     // SAFETY: loading the driver runs its initialisers, which are made to be run by any process.
     let driver = unsafe { Library::new(library) }
-        .map_err(|error| format!("the CUDA driver is not there ({library}: {error})"))?;
+        .map_err(|error| format!("the CUDA driver is not there ({library}: {})", library::reason(&error)))?;
     let call = |name: &str, code: c_int| match code {
         0 => Ok(()),
         100 => Err("the CUDA driver sees no device".to_owned()),

@@ -116,12 +116,16 @@ impl Compiler {
         ) -> c_int;
         let (body, name) = (text(source.text)?, text(source.name)?);
         let mut program: Program = null_mut();
-        // SAFETY: as in nvrtc.h, which copies the strings; no headers are given.
+        // SAFETY: as in nvrtc.h; the strings live as long as the program, which may refer to them; no headers
+        // are given.
         let code = unsafe {
             let create = self.get::<Create>(b"nvrtcCreateProgram")?;
             create(&raw mut program, body.as_ptr(), name.as_ptr(), 0, null(), null())
         };
-        if code == 0 { Ok(Open { compiler: self, program }) } else { Err(format!("NVRTC: error {code}")) }
+        if code != 0 {
+            return Err(format!("NVRTC: error {code}"));
+        }
+        Ok(Open { compiler: self, program, _strings: [body, name] })
     }
 
     fn read(&self, program: &Open<'_>, size: &[u8], bytes: &[u8]) -> Result<Vec<u8>, String> {
@@ -147,6 +151,8 @@ impl Compiler {
 struct Open<'a> {
     compiler: &'a Compiler,
     program: Program,
+    /// Source and name.
+    _strings: [CString; 2],
 }
 
 #[allow(unsafe_code, reason = "a C library")]

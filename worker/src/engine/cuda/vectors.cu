@@ -360,13 +360,22 @@ extern "C" __global__ void cut(float *x, u64 n, const u64 *state, const u64 *bef
     }
 }
 
-// partial[row * parts + part] = the squares of a part of a row; `parts` blocks a row.
+// partial[row * parts + part] = the squares of a part of a row; `parts` blocks a row. Only rows of whole
+// quads begin where quads may be read.
 extern "C" __global__ void row_squares(const float *rows, u64 width, u64 parts, double *partial) {
-    u64 each = (width + parts - 1) / parts, part = blockIdx.x % parts;
+    u64 each = ((width + parts - 1) / parts + 3) / 4 * 4, part = blockIdx.x % parts;
     u64 from = part * each, to = from + each < width ? from + each : width;
     const float *row = rows + blockIdx.x / parts * width;
     double sum = 0.0;
-    for (u64 i = from + threadIdx.x; i < to; i += blockDim.x) sum += (double)row[i] * row[i];
+    if (width % 4 == 0) {
+        for (u64 i = from + 4 * threadIdx.x; i < to; i += 4 * blockDim.x) {
+            float v[4];
+            read4(v, row, i, to);
+            LANES(k) sum += (double)v[k] * v[k];
+        }
+    } else {
+        for (u64 i = from + threadIdx.x; i < to; i += blockDim.x) sum += (double)row[i] * row[i];
+    }
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -381,18 +390,25 @@ extern "C" __global__ void clip_factors(double *squares, u64 count, double limit
 
 // sum += factor * row, for each row.
 extern "C" __global__ void add_rows(const float *rows, u64 count, u64 width, const float *factors, float *sum) {
-    EACH(i, width) {
-        float total = sum[i];
-        u64 row = 0;
-        for (; row + 8 <= count; row += 8) {
-            float v[8];
-#pragma unroll
-            for (int k = 0; k < 8; k++) v[k] = rows[(row + k) * width + i];
-#pragma unroll
-            for (int k = 0; k < 8; k++) total += factors[row + k] * v[k];
+    if (width % 4 == 0) {
+        QUADS(i, width) {
+            float total[4], v[4];
+            read4(total, sum, i, width);
+#pragma unroll 4
+            for (u64 row = 0; row < count; row++) {
+                float factor = factors[row];
+                read4(v, rows + row * width, i, width);
+                LANES(k) total[k] += factor * v[k];
+            }
+            write4(sum, i, width, total);
         }
-        for (; row < count; row++) total += factors[row] * rows[row * width + i];
-        sum[i] = total;
+    } else {
+        EACH(i, width) {
+            float total = sum[i];
+#pragma unroll 4
+            for (u64 row = 0; row < count; row++) total += factors[row] * rows[row * width + i];
+            sum[i] = total;
+        }
     }
 }
 

@@ -306,7 +306,7 @@ impl VectorKernels for Cuda {
         if count == 0 {
             return Vec::new();
         }
-        let parts = (width as u64).div_ceil(4 * CHUNK).min(64);
+        let parts = (width as u64).div_ceil(4 * CHUNK).min(SUM_BLOCKS);
         let temporary = (
             self.temporary::<f64>(count * parts as usize),
             self.temporary::<f64>(count),
@@ -321,7 +321,7 @@ impl VectorKernels for Cuda {
         let arguments = [norms.pointer(), long, Arg::Double(clip), factors.pointer()];
         self.kernels.launch("clip_factors", (count as u64).div_ceil(Kernels::BLOCK), &arguments);
         let arguments = [rows.pointer(), long, wide, factors.pointer(), sum.pointer()];
-        self.kernels.launch("add_rows", (width as u64).div_ceil(Kernels::BLOCK), &arguments);
+        self.quads("add_rows", width, &arguments);
         download(&self.device, &norms).unwrap_or_else(|error| {
             self.kernels.fail(error);
             vec![f64::NAN; count]

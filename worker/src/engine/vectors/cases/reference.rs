@@ -188,7 +188,8 @@ mod tests {
     use super::*;
     use crate::engine::cuda::{Cuda, Device};
 
-    const LENGTHS: [usize; 5] = [0, 5, 255, 16_385, 70_005];
+    /// Rows of 0, 1, 51, 3,277, 4,096 and 14,001 scalars: of whole quads or not.
+    const LENGTHS: [usize; 6] = [0, 5, 255, 16_385, 20_480, 70_005];
 
     fn all_good<K: VectorKernels>(kernels: &K) {
         for length in LENGTHS {
