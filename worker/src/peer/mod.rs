@@ -6,6 +6,7 @@
 
 mod book;
 mod claim;
+mod complaint;
 mod config;
 mod form;
 mod listen;
