@@ -6,6 +6,7 @@ use crate::{
     exit::{Code, Failure},
     output, process, table,
 };
+use ::gossip::kernel as mix;
 use serde_json::json;
 use std::{hint::black_box, time::Instant};
 use worker::engine::vectors::{Adam, Cpu, QUANTUM, Step, VectorKernels};
@@ -42,7 +43,7 @@ struct Memory {
 /// A kernel: its name, bytes that one scalar costs, and a call.
 type Kernel = (&'static str, f64, fn(&Cpu, &mut Memory));
 
-const KERNELS: [Kernel; 13] = [
+const KERNELS: [Kernel; 15] = [
     ("combine, 2 terms", 12.0, |k, m| {
         let [to, a, b, ..] = &mut m.x[..] else { return };
         k.combine(to, &[(0.5, a), (0.25, b)]);
@@ -90,6 +91,16 @@ const KERNELS: [Kernel; 13] = [
     ("encode", 20.0, |k, m| k.encode(&mut m.sums, &m.x[0], 1e6)),
     ("quantise", 5.0, |k, m| k.quantise(&m.x[0], &mut m.codes, &mut m.scales)),
     ("dequantise", 5.0, |k, m| k.dequantise(&m.codes, &m.scales, &mut m.x[0])),
+    // A peer's mixing: what is sent is fresh memory, and one thread does it.
+    ("mix: split a share off", 20.0, |_, m| {
+        let share: Vec<f32> = mix::scaled(0.5, &m.x[0]);
+        mix::axpy(&mut m.x[0], -1.0, &share);
+        m.x[6] = share;
+    }),
+    ("mix: add a share", 12.0, |_, m| {
+        let [to, share, ..] = &mut m.x[..] else { return };
+        mix::add(to, share);
+    }),
     ("keep 2 of 4", 8.0, |k, m| k.keep_of(&mut m.x[6], 2, 4)),
 ];
 
