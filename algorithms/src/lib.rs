@@ -8,12 +8,15 @@
 //! Reading order: [`rule`] (the trait), one file of [`rules`], [`local`] (the step), [`fold`] (the
 //! aggregate), [`cohort`].
 
+pub mod average;
 pub mod cohort;
 pub mod combine;
 pub mod compress;
+pub mod evaluation;
 pub mod fold;
 pub mod local;
 mod parts;
+pub mod personal;
 pub mod rule;
 pub mod scalar;
 pub mod schedule;

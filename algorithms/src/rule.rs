@@ -6,6 +6,7 @@ use crate::{
     MODEL, Vector, Vectors,
     fold::Fold,
     local::LocalPlan,
+    personal::{Effort, PersonalPlan},
     rules::RULES,
     scalar::{Maker, Scalar},
 };
@@ -166,12 +167,14 @@ pub struct LocalRun<S = f32> {
     pub carried: Vectors<S>,
     /// Mean loss over the worker's examples at `start`, if the plan asked for it.
     pub start_loss: Option<f64>,
+    /// Where the personal run ended, if there was one; length `d`.
+    pub personal: Option<Vector<S>>,
 }
 
 impl<S: Scalar> LocalRun<S> {
     /// A run by a plan that carries nothing.
     pub fn new(start: Vector<S>, end: Vec<S>, steps: u32, lr: S) -> Self {
-        Self { start, end, steps, lr, carried: Vectors::new(), start_loss: None }
+        Self { start, end, steps, lr, carried: Vectors::new(), start_loss: None, personal: None }
     }
 
     /// `Δ_i = w_{i,K} − w_{i,0}`, in the place of the end model.
@@ -256,12 +259,38 @@ pub trait Algorithm<S: Scalar = f32>: Send + Sync + std::fmt::Debug {
     fn folds(&self) -> Vec<Fold>;
     /// How a local step differs from plain SGD in this round.
     fn plan(&self, down: &Vectors<S>, state: &Vectors<S>) -> LocalPlan<S>;
+    /// The run that a worker does for itself alone in a round, before the shared one; its end is handed to
+    /// [`Self::finish`].
+    fn personal(&self, _down: &Vectors<S>, _state: &Vectors<S>) -> Option<PersonalPlan<S>> {
+        None
+    }
+    /// How long and how fast that run is; `None`: the rule knows no such run.
+    fn effort(&self) -> Option<Effort> {
+        None
+    }
+    /// The model that a worker uses itself, from the shared one and its client state; `None`: it has none yet,
+    /// or the rule knows no personal models.
+    fn personal_model(&self, _model: &Vector<S>, _state: &Vectors<S>) -> Option<Vector<S>> {
+        None
+    }
     /// Upload and next client state.
     fn finish(&self, run: LocalRun<S>, down: &Vectors<S>, state: &Vectors<S>) -> Finished<S>;
     /// Brings the next client state in line with what the coordinator reads where that is not what was
     /// uploaded: `error` is what it reads minus what [`Self::finish`] gave, by uploaded vector. Rules whose
     /// two sides must agree add it to what they keep of the upload. `(K_i, η_t)` are the local run's.
     fn realign(&self, _next: &mut Vectors<S>, _error: &Vectors<S>, _run: (u32, S)) {}
+    /// Says how the model's vector is made of tensors; called once, where the server state is moved. Rules that
+    /// treat a model as one vector have no use for it.
+    fn lay_out(&mut self, _shapes: &[Vec<usize>]) {}
+    /// Under which name [`Self::apply`] leaves, beside the model, a shorter vector from which the model can be made
+    /// again; it does so where such a vector exists, and only if it knows the layout.
+    fn packed(&self) -> Option<&'static str> {
+        None
+    }
+    /// The model from that vector, to the bit; `None` if it is not of this layout.
+    fn unpack(&self, _packed: &[S], _shapes: &[Vec<usize>]) -> Option<Vec<S>> {
+        None
+    }
     /// Moves the server state by the means of the folds.
     fn apply(&self, server: &mut Vectors<S>, mean: &Vectors<S>, facts: &RoundFacts);
 }

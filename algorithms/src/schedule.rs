@@ -1,4 +1,4 @@
-//! Learning rates over rounds, as pure functions of the round: a restart gives the same rates.
+//! Learning rates and batch sizes over rounds, as pure functions of the round: a restart gives the same.
 
 use serde::{Deserialize, Serialize};
 
@@ -107,9 +107,109 @@ impl Schedule {
     }
 }
 
+/// How a mini-batch grows over the rounds: what a falling learning rate does to the noise of gradients, for
+/// fewer steps (Smith et al. 2018, arXiv:1711.00489).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Growth {
+    /// `batch · factor^⌊t / every⌋`, rounded down.
+    Step {
+        /// Rounds between steps, at least 1.
+        every: u64,
+        /// At least 1.
+        factor: f64,
+        /// Examples in the largest mini-batch.
+        max: usize,
+    },
+    /// `batch + add · ⌊t / every⌋`.
+    Linear {
+        /// Rounds between steps, at least 1.
+        #[serde(default = "one")]
+        every: u64,
+        /// Examples.
+        add: usize,
+        /// Examples in the largest mini-batch.
+        max: usize,
+    },
+}
+
+fn one() -> u64 {
+    1
+}
+
+impl Growth {
+    /// Examples in the largest mini-batch.
+    pub fn max(&self) -> usize {
+        let (Self::Step { max, .. } | Self::Linear { max, .. }) = self;
+        *max
+    }
+
+    /// Checks the range of every key, for mini-batches that begin with `first` examples.
+    ///
+    /// # Errors
+    /// Names the key, what it is and what was expected.
+    pub fn check(&self, first: usize) -> Result<(), String> {
+        let (Self::Step { every, .. } | Self::Linear { every, .. }) = *self;
+        if every == 0 {
+            return Err("`every` is 0, expected at least 1".into());
+        }
+        if let Self::Step { factor, .. } = *self
+            && !(factor.is_finite() && factor >= 1.0)
+        {
+            return Err(format!("`factor` is {factor}, expected at least 1: a batch does not shrink"));
+        }
+        if self.max() < first {
+            return Err(format!("`max` is {}, expected at least the first batch of {first}", self.max()));
+        }
+        Ok(())
+    }
+
+    /// Examples in a mini-batch of round `t`.
+    pub fn batch(&self, first: usize, t: u64) -> usize {
+        let grown = match *self {
+            Self::Step { every, factor, .. } => {
+                let grown = first as f64 * libm::pow(factor, (t / every.max(1)) as f64);
+                // Saturates: the next line knows the bound.
+                grown as usize
+            }
+            Self::Linear { every, add, .. } => {
+                let steps = usize::try_from(t / every.max(1)).unwrap_or(usize::MAX);
+                first.saturating_add(add.saturating_mul(steps))
+            }
+        };
+        grown.min(self.max())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_grow_by_hand() {
+        let doubling = Growth::Step { every: 3, factor: 2.0, max: 150 };
+        let batches: Vec<usize> = (0..12).map(|t| doubling.batch(20, t)).collect();
+        assert_eq!(batches, [20, 20, 20, 40, 40, 40, 80, 80, 80, 150, 150, 150]);
+        assert_eq!(doubling.batch(20, u64::MAX), 150);
+        let adding = Growth::Linear { every: 2, add: 7, max: 30 };
+        assert_eq!((0..7).map(|t| adding.batch(10, t)).collect::<Vec<_>>(), [10, 10, 17, 17, 24, 24, 30]);
+        assert_eq!(adding.batch(10, u64::MAX), 30);
+        for still in [
+            Growth::Step { every: 1, factor: 1.0, max: 10 },
+            Growth::Linear { every: 1, add: 0, max: 99 },
+            Growth::Linear { every: 1, add: 5, max: 10 },
+        ] {
+            assert!(still.check(10).is_ok() && (0..99).all(|t| still.batch(10, t) == 10), "{still:?}");
+        }
+        for (wrong, want) in [
+            (Growth::Step { every: 0, factor: 2.0, max: 50 }, "`every` is 0"),
+            (Growth::Step { every: 1, factor: 0.5, max: 50 }, "`factor` is 0.5"),
+            (Growth::Step { every: 1, factor: f64::NAN, max: 50 }, "`factor` is NaN"),
+            (Growth::Linear { every: 1, add: 1, max: 9 }, "`max` is 9"),
+        ] {
+            assert!(wrong.check(10).unwrap_err().contains(want), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn values_by_hand() {

@@ -87,6 +87,7 @@ fn what_is_switched_off_leaves_no_bit() {
     identical(("afedpdsam", json!({"rho": 0.0})), ("afedpd", json!({})));
     identical(("fedspeed", json!({"form": "paper", "rho": 0.0})), ("fedadmm", json!({})));
     identical(("fedspeed", json!({"form": "paper", "alpha": 0.0})), ("fedadmm", json!({})));
+    identical(("fedslr", json!({})), ("feddyn", json!({})));
     identical(("qfedavg", json!({"q": 0.0})), ("fedavg", uniform));
 }
 

@@ -50,8 +50,8 @@ fn table() -> Vec<(&'static str, &'static str, Value)> {
         ("fedinit_fedspeed", "fedinit", init(json!({"base": "fedspeed", "prox": 0.1, "rho": 0.1}))),
         ("afedpd", "afedpd", json!({"prox": 0.1})),
         ("fedadmm_active", "fedadmm", json!({"prox": 0.1})),
-        // Its low-rank step is the identity here; what is left is FedDyn without a clip.
-        ("fedslr_stage1_nothr", "feddyn", json!({"prox": 0.1})),
+        // Its low-rank step is the identity where there is no matrix.
+        ("fedslr_stage1_nothr", "fedslr", json!({"prox": 0.1})),
     ]
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
             vec![
                 line.round.to_string(),
                 or_dash(line.eval_accuracy.or(line.federated_accuracy), percent),
+                or_dash(line.clients.as_ref(), |clients| percent(clients.accuracy.worst_decile)),
                 or_dash(line.eval_loss.or(line.federated_loss), |loss| format!("{loss:.4}")),
                 or_dash(line.train_loss, |loss| format!("{loss:.4}")),
                 or_dash(line.epsilon, |epsilon| format!("{epsilon:.4}")),
@@ -105,8 +106,19 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
             ]
         })
         .collect();
-    let heading =
-        ["round", "accuracy", "loss", "train loss", "ε", "updates", "rejected", "seconds", "down", "up"];
+    let heading = [
+        "round",
+        "accuracy",
+        "worst 10 %",
+        "loss",
+        "train loss",
+        "ε",
+        "updates",
+        "rejected",
+        "seconds",
+        "down",
+        "up",
+    ];
     table::table(&heading, &rows)
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn is_routine(event: &RunEvent) -> bool {
             | RunEvent::Waiting { .. }
             | RunEvent::RoundOpened { .. }
             | RunEvent::UpdateApplied { .. }
+            | RunEvent::UpdateBuffered { .. }
             | RunEvent::RoundCommitted { .. }
             | RunEvent::Finished { .. }
     )
@@ -60,6 +61,20 @@ fn round_line(event: &RunEvent) -> String {
                 count(*examples as usize, "example")
             )
         }
+        RunEvent::UpdateBuffered {
+            round,
+            worker,
+            version,
+            staleness,
+            weight,
+            buffered,
+            buffer_size,
+            seconds,
+            ..
+        } => format!(
+            "version {round}: {worker} buffered ({buffered} of {buffer_size}): trained on version {version}, \
+             staleness {staleness}, weight {weight:.3}, {seconds:.1} s"
+        ),
         RunEvent::UpdateRejected { round, worker, reason, detail } => {
             format!("round {round}: {worker} rejected: {}", because(reason, detail))
         }
@@ -103,11 +118,24 @@ fn metrics_line(metrics: &Metrics) -> String {
     let loss = |loss: f64| format!("{loss:.4}");
     add("accuracy", metrics.eval_accuracy.map(percent));
     add("loss", metrics.eval_loss.map(loss));
+    for (name, scores) in &metrics.averages {
+        add(&format!("{name} accuracy"), scores.eval_accuracy.map(percent));
+        add(&format!("{name} loss"), scores.eval_loss.map(loss));
+    }
     add("workers' accuracy", metrics.federated_accuracy.map(percent));
     add("workers' loss", metrics.federated_loss.map(loss));
+    if let Some(clients) = &metrics.clients {
+        add("worst tenth", Some(percent(clients.accuracy.worst_decile)));
+        add("personal accuracy", clients.personal.as_ref().map(|own| percent(own.mean_accuracy)));
+        add("calibration error", clients.calibration.map(|c| format!("{:.4}", c.ece)));
+    }
     add("train loss", metrics.train_loss.map(loss));
     add("ε", metrics.epsilon.map(|epsilon| format!("{epsilon:.4}")));
     parts.push(count(metrics.participants, "update"));
+    if let Some(flow) = &metrics.asynchronous {
+        let (mean, most) = (flow.mean_staleness, flow.max_staleness);
+        parts.push(format!("staleness {mean:.1} (at most {most}), {:.2} updates/s", flow.updates_per_s));
+    }
     if metrics.rejected > 0 {
         parts.push(format!("{} rejected", metrics.rejected));
     }
@@ -137,7 +165,8 @@ fn count(n: usize, what: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use proto::digest::Digest;
+    use proto::{digest::Digest, event::AverageMetrics};
+    use std::collections::BTreeMap;
 
     /// The metrics of a round that went well.
     pub(crate) fn metrics(round: u64, accuracy: f64) -> Metrics {
@@ -151,9 +180,12 @@ pub(crate) mod tests {
             eval_accuracy: Some(accuracy),
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down: 1_740_000,
             bytes_up: 999,
+            averages: BTreeMap::new(),
             epsilon: None,
+            asynchronous: None,
             model_digest: Digest::of(b"m"),
         }
     }
@@ -191,6 +223,11 @@ pub(crate) mod tests {
             (RunEvent::Cancelled {}, "cancelled"),
             (RunEvent::Failed { reason: "no disk".into() }, "failed: no disk"),
         ]);
+        let mut averaged = metrics(3, 0.931);
+        let scores = AverageMetrics { eval_loss: Some(0.05), eval_accuracy: Some(0.95) };
+        averaged.averages.insert("swa".into(), scores);
+        let text = line(&RunEvent::RoundMetrics { metrics: averaged });
+        assert!(text.contains("loss 0.0690, swa accuracy 95.00 %, swa loss 0.0500, train loss"), "{text}");
         let finished = line(&RunEvent::Finished { rounds: 1, model_digest: Digest::of(b"") });
         assert!(finished.starts_with("finished: 1 round committed, model af13"), "{finished}");
     }

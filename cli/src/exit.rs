@@ -15,6 +15,7 @@ Exit codes:
    69  the coordinator cannot be reached, or an address cannot be listened on
    70  an internal error, or a process that did not stop cleanly
    73  an output file exists already or cannot be written
+   75  the time limit came first: what was done is kept, and the same command goes on
    77  the coordinator does not allow it: no certificate, an ended or revoked one, or another role
   130  interrupted";
 
@@ -37,6 +38,8 @@ pub(crate) enum Code {
     Internal = 70,
     /// An output file (`EX_CANTCREAT`).
     Create = 73,
+    /// Time was too short; the same command goes on (`EX_TEMPFAIL`).
+    Unfinished = 75,
     /// Not allowed (`EX_NOPERM`).
     Denied = 77,
     /// SIGINT, as shells count it.

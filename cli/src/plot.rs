@@ -11,6 +11,7 @@ pub(crate) const GRID: RGBColor = RGBColor(226, 228, 232);
 pub(crate) const BLUE: RGBColor = RGBColor(31, 100, 180);
 const ORANGE: RGBColor = RGBColor(214, 108, 20);
 const GREEN: RGBColor = RGBColor(30, 132, 84);
+const PURPLE: RGBColor = RGBColor(120, 70, 170);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -36,6 +37,12 @@ pub(crate) fn svg(title: &str, metrics: &[Metrics]) -> Result<String, Failure> {
     let accuracy = [
         curve("held-out accuracy", BLUE, &|line| line.eval_accuracy.map(percent)),
         curve("workers' held-out accuracy", GREEN, &|line| line.federated_accuracy.map(percent)),
+        curve("worst tenth of the workers", ORANGE, &|line| {
+            line.clients.as_ref().map(|clients| percent(clients.accuracy.worst_decile))
+        }),
+        curve("personal models, on average", PURPLE, &|line| {
+            Some(percent(line.clients.as_ref()?.personal.as_ref()?.mean_accuracy))
+        }),
     ];
     let loss = [
         curve("held-out loss", BLUE, &|line| line.eval_loss),

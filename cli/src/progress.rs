@@ -50,6 +50,9 @@ impl Board {
         match event {
             RunEvent::RoundOpened { cohort, .. } => (self.cohort, self.counted) = (cohort.len(), 0),
             RunEvent::UpdateApplied { .. } => self.counted += 1,
+            RunEvent::UpdateBuffered { buffered, buffer_size, .. } => {
+                (self.counted, self.cohort) = (*buffered, *buffer_size);
+            }
             RunEvent::RoundShort { substitutes, .. } => self.cohort += substitutes.len(),
             RunEvent::RoundCommitted { round, .. } => self.bar.set_position(round + 1),
             RunEvent::RoundMetrics { metrics } => {

@@ -1,5 +1,7 @@
 //! `starling worker`: the life of a worker process, and what the coordinator knows of its workers.
 
+mod devices;
+
 use crate::{
     client::{Operator, Remote},
     config::Layers,
@@ -37,7 +39,8 @@ struct Serve {
 #[derive(Debug, Subcommand)]
 enum Ask {
     /// What a worker on this machine would compute with, and why; JSON: one object with used, why, threads,
-    /// instructions, gpus (name, compute_capability, memory_bytes)
+    /// instructions, gpus (name, compute_capability, memory_bytes), vector_kernels, nvrtc and cublas (each
+    /// found or missing, and a text)
     Devices {
         /// Prints JSON instead of text
         #[arg(long)]
@@ -61,7 +64,7 @@ enum Ask {
 /// Runs a worker until told to stop, or asks about workers.
 pub(crate) fn main(args: Args) -> Result<(), Failure> {
     match args.ask {
-        Some(Ask::Devices { json }) => devices(json),
+        Some(Ask::Devices { json }) => devices::main(json),
         Some(ask) => life::runtime()?.block_on(answer(ask)),
         None => serve(&args.serve),
     }
@@ -86,7 +89,7 @@ fn serve(args: &Serve) -> Result<(), Failure> {
 
 async fn answer(ask: Ask) -> Result<(), Failure> {
     match ask {
-        Ask::Devices { json } => devices(json),
+        Ask::Devices { json } => devices::main(json),
         Ask::List { remote } => {
             let workers = Operator::connect(&remote.target).await?.workers().await?;
             if remote.json {
@@ -102,40 +105,6 @@ async fn answer(ask: Ask) -> Result<(), Failure> {
             output::line(format!("{} may take part again", worker.name))
         }
     }
-}
-
-fn devices(json: bool) -> Result<(), Failure> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let instructions = ::worker::engine::instructions();
-    let found = ::worker::engine::cuda::gpus();
-    let why = match &found {
-        Ok(gpus) if !gpus.is_empty() => "training has no kernels for GPUs yet".to_owned(),
-        Ok(_) => "the CUDA driver sees no device".to_owned(),
-        Err(reason) => reason.clone(),
-    };
-    let gpus = found.unwrap_or_default();
-    if json {
-        let gpus: Vec<_> = gpus
-            .iter()
-            .map(|gpu| {
-                let (major, minor) = gpu.capability;
-                serde_json::json!({
-                    "name": gpu.name,
-                    "compute_capability": format!("{major}.{minor}"),
-                    "memory_bytes": gpu.memory,
-                })
-            })
-            .collect();
-        return output::line(serde_json::json!({
-            "used": "cpu", "why": why, "threads": threads, "instructions": instructions, "gpus": gpus,
-        }));
-    }
-    output::line(format!("cpu: {threads} threads, {instructions}; {why}"))?;
-    gpus.iter().try_for_each(|gpu| {
-        let (major, minor) = gpu.capability;
-        let memory = table::bytes(gpu.memory);
-        output::line(format!("not used: {}, compute capability {major}.{minor}, {memory}", gpu.name))
-    })
 }
 
 fn listing(workers: &[WorkerSummary]) -> String {

@@ -31,7 +31,7 @@ fn variable(name: &str) -> Option<u64> {
     Some(std::env::var(name).ok()?.parse().unwrap_or_else(|_| panic!("{name}: expected a number")))
 }
 
-/// One run with kills at moments drawn from `seed`; the number of kills and the digests.
+/// One run with kills at moments drawn from `seed`; the number of kills and the results.
 fn disturbed(seed: u64) -> (u64, Vec<String>) {
     let mut random = Random(seed);
     let mut fleet = Fleet::new(true);
@@ -62,7 +62,7 @@ fn disturbed(seed: u64) -> (u64, Vec<String>) {
         kills += 1;
     };
     assert!(ended.success(), "seed {seed}: the run ended with {ended}");
-    (kills, fleet.digests(&run))
+    (kills, fleet.results(&run))
 }
 
 #[test]
@@ -74,8 +74,8 @@ fn a_run_survives_every_kill() {
     let (mut kills, mut rounds) = (0, 0);
     for seed in first.. {
         println!("seed {seed}");
-        let (killed, digests) = disturbed(seed);
-        assert_eq!(digests, want, "STARLING_CRASH_SEED={seed}: another model than undisturbed");
+        let (killed, results) = disturbed(seed);
+        assert_eq!(results, want, "STARLING_CRASH_SEED={seed}: another model than undisturbed");
         kills += killed;
         rounds += ROUNDS;
         if start.elapsed() >= budget {

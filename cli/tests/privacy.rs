@@ -148,6 +148,87 @@ fn an_audit_passes_the_mechanism_and_fails_broken_ones() {
 }
 
 #[test]
+fn an_audit_catches_half_the_noise_and_a_missing_clip_of_every_mechanism() {
+    // What a bound can prove at most follows from the trials; shares claim the bound of Rényi divergences.
+    for (mechanism, more, trials) in [
+        ("dp-ftrl", "--rounds 6", 1200),
+        ("dp-sgd", "--sampling-rate 1", 800),
+        ("local", "--rounds 2", 1200),
+        ("discrete-gaussian-shares", "", 4000),
+        ("skellam-shares", "", 4000),
+    ] {
+        let z = if mechanism == "local" { 2.0 } else { 1.0 };
+        let run = format!("audit --mechanism {mechanism} --noise-multiplier {z} --trials {trials} {more}");
+        let sound = json(&run);
+        assert!(sound["violated"] == false && sound["mechanism"] == mechanism, "{sound}");
+        // Not because it sees nothing.
+        assert!(sound["epsilon_at_least"].as_f64() > Some(0.8), "{sound}");
+        for mutation in ["half-noise", "no-clip"] {
+            let output =
+                assert_fails(&format!("{run} --mutation {mutation} --json"), 1, &["the claim is false"]);
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(found["violated"], true, "{found}");
+        }
+    }
+    let sampled =
+        json("audit --mechanism dp-sgd --noise-multiplier 1 --trials 300 --sampling-rate 0.5 --rounds 3");
+    assert!(sampled["violated"] == false && sampled["claimed_mu"].is_null(), "{sampled}");
+    assert_fails(
+        "audit --mechanism local --noise-multiplier 1 --sampling-rate 0.5",
+        64,
+        &["--sampling-rate"],
+    );
+}
+
+/// Ten pictures of 4 × 4 pixels, as MNIST comes.
+fn pictures(folder: &std::path::Path) {
+    for split in ["train", "t10k"] {
+        let mut images = vec![0, 0, 8, 3, 0, 0, 0, 10, 0, 0, 0, 4, 0, 0, 0, 4];
+        images.extend((0..160).map(|i| i as u8));
+        std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
+        let labels = [0, 0, 8, 1, 0, 0, 0, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();
+    }
+}
+
+#[test]
+fn a_count_is_drawn_once_kept_paid_for_and_then_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, state) = (folder.path().join("data"), folder.path().join("state"));
+    std::fs::create_dir(&data).unwrap();
+    pictures(&data);
+    let ask = |more: &str| {
+        let (data, state) = (data.to_str().unwrap(), state.to_str().unwrap());
+        format!("release --data {data} --dataset d --state-dir {state} --deviation 40 {more}")
+    };
+    let classes = ask("--name labels --what classes");
+    let first = json(&classes);
+    assert!(first["paid"] == true && first["values"].as_array().unwrap().len() == 10, "{first}");
+    // σ = 40 on a norm of 1: its Rényi bound, and no less than that of the continuous Gaussian.
+    let least = privacy::Mu::new(1.0 / 40.0).unwrap().epsilon(1e-5);
+    let epsilon = first["epsilon"].as_f64().unwrap();
+    assert!(epsilon >= least * 0.999 && epsilon < 2.0 * least, "{epsilon} {least}");
+    let again = json(&classes);
+    assert!(again["paid"] == false && again["values"] == first["values"], "{again}");
+    // A crash after the draw and before the line that pays: the same numbers, and they are paid for.
+    let ledger = state.join("ledger/d.jsonl");
+    let lines = std::fs::read_to_string(&ledger).unwrap();
+    let opened = lines.find('\n').unwrap() + 1;
+    std::fs::write(&ledger, &lines[..opened + 9]).unwrap();
+    let after = json(&classes);
+    assert!(after["paid"] == true && after["values"] == first["values"], "{after}");
+    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), lines);
+    // Another draw is another release.
+    let more = json(&ask("--name all --what records"));
+    assert!(more["epsilon"].as_f64() > Some(epsilon), "{more}");
+    assert_fails(&ask("--name labels --what records"), 64, &["drawn as classes with deviation 40"]);
+    assert_fails(&ask("--name third --what records --budget 0.001"), 1, &["this worker's ledger of `d`"]);
+    assert!(!state.join("releases/d.third.json").exists());
+    let shown = json(&format!("verify {}", ledger.to_str().unwrap()));
+    assert_eq!(shown["releases"], 2);
+}
+
+#[test]
 fn the_curves_are_drawn_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("curve.svg");
@@ -196,6 +277,13 @@ fn peers_far_away_learn_less_and_runs_without_a_promise_are_refused() {
     assert_eq!(json(&write(1, ""))["linear"]["proved"], true);
     let unknown = json(&write(6, ",barrier='asynchronous'"));
     assert!(unknown["linear"].is_null() && at(&unknown["epsilon"], 0, 4) == at(proved, 0, 1), "{unknown}");
+    let drawing = folder.path().join("pairs.svg");
+    let drawn = format!("{} --svg {}", write(6, ""), drawing.to_str().unwrap());
+    assert_eq!(json(&drawn)["drawing"], drawing.to_str().unwrap());
+    let svg = std::fs::read_to_string(&drawing).unwrap();
+    // Eight peers, twice: proved, and with the noise between.
+    assert!(svg.matches("<rect x=").count() == 128 && svg.contains("if changes did not react"), "{svg}");
+    assert_fails(&drawn, 73, &["--force"]);
     let text = starling(&write(6, ""));
     assert!(String::from_utf8_lossy(&text.stdout).contains("against everybody who sees all messages"));
     std::fs::write(&file, "name='p'\nrounds=3\nmodel={kind='linear'}\ndata={name='d'}\n").unwrap();

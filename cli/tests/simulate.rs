@@ -20,6 +20,8 @@ const RUN: &str = "
     batch = 20
     [cohort]
     fraction = 0.5
+    [average]
+    ema = { decay = 0.5 }
     [simulation]
     clients = 8
     seeds = [0, 1]
@@ -56,7 +58,14 @@ fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
     assert!(again.iter().all(|point| point["resumed"] == "finished"), "{again:?}");
     assert_eq!(digests(&again), digests(&points));
     assert!(folder.path().join("out/comparison.svg").exists());
-    for file in ["model.safetensors", "metrics.jsonl", "plot.svg", "run.toml", "summary.json"] {
+    for file in [
+        "model.safetensors",
+        "model-ema.safetensors",
+        "metrics.jsonl",
+        "plot.svg",
+        "run.toml",
+        "summary.json",
+    ] {
         assert!(folder.path().join("out/algorithm=fedavg,seed=0").join(file).exists(), "{file}");
     }
 
@@ -70,6 +79,9 @@ fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
         assert!((mean - accuracy(0).midpoint(accuracy(1))).abs() < 1e-12);
     }
     assert!(std::fs::read_to_string(folder.path().join("c.svg")).unwrap().contains("scaffold"));
+
+    let averages = &points[0]["averages"];
+    assert!(averages["ema"]["accuracy"].as_f64().is_some_and(|accuracy| accuracy > 0.1), "{averages}");
 
     let point = "out/algorithm=fedavg,seed=0";
     let line = format!(
@@ -111,6 +123,52 @@ fn a_killed_simulation_goes_on_with_the_same_bytes() {
     assert_eq!(resumed[0]["model_digest"], undisturbed[0]["model_digest"]);
     let read = |out: &str| std::fs::read(folder.path().join(out).join("metrics.jsonl")).unwrap();
     assert!(read("a") == read("b"), "the lines are the same, too");
+}
+
+#[test]
+fn points_run_side_by_side_and_stop_in_time() {
+    let folder = prepare(RUN);
+    let path = folder.path();
+    let one = json(&starling(path, "simulate run.toml --examples 400 --out one --json"));
+    // Before anything was trained, and again: nothing is lost, and what is left is said.
+    for _ in 0..2 {
+        let stopped = starling(path, "simulate run.toml --examples 400 --out side --time-limit 0 --json");
+        let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+        assert_eq!(stopped.status.code(), Some(75), "{said}");
+        assert!(said.contains("0 of 4 points"), "{said}");
+    }
+    let side =
+        json(&starling(path, "simulate run.toml --examples 400 --out side --parallel 3 --threads 3 --json"));
+    let digests = |lines: &[Value]| {
+        let mut found: Vec<String> =
+            lines.iter().map(|line| format!("{} {}", line["point"], line["model_digest"])).collect();
+        found.sort();
+        found
+    };
+    assert_eq!(digests(&one), digests(&side), "neither order nor company changes a point");
+    assert_eq!(side.len(), 4);
+}
+
+#[test]
+fn a_simulation_stops_between_two_rounds_and_goes_on() {
+    let single = RUN.split("seeds").next().expect("a part before it").replace("rounds = 4", "rounds = 400");
+    let folder = prepare(&single);
+    let path = folder.path();
+    let command = "simulate run.toml --examples 20000 --json --checkpoint 1000 --out";
+    let stopped = starling(path, &format!("{command} a --time-limit 1"));
+    if stopped.status.code() == Some(75) {
+        let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+        assert!(said.contains("0 of 1 points"), "{said}");
+        let went_on = json(&starling(path, &format!("{command} a")));
+        assert!(went_on[0]["resumed"].as_u64().expect("a number") > 0, "{}", went_on[0]["resumed"]);
+        assert_eq!(
+            went_on[0]["model_digest"],
+            json(&starling(path, &format!("{command} b")))[0]["model_digest"]
+        );
+    } else {
+        // A machine that does it all in a second has nothing to stop.
+        json(&stopped);
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_disk_that_fails_and_is_mended_loses_nothing() {
     let log = fleet.log("coordinator");
     assert!(log.contains("the store failed") && log.contains("File too large"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
-    assert_eq!(fleet.digests(&run), want);
+    assert_eq!(fleet.results(&run), want);
     assert!(
         fleet.metrics(&run).iter().all(|line| line["eval_accuracy"].is_f64()),
         "{:?}",

@@ -226,7 +226,7 @@ impl Fleet {
     pub(crate) fn count_event(&self, event: &RunEvent) {
         let mut workers = lock(&self.workers);
         match event {
-            RunEvent::UpdateApplied { worker, .. } => {
+            RunEvent::UpdateApplied { worker, .. } | RunEvent::UpdateBuffered { worker, .. } => {
                 workers.entry(worker.clone()).or_default().applied += 1;
             }
             RunEvent::UpdateRejected { worker, .. } => {
@@ -258,6 +258,13 @@ impl Fleet {
         let mut vectors = lock(&self.vectors);
         self.store.blobs().named(&current);
         vectors.entry(run.to_owned()).or_default()[0] = current;
+    }
+
+    /// A vector that a run needs from now on until its next commit but one.
+    pub(crate) fn keep_also(&self, run: &str, digest: Digest) {
+        let mut vectors = lock(&self.vectors);
+        self.store.blobs().named(&BTreeSet::from([digest]));
+        vectors.entry(run.to_owned()).or_default()[0].insert(digest);
     }
 
     /// Workers as operators see them.

@@ -31,6 +31,7 @@ pub use identity::Listen;
 pub use run::{
     aggregate::fold,
     combine::{centre_name, keep_centres},
+    flow::asynchrony,
 };
 pub use serve::{ServeError, serve};
 pub use spool::{Spool, SpoolError};

@@ -69,7 +69,7 @@ pub(crate) fn detail(
         } else {
             member_label(*member, machine.is_connected(worker)).to_owned()
         },
-        progress: progress.get(worker).cloned().unwrap_or_default(),
+        progress: on_version(machine, worker, progress.get(worker).map_or("", String::as_str)),
     });
     let all = (1..).map_while(|code| RejectReason::try_from(code).ok());
     let counts = all.filter_map(|reason| {
@@ -80,9 +80,28 @@ pub(crate) fn detail(
         summary: Some(summary),
         spec: record.spec.to_json(),
         metrics: metrics.iter().filter_map(|line| serde_json::to_string(line).ok()).collect(),
-        cohort: cohort.collect(),
+        cohort: cohort.chain(buffered(machine)).collect(),
         rejections: counts.collect(),
     }
+}
+
+/// A worker's progress, and without rounds the version that it trains.
+fn on_version(machine: &Machine, worker: &str, progress: &str) -> String {
+    match machine.ongoing().and_then(|ongoing| ongoing.tasks.get(worker)) {
+        Some(version) if progress.is_empty() => format!("version {version}"),
+        Some(version) => format!("version {version}, {progress}"),
+        None => progress.to_owned(),
+    }
+}
+
+/// Without rounds, the updates that wait for a version; their workers may train again.
+fn buffered(machine: &Machine) -> impl Iterator<Item = v1::CohortMember> {
+    let buffer = machine.ongoing().map(|ongoing| ongoing.buffer.as_slice()).unwrap_or_default();
+    buffer.iter().map(|update| v1::CohortMember {
+        worker: update.worker.clone(),
+        state: "buffered".to_owned(),
+        progress: format!("version {}, staleness {}", update.version, update.staleness),
+    })
 }
 
 fn member_label(member: Member, connected: bool) -> &'static str {
@@ -119,7 +138,7 @@ pub(crate) fn log_event(run: &str, event: &RunEvent) {
         | RunEvent::Quarantined { .. }
         | RunEvent::Exhausted { .. }
         | RunEvent::Failed { .. } => tracing::warn!(run, "{body}"),
-        RunEvent::UpdateApplied { .. } => tracing::debug!(run, "{body}"),
+        RunEvent::UpdateApplied { .. } | RunEvent::UpdateBuffered { .. } => tracing::debug!(run, "{body}"),
         _ => tracing::info!(run, "{body}"),
     }
 }

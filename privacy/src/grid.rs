@@ -254,6 +254,30 @@ impl Grid {
         sum.iter().enumerate().map(one).collect()
     }
 
+    /// Rounds a sum in floating point to quanta: what is in `before`, if there is any, and `last`. Above
+    /// 2^50 quanta it stays there.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn round_sums(self, before: Option<&[f64]>, last: &[f32], quanta: &mut [i64]) {
+        let inverse = exp2(-self.exponent);
+        assert_eq!(last.len(), quanta.len(), "grid: lengths differ");
+        match before {
+            None => quanta.iter_mut().zip(last).for_each(|(q, x)| *q = nearest(f64::from(*x) * inverse)),
+            Some(before) => {
+                assert_eq!(before.len(), quanta.len(), "grid: lengths differ");
+                let sums = before.iter().zip(last).map(|(sum, x)| sum + f64::from(*x));
+                quanta.iter_mut().zip(sums).for_each(|(q, x)| *q = nearest(x * inverse));
+            }
+        }
+    }
+
+    /// Quanta below 2^51, in units of `unit`.
+    pub fn values(quanta: &[i64], unit: f64, values: &mut [f32]) {
+        let value = |q: i64| f64::from_bits(MAGIC.to_bits().wrapping_add(q as u64)) - MAGIC;
+        values.iter_mut().zip(quanta).for_each(|(x, q)| *x = (value(*q) * unit) as f32);
+    }
+
     fn round(self, x: f32, factor: f64) -> i64 {
         (f64::from(x) * factor * exp2(-self.exponent)).round_ties_even() as i64
     }
@@ -268,6 +292,15 @@ impl Grid {
         };
         part.chunks(1 << 16).map(|x| u128::from(block(x))).sum()
     }
+}
+
+/// From here on the last bit of an `f64` is worth 1, so that adding it rounds, to even on a tie. There are
+/// vectors for that on every machine, and for conversions on few.
+const MAGIC: f64 = 1.5 * 4_503_599_627_370_496.0;
+
+fn nearest(x: f64) -> i64 {
+    let bounded = x.clamp(-exp2(50), exp2(50));
+    (bounded + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64
 }
 
 fn whole_variance(deviation: f64, noise: NoiseMultiplier) -> Result<NonZeroU64, ParameterError> {
@@ -359,6 +392,28 @@ mod tests {
         assert!(grid.round_sum(&[f32::MAX]).is_err());
         let mut bad = [0.5, f32::NAN];
         assert_eq!(grid.clip(&mut [&mut [1.0], &mut bad]), Err(NotFinite { index: 2 }));
+    }
+
+    #[test]
+    fn sums_round_and_come_back_as_by_the_plain_conversions() {
+        let grid = grid(1.0, 3);
+        let (q, unit) = (grid.quantum(), 0.37);
+        let last = [0.0, -0.0, 0.5, 1.5, -2.5, 3.499_9, -7.0e9, 1.0e20, -1.0e20].map(|x: f32| x * q as f32);
+        let before = [0.25, 1e6, 0.5, -1.0, 0.0, 1e-9, 7.1e9, 0.0, 0.0].map(|x: f64| x * q);
+        let mut quanta = [0; 9];
+        let mut values = [0.0; 9];
+        for before in [None, Some(&before[..])] {
+            grid.round_sums(before, &last, &mut quanta);
+            for i in 0..9 {
+                let x = (before.map_or(0.0, |before| before[i]) + f64::from(last[i])) / q;
+                let want = x.clamp(-exp2(50), exp2(50)).round_ties_even() as i64;
+                assert_eq!(quanta[i], want, "{x}");
+            }
+            Grid::values(&quanta, unit, &mut values);
+            for (q, x) in quanta.iter().zip(values) {
+                assert_eq!(x, (*q as f64 * unit) as f32);
+            }
+        }
     }
 
     #[test]

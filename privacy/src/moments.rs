@@ -8,7 +8,7 @@ mod vertical;
 pub(crate) use vertical::Vertical;
 
 use crate::{
-    Ledger,
+    Ledger, Refusal,
     loss::{Loss, Points},
 };
 
@@ -52,6 +52,21 @@ impl Composition {
         let count: f64 = parts.iter().map(|(_, count)| count).sum();
         let tail = (0.5 * lost / count.max(1.0)).max(1e-250);
         Some(Self { parts, tail, lost: 2.0 * tail * count })
+    }
+
+    /// By how much the losses of one event differ, at most.
+    pub(crate) fn widest(&self) -> f64 {
+        let one = |points: &Points| points.range().1 - points.range().0;
+        self.points(1.0, 0.0).iter().map(one).fold(0.0, f64::max)
+    }
+
+    /// What is left of δ for losses that were not cut off.
+    ///
+    /// # Errors
+    /// If hardly anything is.
+    pub(crate) fn rest(&self, delta: f64) -> Result<f64, Refusal> {
+        let rest = delta - self.lost;
+        if rest > 0.5 * delta { Ok(rest) } else { Err(Refusal::TooSmall) }
     }
 
     /// The points of each part for exponents up to `t` and this much oscillation.

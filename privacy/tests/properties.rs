@@ -153,3 +153,44 @@ fn the_grid_refuses_rather_than_wraps() {
         assert!(grid >= exact * (1.0 - 1e-9) && grid <= exact * (1.0 + 1e-3), "{delta}: {grid} {exact}");
     }
 }
+
+/// Where a tilt stopped short of its saddle, or as much was cut off as was asked for, ε came out too small, by
+/// up to a factor of four. Reference values: mpmath, 360 digits.
+#[test]
+fn tiny_delta_and_huge_noise_do_not_make_epsilon_too_small() {
+    for (z, rounds, delta, want) in [
+        (1e9, 1, 1e-30, 9.268_073_833_725_844_3e-9),
+        (1e9, 1, 1e-100, 2.012_980_680_506_297_4e-8),
+        (1e9, 1, 1e-300, 3.638_523_703_969_641_6e-8),
+        (1e9, 1_000_000, 1e-30, 9.971_408_172_920_804_1e-6),
+        (1e9, 1_000_000, 1e-300, 3.657_431_251_424_888_9e-5),
+        (1.0, 1, 1e-300, 37.448_847_912_139_105),
+        (1e5, 100, 1e-300, 0.003_669_987_236_549_905_1),
+    ] {
+        let whole = ledger(Adjacency::ZeroOut, &[(gaussian(z), Sampling::Everyone, rounds)]);
+        let exact = Accountant::Gaussian.epsilon(&whole, delta, 1).unwrap();
+        assert!((exact / want - 1.0).abs() < 1e-9, "{z} {rounds} {delta:e}: {exact:e} {want:e}");
+        for accountant in [Accountant::Rdp, Accountant::Contour, Accountant::Pld] {
+            match accountant.epsilon(&whole, delta, 1) {
+                Ok(epsilon) => assert!(epsilon >= want, "{accountant:?} {z} {rounds} {delta:e}: {epsilon:e}"),
+                Err(why) => assert!(!why.to_string().is_empty() && delta < 1e-20, "{accountant:?}: {why}"),
+            }
+        }
+    }
+    for (q, z, rounds, delta) in
+        [(0.5, 1e7, 10, 1e-100), (0.01, 1e9, 1_000_000, 1e-30), (0.01, 1e4, 1_000_000, 1e-100)]
+    {
+        let whole = ledger(Adjacency::ZeroOut, &[(gaussian(z), poisson(q), rounds)]);
+        // So little a round is one Gaussian of μ = q√T/z, from below up to the mixture's skewness.
+        let limit = ledger(
+            Adjacency::ZeroOut,
+            &[(gaussian(z / (q * (rounds as f64).sqrt())), Sampling::Everyone, 1)],
+        );
+        let limit = Accountant::Gaussian.epsilon(&limit, delta, 1).unwrap();
+        let least = report::epsilon(&whole, delta, 1).epsilon;
+        assert!(least > 0.99 * limit && least < 1.05 * limit, "{q} {z} {rounds}: {least:e} {limit:e}");
+        for accountant in [Accountant::Contour, Accountant::Pld] {
+            assert!(accountant.epsilon(&whole, delta, 1).is_ok_and(|x| x >= least) || delta < 1e-20);
+        }
+    }
+}

@@ -1,7 +1,9 @@
 //! What happens in a run, as a log that people, programs and metrics read: the operator's only truth.
 
 use crate::digest::Digest;
+use algorithms::evaluation::{Calibration, Confusion, Spread};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One event of a run. Serialised as JSON with the key `event`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,32 @@ pub enum RunEvent {
         train_loss: Option<f64>,
         /// Seconds of training.
         seconds: f64,
+    },
+    /// An update is in the buffer of a run without rounds: durable, and part of the version that is open.
+    /// With the versions' models these lines say all that a model is a function of.
+    UpdateBuffered {
+        /// The open version.
+        round: u64,
+        /// Whose.
+        worker: String,
+        /// The version that it was trained on.
+        version: u64,
+        /// Versions between the two.
+        staleness: u64,
+        /// What it counts for that: `s(τ)`, or `α s(τ)`.
+        weight: f64,
+        /// Its weight in the mean.
+        examples: u64,
+        /// Mean training loss.
+        train_loss: Option<f64>,
+        /// Seconds of training.
+        seconds: f64,
+        /// Of its values as they were read.
+        digest: Digest,
+        /// Updates in the buffer with it.
+        buffered: usize,
+        /// Updates that make a version.
+        buffer_size: usize,
     },
     /// An update was not counted, and why.
     UpdateRejected {
@@ -191,12 +219,76 @@ pub struct Metrics {
     pub federated_loss: Option<f64>,
     /// Share of right predictions on the workers' held-out sets.
     pub federated_accuracy: Option<f64>,
+    /// How the workers fare, each on its own held-out set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Box<ClientScores>>,
     /// Payload bytes sent to workers in the round.
     pub bytes_down: u64,
     /// Payload bytes received from workers in the round.
     pub bytes_up: u64,
+    /// How good the averages of the model are that the run keeps (`ema`, `swa`), where the model was evaluated.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub averages: BTreeMap<String, AverageMetrics>,
     /// Privacy spent so far; null: the run has no privacy guarantee.
     pub epsilon: Option<f64>,
+    /// How old updates were and how fast they came; only in a run without rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<Asynchrony>,
     /// Digest of the model after the round.
     pub model_digest: Digest,
+}
+
+/// How the workers fare that evaluated a model, each on its own held-out set. Numbers over workers alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClientScores {
+    /// Accuracy, every worker counted alike.
+    pub accuracy: Spread,
+    /// Mean loss, every worker counted alike.
+    pub loss: Spread,
+    /// The same of personal models, in a run that has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal: Option<PersonalScores>,
+    /// Top-1 calibration over all predictions, if the run asks for details.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// Who was taken for whom over all predictions, if the run asks for details.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Confusion>,
+}
+
+/// How personal models do, each on its worker's held-out set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PersonalScores {
+    /// Share of right predictions, by predictions.
+    pub mean_accuracy: f64,
+    /// Mean loss, by predictions.
+    pub mean_loss: f64,
+    /// Accuracy, every worker counted alike.
+    pub accuracy: Spread,
+    /// Mean loss, every worker counted alike.
+    pub loss: Spread,
+}
+
+/// How good an average of the model is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct AverageMetrics {
+    /// Mean loss on the coordinator's held-out set.
+    pub eval_loss: Option<f64>,
+    /// Share of right predictions there.
+    pub eval_accuracy: Option<f64>,
+}
+
+/// What a line says of a version that a buffer made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asynchrony {
+    /// How many updates were how many versions behind: (staleness, updates), in order.
+    pub staleness: Vec<(u64, usize)>,
+    /// Its mean.
+    pub mean_staleness: f64,
+    /// Its largest.
+    pub max_staleness: u64,
+    /// Workers that were training when the version was committed.
+    pub training: usize,
+    /// Updates counted in a second, over the time in which the version was open.
+    pub updates_per_s: f64,
 }

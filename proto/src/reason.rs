@@ -22,6 +22,7 @@ impl RejectReason {
             Self::Quarantined => "quarantined",
             Self::Length => "wrong length",
             Self::TooSlow => "too slow",
+            Self::TooStale => "too stale",
             Self::Compression => "not compressed so",
         }
     }
@@ -35,7 +36,12 @@ impl RejectReason {
     pub fn is_fault(self) -> bool {
         !matches!(
             self,
-            Self::UnknownRun | Self::StaleRound | Self::NotAssigned | Self::Quarantined | Self::TooSlow
+            Self::UnknownRun
+                | Self::StaleRound
+                | Self::TooStale
+                | Self::NotAssigned
+                | Self::Quarantined
+                | Self::TooSlow
         )
     }
 }

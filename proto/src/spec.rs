@@ -5,23 +5,34 @@
 //! are errors that name the nearest known key, because a misspelt `clip` that is silently ignored
 //! costs a week of training.
 
-use crate::nearest;
-use algorithms::{Algorithm, cohort::draw::Sampler, combine::Combiner, schedule::Schedule};
+use algorithms::{average::Averages, cohort::draw::Sampler, combine::Combiner};
 use serde::{Deserialize, Serialize};
 
+mod algorithm;
+mod asynchronous;
 mod check;
 mod combiner;
 mod compression;
+mod local;
 mod method;
+mod model;
+mod personal;
 mod private;
 mod private_peers;
 mod shares;
+mod stragglers;
 mod topology;
 
+pub use algorithm::AlgorithmSpec;
+pub use asynchronous::AsyncSpec;
 pub use check::SpecError;
 pub use combiner::{AttackKind, AttackSpec};
 pub use compression::CompressionSpec;
+pub use local::{ClipMode, LocalSpec};
+pub use model::{ModelSpec, Stem};
+pub use personal::{Order, PersonalSpec};
 pub use shares::SHARES;
+pub use stragglers::StragglerSpec;
 pub use topology::{BarrierSpec, Mixing, TopologySpec};
 
 /// A run as a person writes it. See `deploy/samples/run.toml` for every key.
@@ -54,9 +65,15 @@ pub struct RunSpec {
     /// When and on what the global model is evaluated.
     #[serde(default)]
     pub evaluation: EvaluationSpec,
+    /// Averages of the global model over rounds, which are evaluated and exported beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<Averages>,
     /// What an update must satisfy before it is counted.
     #[serde(default)]
     pub vetting: VettingSpec,
+    /// Parts of the model that each worker keeps for itself; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub personal: Option<PersonalSpec>,
     /// How updates are made smaller on their way; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
@@ -66,10 +83,16 @@ pub struct RunSpec {
     /// Clients that lie, in a simulation alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<AttackSpec>,
+    /// How the speeds of clients differ, in a simulation alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stragglers: Option<StragglerSpec>,
     /// Differential privacy: what is promised and by which mechanism; absent: no promise. See
     /// `deploy/samples/run-private.toml` for every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<privacy::PrivacySpec>,
+    /// How updates are taken in without rounds that anybody waits for; absent: in rounds.
+    #[serde(default, rename = "async", skip_serializing_if = "Option::is_none")]
+    pub asynchronous: Option<AsyncSpec>,
     /// How peers mix, for `mode = "decentralised"` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologySpec>,
@@ -84,96 +107,6 @@ pub enum Mode {
     Federated,
     /// Peers mix over a graph, without a coordinator: `starling peer`.
     Decentralised,
-}
-
-/// The network and its own keys.
-///
-/// Inputs come from the data set: images are `channels × height × width`, text is a sequence of
-/// character indices. Parameter names and layouts are PyTorch's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum ModelSpec {
-    /// Multinomial logistic regression.
-    Linear {},
-    /// Fully connected with ReLU.
-    Mlp {
-        /// Widths of the hidden layers.
-        #[serde(default = "default_hidden")]
-        hidden: Vec<usize>,
-    },
-    /// LeNet-5 with ReLU and max pooling.
-    Lenet {},
-    /// Two 5×5 convolutions (32, 64) with max pooling and a hidden layer of 512 (McMahan et al. 2017).
-    Cnn {},
-    /// ResNet-18 with group norm instead of batch norm.
-    #[serde(rename = "resnet18-gn")]
-    Resnet18Gn {
-        /// The first convolution.
-        #[serde(default)]
-        stem: Stem,
-    },
-    /// Character-level LSTM that predicts the next character at each position.
-    CharLstm {
-        /// Width of the character embedding.
-        #[serde(default = "default_embedding")]
-        embedding: usize,
-        /// Width of the hidden state.
-        #[serde(default = "default_lstm_hidden")]
-        hidden: usize,
-        /// Stacked layers.
-        #[serde(default = "default_lstm_layers")]
-        layers: usize,
-    },
-    /// Character-level decoder-only transformer (GPT-2's block, learned positions).
-    CharGpt {
-        /// Width of the residual stream.
-        #[serde(default = "default_gpt_width")]
-        width: usize,
-        /// Attention heads; must divide `width`.
-        #[serde(default = "default_gpt_heads")]
-        heads: usize,
-        /// Blocks.
-        #[serde(default = "default_gpt_layers")]
-        layers: usize,
-    },
-    /// A bare vector that no step changes: for measuring the round without training.
-    Flat {
-        /// Number of scalars.
-        parameters: usize,
-    },
-}
-
-/// First convolution of `resnet18-gn`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stem {
-    /// 3×3, stride 1, no pooling, no bias in the last layer (FedSLR).
-    #[default]
-    Cifar,
-    /// 7×7, stride 2, then 3×3 max pooling, torchvision's ImageNet stem (FL-Simulator).
-    Imagenet,
-}
-
-fn default_hidden() -> Vec<usize> {
-    vec![200, 200]
-}
-fn default_embedding() -> usize {
-    8
-}
-fn default_lstm_hidden() -> usize {
-    256
-}
-fn default_lstm_layers() -> usize {
-    2
-}
-fn default_gpt_width() -> usize {
-    128
-}
-fn default_gpt_heads() -> usize {
-    4
-}
-fn default_gpt_layers() -> usize {
-    4
 }
 
 /// Which data, and how simulation and demo share it out.
@@ -226,99 +159,6 @@ pub enum PartitionSpec {
     },
 }
 
-/// The algorithm's name; its own keys follow and are checked by the algorithm itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AlgorithmSpec {
-    /// Name of a rule in `algorithms/src/rules/`.
-    pub kind: String,
-    /// The rule's own keys.
-    #[serde(flatten)]
-    pub params: serde_json::Map<String, serde_json::Value>,
-}
-
-impl AlgorithmSpec {
-    /// Builds the algorithm, or says which key is wrong.
-    pub fn make(&self) -> Result<Box<dyn Algorithm>, SpecError> {
-        algorithms::make(&self.kind, &self.params).map_err(|error| {
-            let known = algorithms::rules::RULES.iter().map(|rule| rule.name);
-            let text = nearest::explain(&error.to_string());
-            match (error, nearest::nearest(&self.kind, known)) {
-                (algorithms::ParamError::Unknown { .. }, Some(near)) => {
-                    SpecError::new("algorithm.kind", format!("{text} (did you mean `{near}`?)"))
-                }
-                _ => SpecError::new("algorithm", text),
-            }
-        })
-    }
-}
-
-impl Default for AlgorithmSpec {
-    fn default() -> Self {
-        Self { kind: "fedavg".into(), params: serde_json::Map::new() }
-    }
-}
-
-/// Local training on a worker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalSpec {
-    /// Passes over the worker's data in a round; ignored when `steps` is given.
-    pub epochs: u32,
-    /// Exact number of local steps in a round.
-    pub steps: Option<u32>,
-    /// Examples in a mini-batch.
-    pub batch: usize,
-    /// Learning rate of round 0.
-    pub lr: f32,
-    /// The learning rate of round t is `lr · lr_decay^t`, times what `schedule` and `warmup` say.
-    pub lr_decay: f32,
-    /// How the learning rate falls over the rounds; absent: by `lr_decay` alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-    /// Rounds over which the learning rate grows to its first value, in equal steps.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub warmup: u64,
-    /// Weight decay, outside the clip.
-    pub weight_decay: f32,
-    /// Clipping norm of a local gradient, over the whole vector; absent: no clipping.
-    pub clip: Option<f32>,
-    /// What the clip acts on.
-    pub clip_mode: ClipMode,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// What gradient clipping acts on (`ARCHITECTURE.md`, local step).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClipMode {
-    /// The loss gradient alone; prox and correction are added exactly.
-    #[default]
-    Clean,
-    /// Gradient plus correction vector, prox split around the clip, as FL-Simulator's code does.
-    Compat,
-}
-
-impl Default for LocalSpec {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            steps: None,
-            batch: 50,
-            lr: 0.05,
-            lr_decay: 1.0,
-            schedule: None,
-            warmup: 0,
-            weight_decay: 0.0,
-            clip: None,
-            clip_mode: ClipMode::Clean,
-        }
-    }
-}
-
 /// Who takes part in a round, and how long a round may last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -368,13 +208,21 @@ pub struct EvaluationSpec {
     pub central: bool,
     /// On the workers' held-out sets.
     pub federated: bool,
+    /// Workers also tell which classes they took for which and sums from which the calibration error follows.
+    /// The coordinator then learns how many held-out examples of each class a worker has.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub details: bool,
+    /// Where a held-out set is divided among workers, each gets examples with its own mix of training labels
+    /// instead of the whole set's: what personal models are for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub matched: bool,
     /// How long federated evaluation waits for reports.
     pub deadline_s: u64,
 }
 
 impl Default for EvaluationSpec {
     fn default() -> Self {
-        Self { every: 1, central: true, federated: false, deadline_s: 120 }
+        Self { every: 1, central: true, federated: false, details: false, matched: false, deadline_s: 120 }
     }
 }
 

@@ -55,6 +55,14 @@ pub enum Mutation {
     DeafToProgress,
     /// The coordinator releases a model before the ledger has it.
     ReleaseBeforeLedger,
+    /// The coordinator of a run without rounds does not write its buffer down.
+    LoseBuffer,
+    /// The coordinator of a run without rounds keeps a buffer that was committed.
+    BufferTwice,
+    /// The coordinator of a run without rounds counts old updates like fresh ones.
+    FreshWeight,
+    /// The coordinator of a run without rounds forgets the models that somebody still trains on.
+    DropVersions,
     /// The coordinator draws new noise when it tries a round again.
     FreshNoise,
     /// The coordinator gives every sum of a round the same noise.
@@ -119,6 +127,10 @@ pub const TRAPS: &[Trap] = &[
     trap(Mutation::ReleaseBeforeLedger, "a release that is not paid for", "private", &["paid"]),
     trap(Mutation::FreshNoise, "new noise on the same sum in a retry", "private", &["noise"]),
     trap(Mutation::NoiseOfTheRound, "the same noise on two different sums", "private", &["noise"]),
+    trap(Mutation::LoseBuffer, "a buffer that does not survive", "buffered", &["told", "versions"]),
+    trap(Mutation::BufferTwice, "a buffer committed twice", "buffered", &["counted", "versions"]),
+    trap(Mutation::FreshWeight, "old updates counted like fresh ones", "buffered", &["aggregate"]),
+    trap(Mutation::DropVersions, "models gone that are trained on", "buffered", &["announced", "versions"]),
     trap(Mutation::DeafToProgress, "slow taken for stuck", "slow", &["stragglers"]),
 ];
 

@@ -2,7 +2,8 @@
 //! run, so that a failure can be replayed by one line.
 
 use crate::{Faults, Millis, Schedule, Vice};
-use algorithms::seed;
+use algorithms::{seed, staleness::Staleness};
+use proto::spec::AsyncSpec;
 
 /// A kind of schedule.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +98,11 @@ pub const PROFILES: &[Profile] = &[
             Schedule { private: true, cohort: None, min_updates: 1, evaluate_every: 0, ..schedule }
         },
     },
+    Profile {
+        name: "buffered",
+        about: "no rounds: buffers, mixes and old models under everything else",
+        make: buffered,
+    },
     Profile { name: "full", about: "everybody takes part in every round, whatever fails", make: full },
     Profile {
         name: "everybody",
@@ -127,6 +133,38 @@ fn with(algorithm: &str, seed: u64, faults: Faults) -> Schedule {
 fn byzantine(algorithm: &str, seed: u64) -> Schedule {
     let draw = |n| Vice::ALL[(seed::derive(seed, "vice", &[n]) % Vice::ALL.len() as u64) as usize];
     Schedule { workers: 9, byzantine: (0..3).map(draw).collect(), ..with(algorithm, seed, LIGHT) }
+}
+
+/// FedBuff and FedAsync in turns, under faults that go in turns, too.
+fn buffered(_: &str, seed: u64) -> Schedule {
+    let (staleness, max_staleness) = (Staleness::default(), if seed % 5 == 0 { 2 } else { 20 });
+    let concurrency = [None, Some(4), Some(2)][(seed / 2 % 3) as usize];
+    let (section, rounds) = if seed.is_multiple_of(2) {
+        let buffer_size = [3, 2, 9][(seed / 4 % 3) as usize];
+        (AsyncSpec::FedBuff { buffer_size, concurrency, staleness, max_staleness }, 24)
+    } else {
+        (AsyncSpec::FedAsync { alpha: 0.6, concurrency, staleness, max_staleness }, 50)
+    };
+    let algorithm = if seed % 4 == 2 { "fedadam" } else { "fedavg" };
+    let faults = match seed / 2 % 4 {
+        0 => Faults { coordinator_crashes: 5.0, store_failures: 1.5, ..HOSTILE },
+        1 => Faults { silent: true, reorder: 0.05, partitions: 2.0, ..HOSTILE },
+        2 => Faults { slow: 2.0, stuck: 1.5, ..LIGHT },
+        _ => LIGHT,
+    };
+    let base = if seed / 2 % 4 == 3 { byzantine(algorithm, seed) } else { with(algorithm, seed, faults) };
+    let least = [1, 2][(seed / 8 % 2) as usize].min(section.buffer_size());
+    let (cohort, evaluate_every, deadline_s, rejoin_s) = (None, 0, 8, 4);
+    Schedule {
+        asynchronous: Some(section),
+        rounds,
+        cohort,
+        evaluate_every,
+        deadline_s,
+        rejoin_s,
+        min_updates: least,
+        ..base
+    }
 }
 
 /// Whoever is lost comes back in time, and training does not depend on when it happens: the model must

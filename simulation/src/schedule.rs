@@ -2,7 +2,7 @@
 
 use crate::{Faults, Millis, Mutation, Vice};
 use algorithms::Params;
-use proto::spec::{RunSpec, SpecError};
+use proto::spec::{AsyncSpec, RunSpec, SpecError};
 
 /// Why a schedule cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +66,8 @@ pub struct Schedule {
     pub rejoin_s: u64,
     /// Federated evaluation after every so many rounds; 0: never.
     pub evaluate_every: u64,
+    /// How updates are taken in without rounds; `None`: in rounds.
+    pub asynchronous: Option<AsyncSpec>,
     /// Whether the run promises privacy: clipped sums, noise, a cohort that is drawn in secret.
     pub private: bool,
     /// How far two trainings of the same round may differ.
@@ -95,6 +97,7 @@ impl Schedule {
             deadline_s: 25,
             rejoin_s: 12,
             evaluate_every: 3,
+            asynchronous: None,
             private: false,
             noise: 0.5,
             faults: Faults::HOSTILE,
@@ -154,6 +157,10 @@ impl Schedule {
                 "deadline_s": 10,
             },
         });
+        if let Some(section) = &self.asynchronous {
+            spec["async"] =
+                serde_json::to_value(section).map_err(|error| SpecError::new("async", error.to_string()))?;
+        }
         if self.private {
             spec["privacy"] = serde_json::json!({
                 "unit": "client", "adjacency": "zero_out", "mechanism": "central_gaussian", "clip_norm": 10.0,

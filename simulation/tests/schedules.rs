@@ -74,6 +74,14 @@ fn private_runs_whose_coordinator_crashes_all_the_time() {
 }
 
 #[test]
+fn runs_without_rounds() {
+    often(
+        &survives("buffered"),
+        &["coordinator_crashes", "worker_crashes", "retries", "rejected", "late", "slow"],
+    );
+}
+
+#[test]
 fn workers_that_mean_harm() {
     often(&survives("byzantine"), &["rejected", "quarantined"]);
 }

@@ -3,7 +3,7 @@
 
 use algorithms::rules::RULES;
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
-use simulation::training::{Line, Notice, Outcome, Setup, SimulationError, run};
+use simulation::training::{Line, Notice, Outcome, Setup, SimulationError, Stop, run};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -41,6 +41,7 @@ fn setup(spec: RunSpec, folder: &Path) -> Setup {
         checkpoint: Duration::from_hours(1),
         memory: 1 << 30,
         reproducible_noise: true,
+        stop: Stop::default(),
     }
 }
 
@@ -62,9 +63,10 @@ const PACKED: &str = "[compression]\nkind='top-k'\nratio=0.05\n";
 const CLIPPED: &str = "[combiner]\nkind='centred-clipping'\nradius=0.05\n";
 const ATTACKED: &str = "[combiner]\nkind='median'\n[attack]\nkind='alie'\nfraction=0.25\n";
 const CHOSEN: &str = "sampler={kind='power-of-choice',candidates=9}\n";
+const AVERAGED: &str = "[average]\nema={decay=0.5}\nswa={start=1}\n";
 /// No state, what compression lost, client state, both, state that is sent again, the last aggregate, liars, what was
-/// seen of clients.
-const CASES: [(&str, &str); 8] = [
+/// seen of clients, averages of the model.
+const CASES: [(&str, &str); 9] = [
     ("fedavg", ""),
     ("fedavg", PACKED),
     ("scaffold", ""),
@@ -73,6 +75,7 @@ const CASES: [(&str, &str); 8] = [
     ("fedcm", CLIPPED),
     ("fedavg", ATTACKED),
     ("fedavg", CHOSEN),
+    ("fedavg", AVERAGED),
 ];
 
 #[test]
@@ -93,6 +96,40 @@ fn threads_memory_and_checkpoints_change_nothing() {
         other.seed = 4;
         assert_ne!(one.digest, go(|_| (), other).digest, "{algorithm}: another seed");
     }
+}
+
+#[test]
+fn averages_of_the_model_are_evaluated_and_exported_beside_it() {
+    let plain = go(|_| (), spec("fedavg", ""));
+    let averaged = go(|_| (), spec("fedavg", AVERAGED));
+    assert_eq!(averaged.model, plain.model, "training does not see them");
+    let line = |outcome: &Outcome, round: usize| outcome.lines[round].metrics.clone();
+    assert_eq!(line(&averaged, 0).averages.keys().collect::<Vec<_>>(), ["ema"], "SWA begins with round 1");
+    let last = line(&averaged, 3);
+    for name in ["ema", "swa"] {
+        let loss = last.averages[name].eval_loss.expect("it was evaluated");
+        assert!(loss != last.eval_loss.expect("as the model") && loss.is_finite(), "{name}: {loss}");
+        let data = |file: &[u8]| file[file.len() - 4 * plain.parameters..].to_vec();
+        assert_ne!(data(&averaged.averages[name]), data(&averaged.model));
+    }
+    // An average without a memory is the model, and so is the mean of the last one.
+    let bare = go(|_| (), spec("fedavg", "[average]\nema={decay=0.0}\nswa={start=3}\n"));
+    for name in ["ema", "swa"] {
+        let data = |file: &[u8]| file[file.len() - 4 * plain.parameters..].to_vec();
+        assert_eq!(data(&bare.averages[name]), data(&plain.model));
+        let last = line(&bare, 3);
+        assert_eq!(last.averages[name].eval_loss, last.eval_loss);
+    }
+}
+
+#[test]
+fn grown_and_divided_batches_are_the_same_on_any_threads() {
+    let keys = "growth={kind='linear',add=10,max=20}\naccumulate=3\n";
+    let one = go(|_| (), spec("scaffold", keys));
+    assert_eq!(one, go(|setup| setup.threads = 3, spec("scaffold", keys)));
+    // 20 examples a client, 10 ms a step: two steps in the first round, one in the others.
+    let seconds: Vec<f64> = one.lines.iter().map(|line| line.metrics.seconds).collect();
+    assert_eq!(seconds, [0.02, 0.01, 0.01, 0.01]);
 }
 
 #[test]
@@ -201,7 +238,7 @@ fn every_algorithm_can_be_simulated() {
 #[test]
 fn a_round_is_evaluated_in_every_way() {
     let skewed = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\n").data;
-    let mut spec = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\nevery=3\n");
+    let mut spec = spec("fedavg", "epochs=5\n[evaluation]\nfederated=true\nevery=3\ndetails=true\n");
     spec.data = skewed;
     spec.data.partition = Some(proto::spec::PartitionSpec::Pathological { classes: 2 });
     let outcome = go(|setup| setup.threads = 2, spec);
@@ -210,6 +247,8 @@ fn a_round_is_evaluated_in_every_way() {
     let line = outcome.lines.last().unwrap();
     // The clients' shares of the held-out digits are the held-out digits.
     assert_eq!(line.metrics.federated_accuracy, line.metrics.eval_accuracy);
+    let told = line.metrics.clients.as_deref().unwrap();
+    assert_eq!(told.accuracy.clients, CLIENTS);
     let worst = line.client_accuracy_worst_decile.unwrap();
     assert!(
         worst <= line.client_accuracy.unwrap() && line.client_accuracy_variance.unwrap() > 0.0,
@@ -223,6 +262,10 @@ fn a_round_is_evaluated_in_every_way() {
     let calibration = found.calibration.unwrap();
     assert!(calibration.low <= calibration.ece && calibration.ece <= calibration.high, "{calibration:?}");
     assert_eq!(Some(calibration.ece), line.ece);
+    // What the clients told adds up to what one look at everything sees.
+    assert_eq!(told.confusion.as_ref().unwrap().counts.iter().sum::<u64>(), 60);
+    let (all, own) = (told.calibration.unwrap(), calibration);
+    assert_eq!((all.predictions, all.top), (own.predictions, 1));
 }
 
 #[test]
@@ -334,4 +377,76 @@ fn clients_that_add_noise_are_the_same_on_any_threads_and_after_an_interruption(
         digests.insert(outcome.digest);
     }
     assert_eq!(digests.len(), 12);
+}
+
+const SLOW: &str = "[stragglers]\nfraction=0.25\nslowdown=9.0\nsigma=0.3\n";
+const FEDBUFF: &str = "[async]\nkind='fedbuff'\nbuffer_size=3\nconcurrency=6\nmax_staleness=3\n";
+const FEDASYNC: &str = "[async]\nkind='fedasync'\nalpha=0.5\nstaleness={kind='hinge',a=1.0,b=1}\n";
+
+fn many_versions(algorithm: &str, rest: &str) -> RunSpec {
+    RunSpec { rounds: 20, ..spec(algorithm, rest) }
+}
+
+fn digests(outcome: &Outcome) -> Vec<Digest> {
+    outcome.lines.iter().map(|line| line.metrics.model_digest).collect()
+}
+
+#[test]
+fn without_rounds_threads_change_nothing_and_the_slow_are_behind() {
+    for (algorithm, section) in [("fedavg", FEDBUFF), ("fedadam", FEDBUFF), ("fedprox", FEDASYNC)] {
+        let spec = || many_versions(algorithm, &[section, SLOW].concat());
+        let one = go(|_| (), spec());
+        assert_eq!(one, go(|setup| setup.threads = 3, spec()), "{algorithm}: threads");
+        let told: Vec<_> = one.lines.iter().filter_map(|line| line.metrics.asynchronous.as_ref()).collect();
+        assert_eq!(told.len(), 20);
+        assert!(told.iter().any(|told| told.max_staleness > 1), "{algorithm}: somebody is slow");
+        let fast = go(|_| (), many_versions(algorithm, section));
+        let time = |outcome: &Outcome| outcome.lines.iter().map(|line| line.metrics.seconds).sum::<f64>();
+        assert!(time(&fast) < time(&one) && one.evaluation.is_some(), "{algorithm}");
+    }
+}
+
+#[test]
+fn where_nobody_is_behind_the_definitions_agree() {
+    // A buffer of everybody is a round of FedAvg; a mix with a share of 1 is the model of the one who sent it.
+    let everybody = format!("[async]\nkind='fedbuff'\nbuffer_size={CLIENTS}\nconcurrency={CLIENTS}\n");
+    for algorithm in ["fedavg", "fedyogi", "fedsam"] {
+        let rounds = go(|_| (), spec(algorithm, ""));
+        assert_eq!(digests(&go(|_| (), spec(algorithm, &everybody))), digests(&rounds), "{algorithm}");
+        assert_ne!(digests(&go(|_| (), spec(algorithm, FEDBUFF))), digests(&rounds), "{algorithm}");
+    }
+    let alone = |rest: &str| digests(&go(|setup| setup.clients = 1, spec("fedavg", rest)));
+    let mixed = alone("[async]\nkind='fedasync'\nalpha=1.0\n");
+    let buffered = alone("[async]\nkind='fedbuff'\nbuffer_size=1\n");
+    assert_eq!(buffered, alone(""));
+    // The fold of a round rounds to 2^-23 over the number of examples, a mix does not.
+    assert_eq!(mixed.len(), buffered.len());
+    let near = |a: &Outcome, b: &Outcome| {
+        let loss = |outcome: &Outcome| outcome.lines.last().and_then(|line| line.metrics.eval_loss);
+        (loss(a).expect("a loss") - loss(b).expect("a loss")).abs() < 1e-4
+    };
+    let one = |rest: &str| go(|setup| setup.clients = 1, spec("fedavg", rest));
+    assert!(near(&one("[async]\nkind='fedasync'\nalpha=1.0\n"), &one("")));
+}
+
+#[test]
+fn an_update_that_is_too_old_is_given_up_and_said() {
+    let section = FEDASYNC.replace("alpha=0.5", "alpha=0.5\nmax_staleness=2");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut said = Vec::new();
+    let mut watch = |notice: Notice<'_>| {
+        if let Notice::Event(RunEvent::UpdateRejected { reason, detail, .. }) = notice {
+            said.push((reason.clone(), detail.clone()));
+        }
+    };
+    let setup = setup(many_versions("fedavg", &[&section, SLOW].concat()), folder.path());
+    let outcome = run(&setup, &mut watch).expect("it comes to its end");
+    assert!(
+        said.iter().any(|(reason, detail)| reason == "too stale" && detail.contains("at most 2")),
+        "{said:?}"
+    );
+    let counted: usize = outcome.lines.iter().map(|line| line.metrics.rejected).sum();
+    assert!(counted > 0 && counted <= said.len());
+    let old = |line: &Line| line.metrics.asynchronous.as_ref().is_some_and(|told| told.max_staleness > 2);
+    assert!(!outcome.lines.iter().any(old));
 }

@@ -171,7 +171,17 @@ impl Operator {
 
     /// The newest committed model, checked against the digest in its header.
     pub async fn export(&mut self, run: &str) -> Result<(v1::ExportHeader, Vec<f32>), Status> {
-        let request = v1::ExportRequest { run: run.to_owned(), ..v1::ExportRequest::default() };
+        self.export_average(run, "").await
+    }
+
+    /// The same of an average that the run keeps.
+    pub async fn export_average(
+        &mut self,
+        run: &str,
+        average: &str,
+    ) -> Result<(v1::ExportHeader, Vec<f32>), Status> {
+        let (run, average) = (run.to_owned(), average.to_owned());
+        let request = v1::ExportRequest { run, average, ..v1::ExportRequest::default() };
         let mut messages = self.client.export_run(request).await?.into_inner();
         let Some(Body::Header(header)) = messages.message().await?.and_then(|message| message.body) else {
             panic!("an export begins with its header")

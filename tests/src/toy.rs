@@ -81,6 +81,11 @@ impl Train for Bowl {
         length(spec)
     }
 
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
+        let length = length(spec)?;
+        Ok(vec![("body".to_owned(), length / 2), ("head".to_owned(), length - length / 2)])
+    }
+
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
         let length = length(spec)?;
         Ok(Opened { tensors: vec![("w".to_owned(), vec![length as u64])], initial: vec![0.0; length] })

@@ -34,6 +34,13 @@ fn no_decoder_panics() {
     }
 }
 
+/// An upload in more frames than a stream that yields now and then gives at once.
+#[test]
+fn empty_messages_in_frames_of_a_byte() {
+    let messages = DECODERS.iter().find(|(name, _)| *name == "messages").expect("there is one").1;
+    assert!(messages(&[[0].as_slice(), &[0; 5 * 20]].concat()));
+}
+
 /// A sample that is refused would make the test above easy. `STARLING_SAMPLES=fuzz/corpus` writes them
 /// where the fuzz targets look for them.
 #[test]

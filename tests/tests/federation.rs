@@ -165,7 +165,7 @@ async fn runs_share_workers_and_obey_their_operator() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_are_evaluated_here_and_there_and_can_be_taken_away() {
     let mut federation = Federation::start().await;
-    let rest = "[cohort]\nmin_workers=2\n[evaluation]\nfederated=true\n";
+    let rest = "[cohort]\nmin_workers=2\n[evaluation]\nfederated=true\ndetails=true\n";
     let run = federation.operator.submit(&digits("evaluated", "fedavg", 1, rest)).await;
     federation.add_shares(&[0, 1], 1, 0).await;
     let events = federation.operator.finished(&run).await;
@@ -179,6 +179,17 @@ async fn models_are_evaluated_here_and_there_and_can_be_taken_away() {
         assert!(line.eval_loss.is_some() && line.federated_loss.is_some(), "{line:?}");
         // The workers' shares of the held-out digits are the coordinator's set.
         assert_eq!(line.eval_accuracy, line.federated_accuracy, "{line:?}");
+        let clients = line.clients.as_deref().unwrap();
+        assert_eq!((clients.accuracy.clients, clients.loss.clients), (2, 2));
+        assert!(clients.accuracy.worst_decile <= clients.accuracy.mean, "{clients:?}");
+        assert!(clients.loss.worst_decile >= clients.loss.mean && clients.personal.is_none(), "{clients:?}");
+        let confusion = clients.confusion.as_ref().unwrap();
+        let (all, hits) =
+            (confusion.counts.iter().sum::<u64>(), (0..confusion.classes).map(|c| confusion.row(c)[c]));
+        assert_eq!(Some(hits.sum::<u64>() as f64 / all as f64), line.federated_accuracy, "{line:?}");
+        let calibration = clients.calibration.unwrap();
+        assert_eq!(calibration.predictions as u64, all);
+        assert!(calibration.low <= calibration.ece && calibration.ece <= calibration.high, "{calibration:?}");
     }
     let (header, model) = federation.operator.export(&run).await.unwrap();
     assert_eq!(Digest::of_vector(&model), metrics[2].model_digest);

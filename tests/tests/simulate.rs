@@ -2,13 +2,13 @@
 //! cohort and shares have the same model in every round.
 
 use proto::{digest::Digest, event::Metrics, spec::RunSpec};
-use simulation::training::{self, Setup};
+use simulation::training::{self, Outcome, Setup, Stop};
 use starling_tests::{
     federation::{Federation, Trainer},
     host::digits,
 };
 use std::time::Duration;
-use worker::data::Split;
+use worker::data::{Dataset, Split};
 
 const CLIENTS: usize = 4;
 
@@ -25,20 +25,28 @@ fn simulated(spec: &str, threads: usize) -> Vec<Digest> {
 }
 
 fn lines(spec: &str, threads: usize) -> Vec<Metrics> {
+    judged(spec, threads, None).lines.into_iter().map(|line| line.metrics).collect()
+}
+
+fn simulate(spec: &str, threads: usize) -> Outcome {
+    judged(spec, threads, None)
+}
+
+fn judged(spec: &str, threads: usize, test: Option<Dataset>) -> Outcome {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup {
         spec: RunSpec::from_toml(spec).expect("a run file"),
         clients: CLIENTS,
         train: digits().load(Split::Train, 80).expect("digits are drawn"),
-        test: None,
+        test,
         threads,
         folder: folder.path().to_owned(),
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
         reproducible_noise: false,
+        stop: Stop::default(),
     };
-    let outcome = training::run(&setup, &mut |_| ()).expect("it comes to its end");
-    outcome.lines.into_iter().map(|line| line.metrics).collect()
+    training::run(&setup, &mut |_| ()).expect("it comes to its end")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,6 +70,31 @@ async fn a_simulation_is_the_federation_without_sockets() {
             assert_eq!(simulated(&spec(kind), threads), real, "{kind} on {threads} threads");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn averages_and_grown_batches_are_the_same_bits_in_both() {
+    let mut federation = Federation::start().await;
+    let keys = "epochs=2\ngrowth={kind='step',every=2,factor=2.0,max=30}\naccumulate=2";
+    let text = spec("fedavg").replace("epochs=2", keys)
+        + "[average]\nema={decay=0.8,start=1}\nswa={start=0,every=2}\n";
+    let run = federation.operator.submit(&text).await;
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    federation.operator.finished(&run).await;
+    let alone = simulate(&text, 2);
+    let digests: Vec<Digest> = alone.lines.iter().map(|line| line.metrics.model_digest).collect();
+    assert_eq!(federation.operator.digests(&run).await, digests);
+    for name in ["ema", "swa"] {
+        let (header, w) = federation.operator.export_average(&run, name).await.unwrap();
+        assert_eq!(header.average, name);
+        let bytes: Vec<u8> = w.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert!(alone.averages[name].ends_with(&bytes), "{name}");
+    }
+    let missing = federation.operator.export_average(&run, "mean").await.unwrap_err();
+    assert!(missing.message().contains("it keeps ema, swa"), "{missing}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,6 +125,57 @@ async fn compressed_updates_are_the_same_bytes_in_both() {
             assert_eq!(real.bytes_up, alone.bytes_up, "{run:?}");
             let share = real.bytes_up as f64 / plain.bytes_up as f64;
             assert!(share < run.2, "{run:?}: {share}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn personal_models_are_the_same_in_both() {
+    let mut federation = Federation::start().await;
+    let evaluation = "[evaluation]\ncentral=false\nfederated=true\nmatched=true\ndetails=true\n";
+    let runs = [
+        ("ditto", spec("ditto").replace("kind='ditto'", "kind='ditto'\nbase='scaffold'\npersonal_epochs=1")),
+        ("joint", format!("{}[personal]\ntensors=['*.bias']\n", spec("scaffold"))),
+        (
+            "prompt",
+            format!(
+                "{}[personal]\ntensors=['prompt.*']\norder='alternate'\nsteps=3\nlr=0.5\nmomentum=0.5\n",
+                spec("fedavg").replace("kind='mlp'\nhidden=[16]", "kind='prompted'\nbase={kind='lenet'}")
+            ),
+        ),
+        ("fedslr", spec("fedslr").replace("kind='fedslr'", "kind='fedslr'\nrank_threshold=0.06")),
+    ];
+    let runs = runs.map(|(name, spec)| (name, format!("{spec}{evaluation}")));
+    let mut ids = Vec::new();
+    for (_, spec) in &runs {
+        ids.push(federation.operator.submit(spec).await);
+    }
+    for index in 0..CLIENTS {
+        let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
+        federation.add(&training::client_name(index), trainer);
+    }
+    let held_out = digits().load(Split::Test, 80).expect("digits are drawn");
+    for ((name, spec), id) in runs.iter().zip(ids) {
+        federation.operator.finished(&id).await;
+        let real = federation.operator.metrics(&id).await;
+        let alone = judged(spec, 2, Some(held_out.clone())).lines;
+        let alone: Vec<Metrics> = alone.into_iter().map(|line| line.metrics).collect();
+        assert_eq!(real.len(), 4, "{name}");
+        for (real, alone) in real.iter().zip(&alone) {
+            assert_eq!(real.model_digest, alone.model_digest, "{name}");
+            assert_eq!(real.clients, alone.clients, "{name}, round {}", real.round);
+        }
+        let last = real[3].clients.as_deref().expect("workers have evaluated");
+        let own = last.personal.as_ref().expect("workers have models of their own");
+        assert_eq!((own.accuracy.clients, last.accuracy.clients), (CLIENTS, CLIENTS), "{name}");
+        assert_ne!(own.mean_loss, real[3].federated_loss.expect("as it was told"), "{name}");
+        if *name == "fedslr" {
+            // Four scalars a word; the first round sends the first model as it is.
+            let dense = (784 * 16 + 16 + 16 * 10 + 10) * 4;
+            let down = real.iter().map(|line| line.bytes_down).collect::<Vec<_>>();
+            assert!(down[0] >= 3 * dense, "{down:?}");
+            // Three train and four evaluate; whoever trained has fetched already what it evaluated.
+            assert!(down[3] < 3 * dense, "{down:?}");
         }
     }
 }

@@ -24,6 +24,22 @@ const COORDINATOR: usize = WORKERS;
 /// Then the runs may end in peace: one that cannot is found stuck.
 const KILLS: usize = 40;
 
+/// Runs beside those of every rule: parts of the model that stay with their workers.
+const PERSONAL: [(&str, &str); 2] = [
+    ("personal-joint", "[algorithm]\nkind='scaffold'\n[personal]\ntensors=['head']\n"),
+    (
+        "personal-alternate",
+        "[algorithm]\nkind='feddyn'\n[personal]\ntensors=['head']\norder='alternate'\nmomentum=0.5\n",
+    ),
+];
+
+/// Name and sections of every run.
+fn every_run() -> Vec<(String, String)> {
+    let rules =
+        RULES.iter().map(|rule| (rule.name.to_owned(), format!("[algorithm]\nkind='{}'\n", rule.name)));
+    rules.chain(PERSONAL.map(|(name, sections)| (name.to_owned(), sections.to_owned()))).collect()
+}
+
 /// SplitMix64.
 struct Random(u64);
 
@@ -46,11 +62,10 @@ fn add(federation: &mut Federation, index: usize, pause_ms: u64) {
 async fn begin(pause_ms: u64) -> (Federation, Vec<String>) {
     let mut federation = Federation::start().await;
     let mut runs = Vec::new();
-    for rule in RULES {
+    for (name, sections) in every_run() {
         let spec = format!(
-            "name='{0}'\nrounds={ROUNDS}\nseed=3\n[model]\nkind='flat'\nparameters=200\n[data]\nname='digits'\n\
-             [algorithm]\nkind='{0}'\n[evaluation]\nevery=0\n[cohort]\nmin_workers={WORKERS}\n",
-            rule.name
+            "name='{name}'\nrounds={ROUNDS}\nseed=3\n[model]\nkind='flat'\nparameters=200\n[data]\nname='digits'\n\
+             {sections}[evaluation]\nevery=0\n[cohort]\nmin_workers={WORKERS}\n"
         );
         runs.push(federation.operator.submit(&spec).await);
     }
@@ -112,10 +127,10 @@ async fn every_algorithm_gives_the_same_models_when_everybody_is_killed() {
     let (federation, runs) = begin(0).await;
     let want = end(federation, &runs).await;
     let (digests, hit) = disturbed(7).await;
-    for (rule, (got, want)) in RULES.iter().zip(digests.iter().zip(&want)) {
-        assert_eq!(want.len(), ROUNDS, "{}", rule.name);
-        assert_eq!(want.iter().collect::<BTreeSet<_>>().len(), ROUNDS, "{} learns nothing", rule.name);
-        assert_eq!(got, want, "{}: another model than undisturbed", rule.name);
+    for ((name, _), (got, want)) in every_run().iter().zip(digests.iter().zip(&want)) {
+        assert_eq!(want.len(), ROUNDS, "{name}");
+        assert_eq!(want.iter().collect::<BTreeSet<_>>().len(), ROUNDS, "{name} learns nothing");
+        assert_eq!(got, want, "{name}: another model than undisturbed");
     }
     for (by, hit) in ["the coordinator", "a worker"].into_iter().zip(hit) {
         let all = runs.iter().cloned().collect::<BTreeSet<_>>();

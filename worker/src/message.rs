@@ -4,6 +4,8 @@
 //! an order that this worker does not understand is declined with the reason, since silence would
 //! leave the round waiting for its deadline.
 
+use crate::trainer::{Judged, Scores};
+use algorithms::evaluation::{Cell, Details, Part};
 use privacy::ClipNorm;
 use proto::{
     digest::Digest,
@@ -134,6 +136,8 @@ pub struct Evaluation {
     pub spec: Arc<RunSpec>,
     /// The model.
     pub model: Wanted,
+    /// From which the algorithm makes it, if there is something shorter.
+    pub packed: Option<Wanted>,
 }
 
 /// A message that is no valid message and cannot be answered either.
@@ -213,12 +217,43 @@ fn evaluation(m: &v1::EvaluationRequest) -> Result<Command, MessageError> {
     let run = run("evaluation request", &m.run)?;
     let parts = || -> Result<Evaluation, String> {
         let spec = RunSpec::from_json(&m.spec).map_err(|error| error.to_string())?;
-        let model = m.model.as_ref().ok_or("no model, expected a vector")?;
-        Ok(Evaluation { run: run.clone(), round: m.round, spec: Arc::new(spec), model: wanted(model)? })
+        let model = wanted(m.model.as_ref().ok_or("no model, expected a vector")?)?;
+        let packed = m.packed.as_ref().map(wanted).transpose()?;
+        Ok(Evaluation { run: run.clone(), round: m.round, spec: Arc::new(spec), model, packed })
     };
     parts()
         .map(|evaluation| Command::Evaluate(Box::new(evaluation)))
         .map_err(|problem| MessageError { what: "evaluation request", problem })
+}
+
+/// What a worker tells of its evaluation, as it goes over the wire.
+pub fn report(run: &RunId, round: u64, judged: Judged) -> v1::EvaluationReport {
+    let Judged { shared, personal, details } = judged;
+    let Details { confusion, parts } = details.unwrap_or_default();
+    let cell = |Cell { label, prediction, count }: Cell| v1::ConfusionCell { label, prediction, count };
+    let part = |sums: Part| v1::CalibrationPart {
+        part: sums.part,
+        count: sums.count,
+        residual: sums.residual,
+        squares: sums.squares,
+        spread: sums.spread,
+        spread_squares: sums.spread_squares,
+    };
+    let scores = |Scores { predictions, correct, loss_sum }: Scores| v1::PersonalScores {
+        predictions,
+        correct,
+        loss_sum,
+    };
+    v1::EvaluationReport {
+        run: run.to_string(),
+        round,
+        predictions: shared.predictions,
+        correct: shared.correct,
+        loss_sum: shared.loss_sum,
+        personal: personal.map(scores),
+        confusion: confusion.into_iter().map(cell).collect(),
+        calibration: parts.into_iter().map(part).collect(),
+    }
 }
 
 /// A message to the coordinator.

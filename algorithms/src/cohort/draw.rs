@@ -37,7 +37,51 @@ pub enum Sampler {
         /// How they are chosen.
         #[serde(default)]
         method: Method,
+        /// How many may be alike.
+        #[serde(default)]
+        quotas: Quotas,
     },
+}
+
+/// Groups that share the places of a diverse cohort: a partition matroid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quotas {
+    /// One group of all.
+    #[default]
+    None,
+    /// By the label that a worker holds most of. Groups have as many places as each other, as far as they
+    /// have members.
+    Label,
+}
+
+impl Quotas {
+    fn group(self, histogram: &[f64]) -> usize {
+        let most = |best: usize, at: usize| if histogram[at] > histogram[best] { at } else { best };
+        if self == Self::Label { (0..histogram.len()).fold(0, most) } else { 0 }
+    }
+}
+
+/// Places for each of the groups in `names`, one after the other from group `first` on, until all are given
+/// or all members have one.
+fn shared_out<'a>(names: &[&'a str], places: usize, first: u64) -> BTreeMap<&'a str, usize> {
+    let mut members: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in names {
+        *members.entry(*name).or_default() += 1;
+    }
+    let mut quotas: BTreeMap<&str, usize> = members.keys().map(|name| (*name, 0)).collect();
+    let from = (first % members.len().max(1) as u64) as usize;
+    let mut left = places.min(names.len());
+    for (name, members) in members.iter().cycle().skip(from) {
+        if left == 0 {
+            break;
+        }
+        if let Some(quota) = quotas.get_mut(name).filter(|quota| **quota < *members) {
+            *quota += 1;
+            left -= 1;
+        }
+    }
+    quotas
 }
 
 /// How a diverse cohort is chosen.
@@ -92,28 +136,43 @@ impl Sampler {
                 ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
                 ranked.into_iter().take(size).map(|(_, name)| name).collect()
             }
-            Self::Diverse { candidates, method } => {
+            Self::Diverse { candidates, method, quotas } => {
                 let drawn = super::sample(seed, round, 0, &names(), candidates.max(size));
-                let of = |worker: &Candidate<'a>| Profile {
-                    name: worker.name,
-                    group: "",
-                    histogram: worker.histogram.to_vec(),
-                };
-                let looked_at = eligible.iter().filter(|worker| drawn.contains(&worker.name));
-                let profiles: Vec<Profile<'a>> = looked_at.map(of).collect();
-                let quotas = BTreeMap::from([("", size)]);
-                match method {
-                    Method::Greedy => greedy(&profiles, &quotas),
-                    Method::Multinoulli => {
-                        let key = seed::derive(seed, "diverse", &[round]);
-                        multinoulli(&profiles, &quotas, Effort::default(), key)
-                    }
-                }
+                let looked_at: Vec<&Candidate<'a>> =
+                    eligible.iter().filter(|worker| drawn.contains(&worker.name)).collect();
+                diverse((seed, round), &looked_at, (size, method, quotas))
             }
         };
         chosen.sort_unstable();
         chosen
     }
+}
+
+/// Those that stand best for all that are looked at.
+fn diverse<'a>(
+    (seed, round): (u64, u64),
+    looked_at: &[&Candidate<'a>],
+    (size, method, quotas): (usize, Method, Quotas),
+) -> Vec<&'a str> {
+    // Names of groups that order as their numbers do.
+    let groups: Vec<String> =
+        looked_at.iter().map(|worker| format!("{:08}", quotas.group(worker.histogram))).collect();
+    let of = |(worker, group)| {
+        let worker: &&Candidate<'a> = worker;
+        let group: &String = group;
+        Profile { name: worker.name, group: group.as_str(), histogram: worker.histogram.to_vec() }
+    };
+    let profiles: Vec<Profile<'_>> = looked_at.iter().zip(&groups).map(of).collect();
+    let names: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let places = shared_out(&names, size, seed::derive(seed, "quotas", &[round]));
+    let chosen = match method {
+        Method::Greedy => greedy(&profiles, &places),
+        Method::Multinoulli => {
+            multinoulli(&profiles, &places, Effort::default(), seed::derive(seed, "diverse", &[round]))
+        }
+    };
+    let is_chosen = |worker: &&&Candidate<'a>| chosen.contains(&worker.name);
+    looked_at.iter().filter(is_chosen).map(|worker| worker.name).collect()
 }
 
 fn with_replacement<'a>(seed: u64, round: u64, names: &[&'a str], size: usize) -> Vec<&'a str> {
@@ -173,7 +232,7 @@ mod tests {
             Sampler::Poisson { probability: 0.3 },
             Sampler::SizeWeighted {},
             Sampler::PowerOfChoice { candidates: 4 },
-            Sampler::Diverse { candidates: 4, method: Method::Greedy },
+            Sampler::Diverse { candidates: 4, method: Method::Greedy, quotas: Quotas::Label },
         ]
     }
 
@@ -224,10 +283,54 @@ mod tests {
     #[test]
     fn a_diverse_cohort_has_the_one_that_is_different() {
         for method in [Method::Greedy, Method::Multinoulli] {
-            let sampler = Sampler::Diverse { candidates: 6, method };
+            let sampler = Sampler::Diverse { candidates: 6, method, quotas: Quotas::None };
             for round in 0..20 {
                 // `a` alone holds the second label.
                 assert!(sampler.draw(1, round, &workers(), 2).contains(&"a"), "{method:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn quotas_share_the_places_out() {
+        let groups = ["0", "0", "0", "0", "1", "2", "2"];
+        let places = |places, first| shared_out(&groups, places, first).into_values().collect::<Vec<_>>();
+        assert_eq!(places(3, 0), [1, 1, 1]);
+        assert_eq!(places(4, 0), [2, 1, 1]);
+        assert_eq!(places(4, 2), [1, 1, 2], "who gets the odd one changes");
+        assert_eq!(places(6, 1), [3, 1, 2], "a small group's places go to the others");
+        assert_eq!(places(99, 0), [4, 1, 2]);
+        assert!(shared_out(&[], 3, 0).is_empty());
+    }
+
+    #[test]
+    fn a_cohort_under_quotas_has_every_label() {
+        let labels = [
+            [0.9, 0.1, 0.0],
+            [0.8, 0.0, 0.2],
+            [0.7, 0.2, 0.1],
+            [0.1, 0.9, 0.0],
+            [0.2, 0.8, 0.0],
+            [0.0, 0.1, 0.9],
+        ];
+        let workers: Vec<Candidate<'_>> = NAMES
+            .iter()
+            .zip(&labels)
+            .map(|(name, histogram)| Candidate { name, weight: 1.0, loss: None, histogram })
+            .collect();
+        for method in [Method::Greedy, Method::Multinoulli] {
+            for round in 0..10 {
+                let sampler = Sampler::Diverse { candidates: 6, method, quotas: Quotas::Label };
+                let drawn = sampler.draw(1, round, &workers, 4);
+                let of = |label: usize| {
+                    let most = |name: &&&str| {
+                        let at = NAMES.iter().position(|known| *known == **name).unwrap();
+                        Quotas::Label.group(&labels[at]) == label
+                    };
+                    drawn.iter().filter(most).count()
+                };
+                assert_eq!(drawn.len(), 4, "{method:?}");
+                assert!((1..=2).contains(&of(0)) && (1..=2).contains(&of(1)) && of(2) == 1, "{drawn:?}");
             }
         }
     }

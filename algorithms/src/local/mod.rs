@@ -15,7 +15,7 @@ mod walk;
 
 pub use walk::Walk;
 
-use crate::{Vector, scalar::Scalar};
+use crate::{Vector, personal::Ranges, scalar::Scalar};
 
 /// How the local steps of an algorithm differ from plain SGD.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,8 @@ pub struct LocalPlan<S = f32> {
     pub update: Update<S>,
     /// Whether the mean loss over the worker's examples at `w₀` is needed as well.
     pub start_loss: bool,
+    /// Parts that no step changes, and whose gradient counts as zero.
+    pub frozen: Option<Ranges>,
 }
 
 impl<S: Scalar> Default for LocalPlan<S> {
@@ -46,6 +48,7 @@ impl<S: Scalar> Default for LocalPlan<S> {
             probe: Probe::Here,
             update: Update::Sgd,
             start_loss: false,
+            frozen: None,
         }
     }
 }
@@ -120,6 +123,11 @@ pub enum Update<S = f32> {
         /// `g_a`, the mean direction of the last round.
         global: Vector<S>,
     },
+    /// As `Sgd`, and then `w ← sign(w) max(|w| − η κ, 0)` in each element: the proximal step of `κ ‖w‖₁`.
+    Sparse {
+        /// `κ`.
+        threshold: S,
+    },
     /// Heavy ball from rest: `w⁺ = w − η (G + wd·w) + θ (w − w⁻)`, with `w⁻ = w₀` before the first step
     /// (Polyak 1964; DFedAvgM).
     HeavyBall {
@@ -163,14 +171,21 @@ pub fn step<S: Scalar>(w: &mut [S], grad: &mut [S], start: &[S], plan: &LocalPla
         return;
     }
     let factor = clip_factor(grad, size.clip);
-    if factor != S::ONE {
-        crate::scale(grad, factor);
-    }
-    if !shift.is_empty() {
-        crate::axpy(grad, S::ONE, shift);
-    }
-    for ((w, g), s) in w.iter_mut().zip(&*grad).zip(start) {
-        *w -= size.lr * (*g + plan.prox * (*w - *s) + size.weight_decay * *w);
+    let (StepSize { lr, weight_decay, .. }, prox) = (*size, plan.prox);
+    // One pass; vectors whose term is zero are not read.
+    let (shifted, pulled) = (!shift.is_empty(), prox != S::ZERO);
+    let each = w.iter_mut().zip(&*grad);
+    match (shifted, pulled) {
+        (false, false) => each.for_each(|(w, g)| *w -= lr * (*g * factor + weight_decay * *w)),
+        (true, false) => {
+            each.zip(shift).for_each(|((w, g), v)| *w -= lr * (*g * factor + *v + weight_decay * *w));
+        }
+        (false, true) => each.zip(start).for_each(|((w, g), s)| {
+            *w -= lr * (*g * factor + prox * (*w - *s) + weight_decay * *w);
+        }),
+        (true, true) => each.zip(shift).zip(start).for_each(|(((w, g), v), s)| {
+            *w -= lr * (*g * factor + *v + prox * (*w - *s) + weight_decay * *w);
+        }),
     }
 }
 

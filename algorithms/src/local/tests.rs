@@ -188,3 +188,45 @@ fn a_heavy_ball_starts_from_rest_and_remembers_every_part_of_a_step() {
         assert!(end.iter().zip(w).all(|(got, want)| (got - want).abs() < 1e-12), "{end:?} {w:?}");
     }
 }
+
+/// The clean step, a pass for each term.
+fn by_passes(w: &mut [f32], grad: &mut [f32], start: &[f32], plan: &LocalPlan, size: &StepSize) {
+    crate::scale(grad, plan.grad_scale);
+    let factor = clip_factor(grad, size.clip);
+    crate::scale(grad, factor);
+    if let Some(shift) = &plan.shift {
+        crate::axpy(grad, 1.0, shift);
+    }
+    for ((w, g), s) in w.iter_mut().zip(&*grad).zip(start) {
+        *w -= size.lr * (*g + plan.prox * (*w - *s) + size.weight_decay * *w);
+    }
+}
+
+#[test]
+fn one_pass_gives_the_bits_of_several() {
+    let numbers = |seed: u64| -> Vec<f32> {
+        (0..1_003).map(|i| (crate::seed::unit(crate::seed::mix(seed << 32 ^ i)) - 0.5) as f32).collect()
+    };
+    let (start, shift) = (numbers(1), Arc::new(numbers(2)));
+    for (shifted, prox, clip, grad_scale) in [
+        (false, 0.0, None, 1.0),
+        (true, 0.0, Some(0.5), 1.0),
+        (false, 0.3, Some(1e9), 0.7),
+        (true, 0.3, None, 0.7),
+        (true, 0.3, Some(0.5), 1.0),
+    ] {
+        let plan = LocalPlan {
+            grad_scale,
+            prox,
+            shift: shifted.then(|| Arc::clone(&shift)),
+            ..LocalPlan::default()
+        };
+        let size = StepSize { lr: 0.1, weight_decay: 1e-3, clip, compat: false };
+        let (mut one, mut several) = (numbers(3), numbers(3));
+        for seed in 4..7 {
+            step(&mut one, &mut numbers(seed), &start, &plan, &size);
+            by_passes(&mut several, &mut numbers(seed), &start, &plan, &size);
+        }
+        assert!(one.iter().zip(&several).all(|(a, b)| a.to_bits() == b.to_bits()), "{plan:?}, {size:?}");
+    }
+}

@@ -54,7 +54,7 @@ impl<S: Scalar> Walk<S> {
         };
         let heavy = matches!(plan.update, Update::HeavyBall { .. });
         let moments = match &plan.update {
-            Update::Sgd | Update::HeavyBall { .. } => None,
+            Update::Sgd | Update::HeavyBall { .. } | Update::Sparse { .. } => None,
             Update::Amsgrad { second, .. } => {
                 assert_eq!(second.len(), d, "amsgrad: lengths differ");
                 let second = second.as_ref().clone();
@@ -92,13 +92,26 @@ impl<S: Scalar> Walk<S> {
     /// # Errors
     /// Those of `gradient`; the step is then not done.
     pub fn step<T, E>(&mut self, mut gradient: impl FnMut(&[S], &mut [S]) -> Result<T, E>) -> Result<T, E> {
-        let measured = self.gradient(&mut gradient)?;
+        let frozen = self.plan.frozen.clone();
+        let mut free = |w: &[S], grad: &mut [S]| {
+            let measured = gradient(w, grad)?;
+            let ranges = frozen.iter().flat_map(|ranges| ranges.iter());
+            ranges.for_each(|range| grad[range.clone()].fill(S::ZERO));
+            Ok(measured)
+        };
+        let measured = self.gradient(&mut free)?;
         if let Update::HeavyBall { momentum } = self.plan.update {
             self.heavy_ball(momentum);
         } else if self.moments.is_some() {
             self.amsgrad();
         } else {
             step(&mut self.w, &mut self.grad, &self.start, &self.plan, &self.size);
+        }
+        if let Update::Sparse { threshold } = self.plan.update {
+            shrink(&mut self.w, self.size.lr * threshold);
+        }
+        for range in frozen.iter().flat_map(|ranges| ranges.iter()) {
+            self.w[range.clone()].copy_from_slice(&self.start[range.clone()]);
         }
         self.steps += 1;
         Ok(measured)
@@ -119,8 +132,9 @@ impl<S: Scalar> Walk<S> {
                 kept.copy_from_slice(grad);
             }
             Probe::Dynamic { rho, anchor, .. } => {
-                axpy(grad, -S::ONE, kept);
-                axpy(grad, -S::ONE, anchor);
+                for ((q, mu), s) in grad.iter_mut().zip(&*kept).zip(anchor.iter()) {
+                    *q = *q - *mu - *s;
+                }
                 let reach = reach(*rho, grad);
                 place(probe, w, reach, grad);
                 for ((mu, q), s) in kept.iter_mut().zip(&*grad).zip(anchor.iter()) {
@@ -130,8 +144,10 @@ impl<S: Scalar> Walk<S> {
         }
         gradient(probe, grad)?;
         if let Probe::Merged { merge, .. } = &self.plan.probe {
-            scale(grad, *merge);
-            axpy(grad, S::ONE - *merge, kept);
+            let (second, first) = (*merge, S::ONE - *merge);
+            for (g, kept) in grad.iter_mut().zip(&*kept) {
+                *g = *g * second + first * *kept;
+            }
         }
         Ok(measured)
     }
@@ -181,6 +197,7 @@ impl<S: Scalar> Walk<S> {
             lr: self.size.lr,
             carried,
             start_loss: None,
+            personal: None,
         }
     }
 }
@@ -190,6 +207,19 @@ fn place<S: Scalar>(to: &mut [S], w: &[S], a: S, e: &[S]) {
     assert!(to.len() == w.len() && to.len() == e.len(), "probe: lengths differ");
     for ((to, w), e) in to.iter_mut().zip(w).zip(e) {
         *to = *w + a * *e;
+    }
+}
+
+/// `w ← sign(w) max(|w| − by, 0)`.
+fn shrink<S: Scalar>(w: &mut [S], by: S) {
+    for w in w {
+        *w = if *w > by {
+            *w - by
+        } else if *w < -by {
+            *w + by
+        } else {
+            S::ZERO
+        };
     }
 }
 

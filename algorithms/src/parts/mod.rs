@@ -5,6 +5,7 @@ pub(crate) mod amended;
 pub(crate) mod control;
 pub(crate) mod dynamic;
 pub(crate) mod estimated;
+pub(crate) mod low_rank;
 pub(crate) mod mean;
 pub(crate) mod moments;
 pub(crate) mod momentum;

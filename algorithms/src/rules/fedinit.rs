@@ -14,11 +14,13 @@
 //! lose. Server state: the base's. With `beta = 0` it is the base, exactly.
 
 use crate::{
-    Algorithm, Finished, LocalRun, MODEL, ParamError, Params, RoundFacts, Rule, Scalar, Vectors, axpy,
+    Algorithm, Finished, LocalRun, MODEL, ParamError, Params, RoundFacts, Rule, Scalar, Vector, Vectors,
+    axpy,
     fold::{Fold, Scale, Weighting},
     local::LocalPlan,
     make_as, params_of,
     parts::mean::{DELTA, move_model},
+    personal::{Effort, PersonalPlan},
     rule::{non_negative, parse},
     rules::RULES,
     scale,
@@ -157,6 +159,30 @@ impl<S: Scalar> Algorithm<S> for FedInit<S> {
             Arc::new(offset)
         });
         plan
+    }
+
+    fn personal(&self, down: &Vectors<S>, state: &Vectors<S>) -> Option<PersonalPlan<S>> {
+        self.base.personal(down, state)
+    }
+
+    fn effort(&self) -> Option<Effort> {
+        self.base.effort()
+    }
+
+    fn personal_model(&self, model: &Vector<S>, state: &Vectors<S>) -> Option<Vector<S>> {
+        self.base.personal_model(model, state)
+    }
+
+    fn lay_out(&mut self, shapes: &[Vec<usize>]) {
+        self.base.lay_out(shapes);
+    }
+
+    fn packed(&self) -> Option<&'static str> {
+        self.base.packed()
+    }
+
+    fn unpack(&self, packed: &[S], shapes: &[Vec<usize>]) -> Option<Vec<S>> {
+        self.base.unpack(packed, shapes)
     }
 
     fn finish(&self, run: LocalRun<S>, down: &Vectors<S>, state: &Vectors<S>) -> Finished<S> {

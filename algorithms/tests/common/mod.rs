@@ -8,11 +8,12 @@
 )]
 
 use algorithms::{
-    Algorithm, LocalRun, MODEL, Params, RoundFacts, Scalar, Vectors,
+    Algorithm, LocalRun, MODEL, Params, RoundFacts, Scalar, Vector, Vectors,
     fold::{Scale, UploadFacts, Weighting, accumulators},
     fresh_server,
-    local::{StepSize, Walk},
+    local::{LocalPlan, StepSize, Walk},
     make_as,
+    personal::{OWN, Own},
 };
 use serde::Deserialize;
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
@@ -186,14 +187,22 @@ impl<S: Mean> Federation<S> {
     }
 
     fn train(&self, client: usize, down: &Vectors<S>, lr: f64) -> LocalRun<S> {
-        let plan = self.algorithm.plan(down, &self.states[client]);
+        let state = &self.states[client];
+        let personal = self.algorithm.personal(down, state);
+        let personal = personal.map(|own| self.walk(client, (&own.start, own.plan), lr).end);
+        let run = self.walk(client, (&down[MODEL], self.algorithm.plan(down, state)), lr);
+        LocalRun { personal: personal.map(Arc::new), ..run }
+    }
+
+    /// A client's local steps from some weights.
+    pub fn walk(&self, client: usize, (from, plan): (&Vector<S>, LocalPlan<S>), lr: f64) -> LocalRun<S> {
         let size = StepSize {
             lr: S::of(lr),
             weight_decay: S::of(self.weight_decay),
             clip: self.clip.map(S::of),
             compat: self.compat,
         };
-        let mut walk = Walk::new(&down[MODEL], &plan, size);
+        let mut walk = Walk::new(from, &plan, size);
         let start_loss = plan.start_loss.then(|| self.problem.loss(client, walk.weights()));
         for _ in 0..self.steps[client] {
             let done: Result<(), Infallible> = walk.step(|w, gradient| {
@@ -246,6 +255,29 @@ impl<S: Mean> Federation<S> {
             self.recalled[client] = Some(self.server.clone());
         }
         self.w()
+    }
+
+    /// A round of all clients, of whose models some parts are their own, as workers do it.
+    pub fn personal_round(&mut self, t: usize, own: &Own, parts: &mut [Vectors<S>]) {
+        let lr = self.lr * self.lr_decay.powi(t as i32);
+        let mut sent = Vec::new();
+        for client in 0..self.states.len() {
+            let mut down = self.down(client);
+            let merged = own.merge(&down[MODEL], &parts[client]);
+            down.insert(MODEL.to_owned(), merged);
+            let mut run = self.train(client, &down, lr);
+            let (steps, examples) = (run.steps, self.problem.sizes[client] as u64);
+            parts[client].insert(OWN.to_owned(), own.take(&mut run));
+            let mut finished = self.algorithm.finish(run, &down, &self.states[client]);
+            own.blank(&mut finished.upload);
+            self.states[client] = finished.next;
+            sent.push(Sent { vectors: finished.upload, examples, steps, lr: S::of(lr) });
+        }
+        let mean = S::means(self.algorithm.as_ref(), &sent, self.problem.w0.len());
+        let population = self.states.len();
+        let facts = RoundFacts { included: population, population, population_before: population };
+        self.algorithm.apply(&mut self.server, &mean, &facts);
+        self.recalled.fill(Some(self.server.clone()));
     }
 
     pub fn run(&mut self, schedule: &[Vec<usize>], rounds: usize) -> Vec<Vec<S>> {

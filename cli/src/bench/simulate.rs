@@ -12,7 +12,7 @@ use proto::spec::RunSpec;
 use serde_json::{Value, json};
 use simulation::{
     parallel::in_order,
-    training::{self, LocalWork, Notice, Setup, Shares, bare},
+    training::{self, LocalWork, Notice, Setup, Shares, Stop, bare},
 };
 use std::{
     process::Command,
@@ -127,6 +127,7 @@ fn simulated(
         checkpoint: Duration::from_secs(5),
         memory: 1 << 30,
         reproducible_noise: false,
+        stop: Stop::default(),
     };
     let mut began = None;
     let mut ended = None;

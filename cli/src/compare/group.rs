@@ -60,11 +60,12 @@ fn last_accuracy(lines: &[Line], last: usize) -> Option<f64> {
     Over::of(&known[known.len().saturating_sub(last)..]).map(|over| over.mean)
 }
 
-/// Rounds and bytes until an accuracy was first reached.
-fn reached(lines: &[Line], target: f64) -> Option<(f64, f64)> {
+/// Rounds, bytes and seconds (virtual ones, of a simulation) until an accuracy was first reached.
+fn reached(lines: &[Line], target: f64) -> Option<[f64; 3]> {
     let at = lines.iter().position(|line| line.eval_accuracy.is_some_and(|accuracy| accuracy >= target))?;
     let bytes: u64 = lines[..=at].iter().map(|line| line.bytes).sum();
-    Some((at as f64 + 1.0, bytes as f64))
+    let seconds = lines[..=at].iter().map(|line| line.seconds).sum();
+    Some([at as f64 + 1.0, bytes as f64, seconds])
 }
 
 impl Row {
@@ -105,8 +106,12 @@ impl Comparison {
     /// For people.
     pub(crate) fn table(&self, target: Option<f64>, last: usize) -> String {
         let mut heading = vec!["settings", "seeds", "final accuracy, %", "best, %"];
+        let personal = self.rows.iter().any(|row| row.over(personal).is_some());
+        if personal {
+            heading.extend(["shared at clients, %", "personal, %"]);
+        }
         if target.is_some() {
-            heading.extend(["rounds to target", "MB to target"]);
+            heading.extend(["rounds to target", "MB to target", "s to target"]);
         }
         let row = |row: &Row| {
             let percent = |share: f64| format!("{:.2}", share * 100.0);
@@ -117,6 +122,9 @@ impl Comparison {
                 accuracy(row.over(|lines| last_accuracy(lines, last))),
                 accuracy(row.over(best)),
             ];
+            if personal {
+                cells.extend([row.over(shared), row.over(self::personal)].map(accuracy));
+            }
             if let Some(target) = target {
                 let part = |over: Option<Over>, show: &dyn Fn(f64) -> String| {
                     let text = table::or_dash(over, |over| over.text(show));
@@ -127,10 +135,10 @@ impl Comparison {
                         text
                     }
                 };
-                cells.push(part(row.over(|lines| Some(reached(lines, target)?.0)), &|v| format!("{v:.1}")));
-                cells.push(part(row.over(|lines| Some(reached(lines, target)?.1)), &|v| {
-                    format!("{:.1}", v * 1e-6)
-                }));
+                for (at, unit) in [1.0, 1e-6, 1.0].into_iter().enumerate() {
+                    let over = row.over(|lines| Some(reached(lines, target)?[at]));
+                    cells.push(part(over, &|value| format!("{:.1}", value * unit)));
+                }
             }
             cells
         };
@@ -163,14 +171,15 @@ impl Comparison {
         let json = |over: Option<Over>| over.map(Over::json);
         let budget = Budget::of(&self.rows);
         let row = |row: &Row| {
-            let to = |part: fn((f64, f64)) -> f64| {
-                json(target.and_then(|target| row.over(|lines| reached(lines, target).map(part))))
+            let to = |at: usize| {
+                json(target.and_then(|target| row.over(|lines| Some(reached(lines, target)?[at]))))
             };
             json!({
                 "label": row.label, "seeds": row.seeds(),
                 "final_accuracy": json(row.over(|lines| last_accuracy(lines, last))),
                 "best_accuracy": json(row.over(best)),
-                "rounds_to_target": to(|reached| reached.0), "bytes_to_target": to(|reached| reached.1),
+                "federated_accuracy": json(row.over(shared)), "personal_accuracy": json(row.over(personal)),
+                "rounds_to_target": to(0), "bytes_to_target": to(1), "seconds_to_target": to(2),
                 "at_equal_rounds": json(row.over(|lines| budget.by_rounds(lines))),
                 "at_equal_bytes": json(row.over(|lines| budget.by_bytes(lines))),
                 "theory": row.theory().map(Theory::json),
@@ -183,6 +192,16 @@ impl Comparison {
 
 fn best(lines: &[Line]) -> Option<f64> {
     lines.iter().filter_map(|line| line.eval_accuracy).reduce(f64::max)
+}
+
+/// Of the shared model on what clients hold out.
+fn shared(lines: &[Line]) -> Option<f64> {
+    lines.iter().rev().find_map(|line| line.federated_accuracy)
+}
+
+/// Of the clients' own models there.
+fn personal(lines: &[Line]) -> Option<f64> {
+    lines.iter().rev().find_map(|line| line.personal_accuracy)
 }
 
 /// Key paths and values.
@@ -277,6 +296,7 @@ mod tests {
         near(&json[0]["final_accuracy"]["sd"], 0.02_f64.sqrt());
         near(&json[0]["best_accuracy"]["mean"], 0.65);
         near(&json[0]["rounds_to_target"]["mean"], 2.5);
+        near(&json[0]["seconds_to_target"]["mean"], 2.5 * metrics(0, 0.0).seconds);
         assert_eq!(json[1]["rounds_to_target"], Value::Null);
         assert_eq!(json[1]["final_accuracy"]["sd"], Value::Null);
         near(&compared.json(None, 2)[0]["final_accuracy"]["mean"], 0.575);

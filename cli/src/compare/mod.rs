@@ -17,9 +17,10 @@ use std::path::PathBuf;
 /// coordinator the accuracy is the mean over its peers, the bytes are what all of them sent.
 ///
 /// JSON: an array, one object for each row, with label, seeds, and for final_accuracy, best_accuracy,
-/// rounds_to_target, bytes_to_target, at_equal_rounds and at_equal_bytes an object with mean, sd (null for one
-/// seed) and n (seeds that have a value), theory (null with a coordinator: topology, nodes, gap, topology_factor,
-/// doubling, stability_term), and folders.
+/// federated_accuracy (the shared model on what clients hold out), personal_accuracy (their own models there),
+/// rounds_to_target, bytes_to_target, seconds_to_target (virtual seconds of a simulation), at_equal_rounds and
+/// at_equal_bytes an object with mean, sd (null for one seed) and n (seeds that have a value), theory (null with a
+/// coordinator: topology, nodes, gap, topology_factor, doubling, stability_term), and folders.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folders that simulations, sweeps or demos wrote

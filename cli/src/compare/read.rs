@@ -39,12 +39,23 @@ pub(super) struct Line {
     pub(super) eval_accuracy: Option<f64>,
     /// That all who take part sent, the coordinator included.
     pub(super) bytes: u64,
+    pub(super) seconds: f64,
+    /// Of the shared model on what clients hold out, and of their own models there.
+    pub(super) federated_accuracy: Option<f64>,
+    pub(super) personal_accuracy: Option<f64>,
 }
 
 impl From<Metrics> for Line {
     fn from(metrics: Metrics) -> Self {
-        let bytes = metrics.bytes_down + metrics.bytes_up;
-        Self { round: metrics.round, eval_accuracy: metrics.eval_accuracy, bytes }
+        let personal = metrics.clients.as_ref().and_then(|clients| clients.personal.as_ref());
+        Self {
+            round: metrics.round,
+            eval_accuracy: metrics.eval_accuracy,
+            bytes: metrics.bytes_down + metrics.bytes_up,
+            seconds: metrics.seconds,
+            federated_accuracy: metrics.federated_accuracy,
+            personal_accuracy: personal.map(|personal| personal.mean_accuracy),
+        }
     }
 }
 
@@ -54,6 +65,16 @@ struct PeerLine {
     round: u64,
     eval_accuracy: Option<f64>,
     bytes_sent: u64,
+    seconds: f64,
+}
+
+/// A round as all peers saw it.
+#[derive(Debug, Default)]
+struct Round {
+    accuracies: Vec<f64>,
+    bytes: u64,
+    /// Of the slowest.
+    seconds: f64,
 }
 
 /// Every run in the folders, in the order of the folders' names.
@@ -125,7 +146,7 @@ fn metrics<T: serde::de::DeserializeOwned>(folder: &Path) -> Result<std::vec::In
 fn peers(folder: &Path) -> Result<Vec<Line>, Failure> {
     let cannot =
         |error: std::io::Error| Failure::new(Code::NotFound, format!("{}: {error}", folder.display()));
-    let mut rounds: BTreeMap<u64, (Vec<f64>, u64)> = BTreeMap::new();
+    let mut rounds: BTreeMap<u64, Round> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
         if !path.join("metrics.jsonl").is_file() {
@@ -133,17 +154,19 @@ fn peers(folder: &Path) -> Result<Vec<Line>, Failure> {
         }
         for line in metrics::<PeerLine>(&path)? {
             let round = rounds.entry(line.round).or_default();
-            round.0.extend(line.eval_accuracy);
-            round.1 += line.bytes_sent;
+            round.accuracies.extend(line.eval_accuracy);
+            round.bytes += line.bytes_sent;
+            round.seconds = round.seconds.max(line.seconds);
         }
     }
     if rounds.is_empty() {
         let text = format!("{}: no peer's folder with a metrics.jsonl in it", folder.display());
         return Err(Failure::new(Code::NotFound, text));
     }
-    let line = |(round, (accuracies, bytes)): (u64, (Vec<f64>, u64))| {
+    let line = |(round, Round { accuracies, bytes, seconds }): (u64, Round)| {
         let mean = accuracies.iter().sum::<f64>() / accuracies.len() as f64;
-        Line { round, eval_accuracy: (!accuracies.is_empty()).then_some(mean), bytes }
+        let eval_accuracy = (!accuracies.is_empty()).then_some(mean);
+        Line { round, eval_accuracy, bytes, seconds, federated_accuracy: None, personal_accuracy: None }
     };
     Ok(rounds.into_iter().map(line).collect())
 }

@@ -118,7 +118,9 @@ mod tests {
     use super::*;
 
     fn line(round: u64, accuracy: f64, bytes: u64) -> Line {
-        Line { round, eval_accuracy: Some(accuracy), bytes }
+        let (federated_accuracy, personal_accuracy) = (None, None);
+        let eval_accuracy = Some(accuracy);
+        Line { round, eval_accuracy, bytes, seconds: 0.0, federated_accuracy, personal_accuracy }
     }
 
     #[test]

@@ -174,7 +174,8 @@ async fn train(
     run::verdict(&run.id, &ended?)?;
     let seconds = started.elapsed().as_secs_f64();
     let model = folder.path("model.safetensors");
-    let exported = run::export(&mut operator, &run.id, &model, true).await?.json(&model);
+    let wanted = run::Wanted { run: &run.id, average: None };
+    let exported = run::export(&mut operator, wanted, &model, true).await?.json(&model);
     let lines: Vec<String> = metrics.iter().map(|line| json!(line).to_string() + "\n").collect();
     output::write_file(&folder.path("metrics.jsonl"), true, &[lines.concat().as_bytes()])?;
     output::write_file(&folder.path("plot.svg"), true, &[plot::svg(&run.id, &metrics)?.as_bytes()])?;

@@ -139,6 +139,8 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
         seed: args.seed,
         model: args.model.as_deref().map_or(Ok(model), model_of)?,
         data: DataSpec { name: data.0.clone(), partition: Some(partition), augment, sequence: SEQUENCE },
+        asynchronous: None,
+        stragglers: None,
         topology: peers.then(|| topology(args, &kind)),
         algorithm: AlgorithmSpec { kind, ..AlgorithmSpec::default() },
         local: LocalSpec {
@@ -155,7 +157,9 @@ fn spec(args: &Args, data: &(String, Source), info: &DataInfo) -> Result<RunSpec
             ..CohortSpec::default()
         },
         evaluation: EvaluationSpec::default(),
+        average: None,
         vetting: VettingSpec::default(),
+        personal: None,
         compression: None,
         combiner: None,
         attack: None,

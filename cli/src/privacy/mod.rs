@@ -10,6 +10,7 @@ mod long_run;
 mod noise;
 mod pairwise;
 mod picture;
+mod release;
 mod rounds;
 mod setting;
 mod verify;
@@ -35,6 +36,7 @@ enum What {
     Verify(verify::Args),
     Audit(audit::Args),
     Ledger(ledger::Args),
+    Release(release::Args),
 }
 
 /// Computes and prints.
@@ -49,5 +51,6 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Verify(args) => verify::main(&args),
         What::Audit(args) => audit::main(&args),
         What::Ledger(args) => ledger::main(args),
+        What::Release(args) => release::main(&args),
     }
 }

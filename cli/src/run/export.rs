@@ -1,4 +1,4 @@
-//! `starling run export`: the newest committed model as a safetensors file.
+//! `starling run export`: the newest committed model, or an average of it, as a safetensors file.
 //!
 //! Every chunk and the whole are verified before the file appears; a broken transfer goes on where it
 //! stopped. No engine is needed: the coordinator names the tensors. The header is written here rather than by the safetensors crate,
@@ -30,6 +30,8 @@ pub(crate) struct Exported {
     round: Option<u64>,
     digest: Digest,
     parameters: usize,
+    /// The average that it is; `None`: the model.
+    average: Option<String>,
 }
 
 impl Exported {
@@ -37,15 +39,16 @@ impl Exported {
     pub(crate) fn json(&self, file: &Path) -> serde_json::Value {
         json!({
             "run": self.run, "round": self.round, "digest": self.digest, "parameters": self.parameters,
-            "file": file,
+            "average": self.average, "file": file,
         })
     }
 
     /// For people.
     pub(crate) fn text(&self, file: &Path) -> String {
         let after = self.round.map_or("initial model".to_owned(), |round| format!("after round {round}"));
+        let what = self.average.as_ref().map_or_else(String::new, |name| format!("{name} average, "));
         format!(
-            "{}: {} parameters of {}, {after}, digest {}",
+            "{}: {what}{} parameters of {}, {after}, digest {}",
             file.display(),
             self.parameters,
             self.run,
@@ -54,14 +57,23 @@ impl Exported {
     }
 }
 
-/// Fetches, verifies and writes a run's newest model.
+/// What is exported.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// The run.
+    pub(crate) run: &'a str,
+    /// One of its averages instead of the model.
+    pub(crate) average: Option<&'a str>,
+}
+
+/// Fetches, verifies and writes a run's newest model, or an average of it.
 pub(crate) async fn export(
     operator: &mut Operator,
-    run: &str,
+    wanted: Wanted<'_>,
     to: &Path,
     replace: bool,
 ) -> Result<Exported, Failure> {
-    let (header, w) = fetch(operator, run).await?;
+    let (header, w) = fetch(operator, wanted).await?;
     let (exported, head) = describe(&header, w.len())?;
     output::write_file(to, replace, &[&head, bytemuck::cast_slice(&w)])?;
     Ok(exported)
@@ -75,10 +87,10 @@ pub(crate) fn damaged(text: impl std::fmt::Display) -> Failure {
 type Arriving = Option<(ExportHeader, Assembler)>;
 
 /// The header and the verified vector.
-async fn fetch(operator: &mut Operator, run: &str) -> Result<(ExportHeader, Vec<f32>), Failure> {
+async fn fetch(operator: &mut Operator, wanted: Wanted<'_>) -> Result<(ExportHeader, Vec<f32>), Failure> {
     let mut arriving: Arriving = None;
     let (mut received, mut fruitless) = (0, 0);
-    while let Err(failure) = receive(operator, run, &mut arriving).await {
+    while let Err(failure) = receive(operator, wanted, &mut arriving).await {
         let now = arriving.as_ref().map_or(0, |(_, assembler)| assembler.received());
         fruitless = if now > received { 0 } else { fruitless + 1 };
         received = now;
@@ -93,11 +105,16 @@ async fn fetch(operator: &mut Operator, run: &str) -> Result<(ExportHeader, Vec<
 }
 
 /// One try: all that is missing.
-async fn receive(operator: &mut Operator, run: &str, arriving: &mut Arriving) -> Result<(), Failure> {
+async fn receive(
+    operator: &mut Operator,
+    Wanted { run, average }: Wanted<'_>,
+    arriving: &mut Arriving,
+) -> Result<(), Failure> {
     let (digest, offset) = arriving
         .as_ref()
         .map_or((Vec::new(), 0), |(_, assembler)| (assembler.announced().0.to_vec(), assembler.received()));
-    let request = v1::ExportRequest { run: run.to_owned(), digest, offset };
+    let average = average.unwrap_or_default().to_owned();
+    let request = v1::ExportRequest { run: run.to_owned(), digest, offset, average: average.clone() };
     let mut stream = match operator.client.export_run(request).await {
         Ok(reply) => reply.into_inner(),
         Err(status) => return Err(operator.run_failure(run, &status).await),
@@ -117,6 +134,9 @@ async fn receive(operator: &mut Operator, run: &str, arriving: &mut Arriving) ->
         match (message.body, &mut *arriving) {
             (Some(Body::Header(header)), known) if !opened => {
                 opened = true;
+                if header.average != average {
+                    return Err(Failure::new(Code::NotFound, "this coordinator knows no averages of models"));
+                }
                 let (header, assembler) = open(header)?;
                 let same = known.as_ref().is_some_and(|(_, old)| old.announced() == assembler.announced());
                 // A newer model was committed meanwhile: it comes from its start.
@@ -158,6 +178,8 @@ pub(crate) fn describe(header: &ExportHeader, parameters: usize) -> Result<(Expo
         ("name", header.name.clone()),
         ("digest", digest.to_string()),
     ]);
+    let average = Some(header.average.clone()).filter(|name| !name.is_empty());
+    metadata.extend(average.clone().map(|name| ("average", name)));
     metadata.extend(header.round.map(|round| ("round", round.to_string())));
     let mut entries = serde_json::Map::from_iter([("__metadata__".to_owned(), json!(metadata))]);
     let mut start = 0;
@@ -173,7 +195,7 @@ pub(crate) fn describe(header: &ExportHeader, parameters: usize) -> Result<(Expo
     // The format wants its data aligned to 8 bytes.
     text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
     let head = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
-    Ok((Exported { run: header.run.clone(), round: header.round, digest, parameters }, head))
+    Ok((Exported { run: header.run.clone(), round: header.round, digest, parameters, average }, head))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ pub(crate) mod export;
 mod follow;
 mod watch;
 
-pub(crate) use export::export;
+pub(crate) use export::{Wanted, export};
 pub(crate) use follow::{Logged, Seen, follow, verdict};
 
 use crate::{
@@ -82,10 +82,13 @@ enum What {
     /// Ends a run for good; JSON: the run as in `list`
     Cancel(One),
     /// Writes the newest committed model as safetensors, with PyTorch's names; JSON: an object with run,
-    /// round, digest, parameters, file
+    /// round, digest, parameters, average, file
     Export {
         #[command(flatten)]
         one: One,
+        /// An average of the model that the run keeps ([average] in its file) instead: ema or swa
+        #[arg(long, value_name = "NAME")]
+        average: Option<String>,
         #[command(flatten)]
         output: Output,
     },
@@ -112,7 +115,7 @@ async fn answer(what: What) -> Result<(), Failure> {
         What::Pause(one) => control(&one, RunCommand::Pause).await,
         What::Resume(one) => control(&one, RunCommand::Resume).await,
         What::Cancel(one) => control(&one, RunCommand::Cancel).await,
-        What::Export { one, output } => save(&one, &output).await,
+        What::Export { one, average, output } => save(&one, average.as_deref(), &output).await,
         What::Plot { one, output } => draw(&one, &output).await,
     }
 }
@@ -159,10 +162,10 @@ async fn control(one: &One, command: RunCommand) -> Result<(), Failure> {
     output::line(format!("{}: {}", run.id, describe::state(run.state)))
 }
 
-async fn save(one: &One, to: &Output) -> Result<(), Failure> {
+async fn save(one: &One, average: Option<&str>, to: &Output) -> Result<(), Failure> {
     output::refuse_existing(&to.to, to.force)?;
     let mut operator = Operator::connect(&one.remote.target).await?;
-    let exported = export(&mut operator, &one.run, &to.to, to.force).await?;
+    let exported = export(&mut operator, Wanted { run: &one.run, average }, &to.to, to.force).await?;
     if one.remote.json {
         return output::line(exported.json(&to.to));
     }

@@ -3,19 +3,27 @@
 
 mod data;
 mod point;
+mod points;
+mod settings;
 mod sweep;
 
 pub(crate) use data::{DataArg, Library};
 
-use crate::{compare, exit::Failure, output, table};
+use crate::{
+    compare,
+    exit::{Code, Failure},
+    output, table,
+};
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Duration};
-use sweep::{Seeds, Set, Sweep};
+use std::path::PathBuf;
+use sweep::{Point, Seeds, Set, Sweep};
 
 /// Trains with virtual clients in this process; sweeps over settings and seeds.
 ///
 /// FILE is a run file (deploy/samples/run.toml explains its keys) that may also have [simulation] with
-/// `clients` and `seeds`, and [sweep] with a list of values for each key path to be varied. Results are the
+/// `clients` and `seeds`, and [sweep] with a list of values for each key path to be varied, and `settings`, a list
+/// of tables that are laid over the file (with a `label`). Every setting is run with its first seed before any
+/// is run with another. Results are the
 /// same bytes on any number of threads, and those of a real federation with workers called worker-1, worker-2,
 /// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was interrupted goes on when the same command is given again;
 /// finished points of a sweep are skipped. JSON: one object a line for each point, as in its summary.json.
@@ -41,6 +49,12 @@ pub(crate) struct Args {
     /// Clients that run side by side; 0: one for each core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Points of a sweep that run side by side, each on an equal part of the threads; results do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    parallel: u16,
+    /// Stops after so many seconds, between two rounds (exit code 75); the same command goes on from there
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
     /// Folder for what is written; a sweep has a folder in it for each point
     #[arg(long, value_name = "DIR", default_value = "starling-simulation")]
     out: PathBuf,
@@ -63,6 +77,11 @@ impl Args {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         if self.threads == 0 { cores() } else { self.threads }
     }
+
+    /// Where a point is written.
+    fn folder(&self, points: &[Point], at: usize) -> PathBuf {
+        if points.len() > 1 { self.out.join(&points[at].name) } else { self.out.clone() }
+    }
 }
 
 /// Runs every point.
@@ -70,27 +89,11 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let text = output::read_text(&args.file)?;
     let sweep = Sweep::read(&text, &args.sets, args.seeds.as_ref(), args.clients)
         .map_err(|problem| Failure::usage(format!("{}: {problem}", args.file.display())))?;
-    let mut library = Library::new(&args.data, args.examples);
     let many = sweep.points.len() > 1;
-    let mut folders = Vec::new();
-    for (number, point) in sweep.points.iter().enumerate() {
-        let folder = if many { args.out.join(&point.name) } else { args.out.clone() };
-        if many && !args.json {
-            output::note(format!("{}/{}: {}", number + 1, sweep.points.len(), point.name));
-        }
-        let how = point::How {
-            threads: args.threads(),
-            checkpoint: Duration::from_secs(args.checkpoint),
-            memory: args.state_memory.saturating_mul(1_000_000),
-            quiet: args.json,
-            reproducible_noise: args.reproducible_noise,
-        };
-        let summary = point::run(point, &folder, &mut library, &how)?;
-        report(&summary, args.json, many)?;
-        folders.push(folder);
-    }
-    if many {
-        let compared = compare::Comparison::read(&folders)?;
+    let outcome = points::run(&sweep, args, &mut |summary| report(summary, args.json, many))?;
+    let done = outcome.folders.len();
+    if many && done > 0 {
+        let compared = compare::Comparison::read(&outcome.folders)?;
         let plot = args.out.join("comparison.svg");
         // Runs that are not evaluated have nothing to draw.
         let drawn = compared.draw(&plot, None).map(|()| format!("\n\n{}", plot.display()));
@@ -98,7 +101,12 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
             output::line(format!("\n{}{}", compared.table(None, 1), drawn.unwrap_or_default()))?;
         }
     }
-    Ok(())
+    if outcome.left == 0 {
+        return Ok(());
+    }
+    let total = sweep.points.len();
+    let text = format!("time is up: {done} of {total} points are finished; give the same command to go on");
+    Err(Failure::new(Code::Unfinished, text))
 }
 
 fn report(summary: &Value, json: bool, many: bool) -> Result<(), Failure> {

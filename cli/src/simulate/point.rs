@@ -1,6 +1,6 @@
 //! One point: its folder, its run, its results.
 
-use super::{data::Library, sweep::Point};
+use super::sweep::Point;
 use crate::{
     events,
     exit::{Code, Failure},
@@ -9,20 +9,22 @@ use crate::{
 };
 use proto::event::{Metrics, RunEvent};
 use serde_json::{Value, json};
-use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError};
+use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError, Stop};
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use worker::data::Dataset;
 
 /// How points are run; changes no result.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct How {
     pub(super) threads: usize,
     pub(super) checkpoint: Duration,
     pub(super) memory: u64,
     pub(super) quiet: bool,
     pub(super) reproducible_noise: bool,
+    pub(super) stop: Stop,
 }
 
 /// Says which simulation a folder belongs to.
@@ -31,8 +33,12 @@ const POINT: &str = "point.json";
 const SUMMARY: &str = "summary.json";
 
 /// Runs a point, or what is missing of it; gives its summary.
-pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How) -> Result<Value, Failure> {
-    let (train, test) = library.load(&point.spec)?;
+pub(super) fn run(
+    point: &Point,
+    folder: &Path,
+    (train, test): (Dataset, Dataset),
+    how: &How,
+) -> Result<Value, Failure> {
     let identity = json!({
         "point": point.name, "spec": point.spec, "clients": point.clients, "examples": train.len(),
     });
@@ -49,6 +55,7 @@ pub(super) fn run(point: &Point, folder: &Path, library: &mut Library, how: &How
         checkpoint: how.checkpoint,
         memory: how.memory,
         reproducible_noise: how.reproducible_noise,
+        stop: how.stop.clone(),
     };
     let began = Instant::now();
     let (outcome, resumed) = train_it(&setup, how.quiet)?;
@@ -123,6 +130,7 @@ fn failure(error: &SimulationError) -> Failure {
         SimulationError::Setup(_) => Code::Usage,
         SimulationError::File { .. } | SimulationError::Store(_) => Code::Create,
         SimulationError::Failed(_) => Code::Failed,
+        SimulationError::Stopped { .. } => Code::Unfinished,
     };
     Failure::new(code, error)
 }
@@ -137,6 +145,15 @@ fn results(
     let spec = toml::to_string(&point.spec).map_err(Failure::internal)?;
     output::write_file(&path("run.toml"), true, &[spec.as_bytes()])?;
     output::write_file(&path("model.safetensors"), true, &[&outcome.model])?;
+    let mut averages = serde_json::Map::new();
+    let last_scores = outcome.lines.last().map(|line| &line.metrics.averages);
+    for (name, file) in &outcome.averages {
+        let to = path(&format!("model-{name}.safetensors"));
+        output::write_file(&to, true, &[file])?;
+        let scores = last_scores.and_then(|scores| scores.get(name)).copied().unwrap_or_default();
+        let found = json!({"accuracy": scores.eval_accuracy, "loss": scores.eval_loss, "model_file": to});
+        averages.insert(name.clone(), found);
+    }
     let metrics: Vec<Metrics> = outcome.lines.iter().map(|line| line.metrics.clone()).collect();
     let title = if point.name.is_empty() { &point.spec.name } else { &point.name };
     // A run of a bare vector has nothing to draw.
@@ -157,7 +174,8 @@ fn results(
         "client_accuracy": of(|line| line.client_accuracy),
         "client_accuracy_worst_decile": of(|line| line.client_accuracy_worst_decile),
         "client_accuracy_variance": of(|line| line.client_accuracy_variance),
-        "evaluation": outcome.evaluation, "bytes_down": sum(|line| line.bytes_down),
+        "client_scores": outcome.lines.iter().rev().find_map(|line| line.metrics.clients.clone()),
+        "averages": averages, "evaluation": outcome.evaluation, "bytes_down": sum(|line| line.bytes_down),
         "bytes_up": sum(|line| line.bytes_up), "parameters": outcome.parameters,
         "model_digest": outcome.digest, "seconds": seconds, "resumed": resumed,
         "peak_bytes": process::peak_memory(std::process::id()), "model_file": path("model.safetensors"),

@@ -1,6 +1,7 @@
 //! From a run file, its [simulation] and [sweep] tables and the flags to the points of a sweep. Every point
 //! is checked before the first one runs.
 
+use super::settings::{SETTINGS, lay_over};
 use proto::spec::RunSpec;
 use std::{collections::BTreeSet, str::FromStr};
 use toml::{Table, Value};
@@ -197,6 +198,11 @@ fn vary(points: Vec<Draft>, set: &Set) -> Result<Vec<Draft>, String> {
     for (table, names) in points {
         for (number, value) in set.values.iter().enumerate() {
             let (mut table, mut names) = (table.clone(), names.clone());
+            if set.path == [SETTINGS] {
+                names.push(lay_over(&mut table, value, number)?);
+                out.push((table, names));
+                continue;
+            }
             put(&mut table, &set.path, value.clone())?;
             if set.values.len() > 1 {
                 names.push(label(set, number));
@@ -343,7 +349,12 @@ mod tests {
     #[test]
     fn the_experiments_are_read() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/experiments");
-        for (file, points) in [("sweep-cifar10.toml", 72), ("sweep-mnist.toml", 14)] {
+        for (file, points) in [
+            ("sweep-cifar10.toml", 72),
+            ("sweep-cifar10-reduced.toml", 64),
+            ("sweep-mnist.toml", 14),
+            ("personal-mnist.toml", 8),
+        ] {
             let text = std::fs::read_to_string(folder.join(file)).unwrap();
             let sweep =
                 Sweep::read(&text, &[], None, None).unwrap_or_else(|problem| panic!("{file}: {problem}"));

@@ -195,7 +195,8 @@ impl Fleet {
             "name = \"crash\"\nrounds = {rounds}\nseed = 11\nmodel = {{ kind = \"mlp\", hidden = [32] }}\n\
              data = {{ name = \"digits\", partition = {{ kind = \"dirichlet\", alpha = 0.5 }} }}\n\
              algorithm = {{ kind = \"scaffold\" }}\nlocal = {{ steps = {steps}, batch = 20, lr = 0.05 }}\n\
-             cohort = {{ min_workers = {WORKERS}, min_updates = {WORKERS}, rejoin_s = 120 }}\n"
+             cohort = {{ min_workers = {WORKERS}, min_updates = {WORKERS}, rejoin_s = 120 }}\n\
+             average = {{ ema = {{ decay = 0.7 }}, swa = {{ start = 1 }} }}\n"
         );
         let file = self.path("run.toml");
         fs::write(&file, text).unwrap();
@@ -232,6 +233,18 @@ impl Fleet {
         self.metrics(run).iter().map(of).collect()
     }
 
+    /// The model's digest after every round, and those of the run's averages at its end.
+    pub(crate) fn results(&self, run: &str) -> Vec<String> {
+        let averages = ["ema", "swa"].map(|name| {
+            let file = self.path(&format!("{name}.safetensors"));
+            let to = file.to_str().unwrap();
+            let exported = self.ask(&["run", "export", run, "--average", name, "--to", to]).unwrap();
+            assert_eq!(exported[0]["average"], name);
+            exported[0]["digest"].as_str().unwrap().to_owned()
+        });
+        self.digests(run).into_iter().chain(averages).collect()
+    }
+
     /// Whether the coordinator has a session with a worker.
     pub(crate) fn is_connected(&self, index: usize) -> bool {
         let all = self.ask(&["worker", "list"]).unwrap_or_default();
@@ -257,15 +270,20 @@ pub(crate) fn worker_name(index: usize) -> String {
     format!("worker-{}", index + 1)
 }
 
-/// The digests of an undisturbed run.
+/// The results of an undisturbed run.
 pub(crate) fn undisturbed(tls: bool, rounds: u64, steps: u64) -> Vec<String> {
     let mut fleet = Fleet::new(tls);
     fleet.start();
     let run = fleet.submit(rounds, steps);
     let start = Instant::now();
     fleet.events(&run);
-    let digests = fleet.digests(&run);
-    assert_eq!(digests.len() as u64, rounds);
+    let results = fleet.results(&run);
+    let distinct: std::collections::BTreeSet<&String> = results.iter().collect();
+    assert_eq!(distinct.len() as u64, rounds + 2, "every round and average has a digest of its own");
+    let last = fleet.metrics(&run).pop().unwrap();
+    for name in ["ema", "swa"] {
+        assert!(last["averages"][name]["eval_accuracy"].as_f64().is_some(), "{last}");
+    }
     println!("undisturbed: {rounds} rounds in {:.1} s", start.elapsed().as_secs_f64());
-    digests
+    results
 }

@@ -22,12 +22,13 @@ pub(super) enum Presence {
 impl Machine {
     pub(super) fn joined(&mut self, worker: &str, out: &mut Vec<Action>) {
         let before = self.presence.insert(worker.to_owned(), Presence::Connected);
-        if self.phase == Phase::Training {
+        if self.phase == Phase::Training || self.holds_back() {
             match self.cohort.get(worker) {
                 Some(Member::Training | Member::Lost) => {
                     if before.is_some_and(|before| before != Presence::Connected) {
                         let worker = worker.to_owned();
-                        out.push(Action::Publish(RunEvent::WorkerReturned { round: self.round, worker }));
+                        let round = self.round_of(&worker);
+                        out.push(Action::Publish(RunEvent::WorkerReturned { round, worker }));
                     }
                     self.cohort.insert(worker.to_owned(), Member::Training);
                     self.assign(worker, out);
@@ -53,7 +54,8 @@ impl Machine {
         let token = Token::Rejoin { worker: worker.to_owned(), since: self.now };
         out.push(Action::Arm { token, at: self.now + self.rules.rejoin_ms });
         if self.phase == Phase::Training && self.cohort.get(worker) == Some(&Member::Training) {
-            out.push(Action::Publish(RunEvent::WorkerLost { round: self.round, worker: worker.to_owned() }));
+            let round = self.round_of(worker);
+            out.push(Action::Publish(RunEvent::WorkerLost { round, worker: worker.to_owned() }));
         }
         if self.phase == Phase::Evaluating && self.awaiting.remove(worker) {
             self.close_evaluation(out);
@@ -62,7 +64,8 @@ impl Machine {
 
     pub(super) fn given_up(&mut self, worker: &str, out: &mut Vec<Action>) {
         self.presence.insert(worker.to_owned(), Presence::Gone);
-        if self.phase == Phase::Training && self.cohort.get(worker) == Some(&Member::Training) {
+        let open = self.phase == Phase::Training || self.holds_back();
+        if open && self.cohort.get(worker) == Some(&Member::Training) {
             self.cohort.insert(worker.to_owned(), Member::Lost);
             self.try_close(out);
         }
@@ -74,9 +77,8 @@ impl Machine {
     pub(super) fn set_quarantine(&mut self, worker: &str, on: bool, out: &mut Vec<Action>) {
         if on {
             self.quarantined.insert(worker.to_owned());
-            let awaited = matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost));
-            if self.phase == Phase::Training && awaited {
-                self.cohort.insert(worker.to_owned(), Member::Rejected(RejectReason::Quarantined));
+            if self.awaits(worker, self.round_of(worker)) {
+                self.settle(worker, Member::Rejected(RejectReason::Quarantined));
                 self.try_close(out);
             }
         } else if self.quarantined.remove(worker) {
@@ -115,6 +117,9 @@ impl Machine {
                 out.push(Action::Publish(RunEvent::Waiting { eligible: said.0, needed }));
             }
             return;
+        }
+        if self.flow.is_some() {
+            return self.open_flow(out);
         }
         let chosen = if let (Some(rate), Some(secret)) = (self.rules.rate, self.next_secret()) {
             secret.cohort(&eligible, rate).into_iter().map(str::to_owned).collect()
@@ -170,9 +175,9 @@ impl Machine {
         self.moves(worker);
         out.push(Action::Assign {
             worker: worker.to_owned(),
-            round: self.round,
+            round: self.round_of(worker),
             committed: self.committed.get(worker).copied(),
-            remaining_ms: self.deadline_at.saturating_sub(self.now),
+            remaining_ms: self.due_at(worker).saturating_sub(self.now),
         });
     }
 

@@ -13,21 +13,31 @@
 //! *Every wait has an owner and a deadline*: each phase has armed the timer that ends it, or names
 //! the event that it waits for in a published `Waiting`.
 
+mod evaluation;
+mod filling;
+mod flow;
 mod membership;
 mod private;
 mod round;
+mod rules;
 mod sampling;
 mod states;
 mod stragglers;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_flow;
 mod types;
 
+pub use evaluation::{Evaluated, Federated};
+pub use flow::{Buffered, Ongoing};
+pub use rules::Rules;
 pub use sampling::{Profile, is_curious};
 pub use states::{Decision, End, Member, Phase};
-pub use types::{Action, Command, Counted, Event, Facts, Federated, Millis, Opening, Restored, Rules, Token};
+pub use types::{Action, Command, Counted, Event, Facts, Kept, Millis, Opening, Restored, Token};
 
 use crate::private::Secret;
+use flow::Flow;
 use membership::Presence;
 use proto::{event::RunEvent, v1::AbandonReason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +71,7 @@ pub struct Machine {
     /// When that is looked at next.
     motion_at: Millis,
     rejected: usize,
-    federated: BTreeMap<String, Federated>,
+    reports: evaluation::Reports,
     awaiting: BTreeSet<String>,
     paused: bool,
     /// Of the open round, in a run with noise.
@@ -76,6 +86,8 @@ pub struct Machine {
     repeated: BTreeMap<String, usize>,
     /// Why no further round may open.
     spent: Option<String>,
+    /// In a run without rounds that anybody waits for.
+    flow: Option<Flow>,
     /// The last published `Waiting`, so that it is said once.
     said_waiting: Option<(usize, usize)>,
 }
@@ -83,6 +95,10 @@ pub struct Machine {
 impl Machine {
     /// A machine for a new run, or for one read from the store; [`Event::Start`] sets it going.
     pub fn new(rules: Rules, restored: Restored) -> Self {
+        let flow = rules.flow.map(|flow| Flow::new(flow, restored.ongoing));
+        let tasks = flow.as_ref().map(Flow::workers);
+        let opened = restored.opening.as_ref().map(|opening| opening.cohort.clone());
+        let cohort = tasks.or(opened).unwrap_or_default();
         Self {
             rules,
             now: 0,
@@ -104,10 +120,8 @@ impl Machine {
                 .as_ref()
                 .map(|opening| sampling::repeated(opening.cohort.clone()))
                 .unwrap_or_default(),
-            cohort: restored
-                .opening
-                .map(|opening| opening.cohort.into_iter().map(|worker| (worker, Member::Training)).collect())
-                .unwrap_or_default(),
+            cohort: cohort.into_iter().map(|worker| (worker, Member::Training)).collect(),
+            flow,
             committed: restored.committed,
             strikes: BTreeMap::new(),
             quarantined: BTreeSet::new(),
@@ -116,7 +130,7 @@ impl Machine {
             motions: BTreeMap::new(),
             motion_at: 0,
             rejected: 0,
-            federated: BTreeMap::new(),
+            reports: evaluation::Reports::default(),
             awaiting: BTreeSet::new(),
             paused: restored.paused,
             said_waiting: None,
@@ -129,7 +143,10 @@ impl Machine {
         let mut out = Vec::new();
         if matches!(self.phase, Phase::Ended(_)) {
             // Late updates are still answered, good ones and bad ones.
-            if let Event::Update { worker, round, .. } | Event::Rejected { worker, round, .. } = event {
+            if let Event::Update { worker, round, .. }
+            | Event::Stored { worker, round, .. }
+            | Event::Rejected { worker, round, .. } = event
+            {
                 out.push(Action::Verdict { worker: worker.clone(), decision: self.offer(&worker, round) });
             }
             return out;
@@ -139,6 +156,9 @@ impl Machine {
             Event::Joined { worker } => self.joined(&worker, &mut out),
             Event::Left { worker } => self.left(&worker, &mut out),
             Event::Update { worker, round, facts } => self.update(&worker, round, facts, &mut out),
+            Event::Stored { worker, round, facts, kept } => {
+                self.stored((&worker, round), (facts, kept), &mut out);
+            }
             Event::Rejected { worker, round, reason, detail } => {
                 self.reject(&worker, round, (reason, detail), &mut out);
             }
@@ -214,6 +234,9 @@ impl Machine {
                 "an operator has to release this worker first",
             );
         }
+        if let Some(flow) = &self.flow {
+            return self.offer_flow(flow, worker, round);
+        }
         if round != self.round || self.phase != Phase::Training {
             let state = self.phase.label();
             let detail = format!("update for round {round}, the run is {state} in round {}", self.round);
@@ -243,8 +266,11 @@ impl Machine {
         if self.paused {
             self.phase = Phase::Paused;
             self.cohort.clear();
+            self.abandon_flow(false);
         } else if self.round >= self.rules.rounds {
             self.end(End::Finished, out);
+        } else if self.ongoing().is_some_and(|ongoing| *ongoing != Ongoing::default()) {
+            self.resume_flow(out);
         } else if self.cohort.is_empty() {
             self.try_open(out);
         } else {
@@ -292,9 +318,11 @@ impl Machine {
     fn abandon_round(&mut self, reason: AbandonReason, out: &mut Vec<Action>) {
         for worker in std::mem::take(&mut self.cohort).into_keys() {
             if self.presence.get(&worker) == Some(&Presence::Connected) {
-                out.push(Action::Abandon { worker, round: self.round, reason });
+                let round = self.round_of(&worker);
+                out.push(Action::Abandon { worker, round, reason });
             }
         }
+        self.abandon_flow(reason != AbandonReason::Paused);
         self.awaiting.clear();
         out.push(Action::DropUploads);
     }
@@ -306,6 +334,7 @@ impl Machine {
             End::Finished | End::Cancelled => {}
         }
         self.secret = None;
+        self.abandon_flow(true);
         self.phase = Phase::Ended(end.clone());
         out.push(Action::End(end));
     }
@@ -316,9 +345,10 @@ impl Machine {
                 // A round that was given up and opened again has a later deadline under the same name.
                 let due = self.now >= self.deadline_at;
                 if due && round == self.round && attempt == self.attempt && self.phase == Phase::Training {
-                    self.deadline(out);
+                    if self.flow.is_some() { self.ask_refused(out) } else { self.deadline(out) }
                 }
             }
+            Token::Task { worker, version } => self.task_deadline(&worker, version, out),
             Token::Motion { round } => {
                 if round == self.round && self.now >= self.motion_at && self.phase == Phase::Training {
                     self.look(out);

@@ -1,8 +1,6 @@
 //! The open round: counting, closing, committing, evaluating.
 
-use super::{
-    Action, Counted, Decision, End, Facts, Federated, Machine, Member, Phase, Token, membership::Presence,
-};
+use super::{Action, Counted, Decision, End, Facts, Machine, Member, Phase, Token};
 use proto::{
     digest::Digest,
     event::RunEvent,
@@ -10,11 +8,7 @@ use proto::{
 };
 
 /// A round in which every member refuses is asked so often before the run fails.
-const ATTEMPTS: u32 = 3;
-/// Most predictions of one worker in an evaluation: sums over a fleet stay far below 2^64.
-const PREDICTIONS_MAX: u64 = 1 << 40;
-/// Largest sum of losses of one worker: sums over a fleet stay finite.
-const LOSS_MAX: f64 = 1e30;
+pub(super) const ATTEMPTS: u32 = 3;
 
 impl Machine {
     pub(super) fn update(&mut self, worker: &str, round: u64, facts: Facts, out: &mut Vec<Action>) {
@@ -56,9 +50,8 @@ impl Machine {
         if !reason.settles() {
             return;
         }
-        let open = round == self.round && self.phase == Phase::Training;
-        if open && matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
-            self.cohort.insert(worker.to_owned(), Member::Rejected(reason));
+        if self.awaits(worker, round) {
+            self.settle(worker, Member::Rejected(reason));
             self.try_close(out);
         }
     }
@@ -74,7 +67,7 @@ impl Machine {
         }
     }
 
-    fn note_rejection(
+    pub(super) fn note_rejection(
         &mut self,
         worker: &str,
         round: u64,
@@ -97,11 +90,10 @@ impl Machine {
         (reason, detail): (DeclineReason, String),
         out: &mut Vec<Action>,
     ) {
-        let open = round == self.round && self.phase == Phase::Training;
-        if !open || !matches!(self.cohort.get(worker), Some(Member::Training | Member::Lost)) {
+        if !self.awaits(worker, round) {
             return;
         }
-        self.cohort.insert(worker.to_owned(), Member::Declined);
+        self.settle(worker, Member::Declined);
         out.push(Action::Publish(RunEvent::WorkerDeclined {
             round,
             worker: worker.to_owned(),
@@ -117,6 +109,9 @@ impl Machine {
 
     /// Closes the round when nobody is waited for and enough was counted; asks substitutes otherwise.
     pub(super) fn try_close(&mut self, out: &mut Vec<Action>) {
+        if self.flow.is_some() {
+            return self.fill(true, out);
+        }
         if self.cohort.values().any(|member| *member == Member::Training) {
             return;
         }
@@ -222,16 +217,16 @@ impl Machine {
         }
     }
 
-    fn commit(&mut self, out: &mut Vec<Action>) {
+    pub(super) fn commit(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Committing;
-        let counted = self
-            .cohort
-            .iter()
-            .filter_map(|(worker, member)| match member {
+        let of_round = || {
+            let counted = |(worker, member): (&String, &Member)| match member {
                 Member::Counted(facts) => Some(Counted { worker: worker.clone(), facts: *facts }),
                 _ => None,
-            })
-            .collect();
+            };
+            self.cohort.iter().filter_map(counted).collect()
+        };
+        let counted = self.counted_in_buffer().unwrap_or_else(of_round);
         out.push(Action::Commit {
             round: self.round,
             counted,
@@ -246,6 +241,9 @@ impl Machine {
     pub(super) fn confirm(&mut self, round: u64, digest: Digest, out: &mut Vec<Action>) {
         if self.phase != Phase::Committing || round != self.round {
             return;
+        }
+        if self.flow.is_some() {
+            return self.confirm_flow(digest, out);
         }
         let cohort = std::mem::take(&mut self.cohort);
         let participants = cohort.values().filter(|member| matches!(member, Member::Counted(_))).count();
@@ -269,55 +267,19 @@ impl Machine {
         if due { self.evaluate(out) } else { self.advance(out) }
     }
 
-    fn evaluate(&mut self, out: &mut Vec<Action>) {
-        self.phase = Phase::Evaluating;
-        self.federated.clear();
-        self.awaiting = self
-            .presence
-            .iter()
-            .filter(|(_, presence)| **presence == Presence::Connected)
-            .map(|(worker, _)| worker.clone())
-            .collect();
-        let round = self.round - 1;
-        for worker in self.awaiting.clone() {
-            out.push(Action::Evaluate { worker, round });
-        }
-        out.push(Action::Arm { token: Token::Evaluation { round }, at: self.now + self.rules.evaluation_ms });
-        self.close_evaluation(out);
-    }
-
-    pub(super) fn evaluated(&mut self, worker: &str, round: u64, report: Federated, out: &mut Vec<Action>) {
-        if self.phase != Phase::Evaluating || round + 1 != self.round || !self.awaiting.remove(worker) {
-            return;
-        }
-        let possible = report.predictions <= PREDICTIONS_MAX && report.correct <= report.predictions;
-        if possible && report.loss_sum.abs() <= LOSS_MAX {
-            self.federated.insert(worker.to_owned(), report);
-        }
-        self.close_evaluation(out);
-    }
-
-    pub(super) fn close_evaluation(&mut self, out: &mut Vec<Action>) {
-        if self.awaiting.is_empty() {
-            // In name order, so that the sums do not depend on who answered first.
-            let sums = self.federated.values().fold(Federated::default(), |sums, report| Federated {
-                predictions: sums.predictions + report.predictions,
-                correct: sums.correct + report.correct,
-                loss_sum: sums.loss_sum + report.loss_sum,
-            });
-            out.push(Action::FederatedDone { round: self.round - 1, sums });
-            self.advance(out);
-        }
-    }
-
     pub(super) fn advance(&mut self, out: &mut Vec<Action>) {
         if self.round >= self.rules.rounds {
             self.end(End::Finished, out);
         } else if let Some(reason) = self.spent.clone() {
             self.end(End::Exhausted(reason), out);
         } else if self.paused {
+            if self.flow.is_some() {
+                self.abandon_round(AbandonReason::Paused, out);
+            }
             self.phase = Phase::Paused;
             out.push(Action::Persist);
+        } else if self.flow.is_some() && !self.members.is_empty() {
+            self.advance_flow(out);
         } else {
             self.phase = Phase::Waiting;
             self.try_open(out);

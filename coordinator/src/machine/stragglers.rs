@@ -4,7 +4,7 @@
 //! and said nothing new for [`super::Rules::stuck_ms`] is named in the log, once, and again at the
 //! deadline. One that is not connected is lost, which is said elsewhere.
 
-use super::{Action, Machine, Member, Millis, Phase, Token};
+use super::{Action, Machine, Member, Millis, Token};
 use proto::event::RunEvent;
 
 /// How a member gets on in the open round.
@@ -42,7 +42,7 @@ impl Machine {
     }
 
     pub(super) fn progressed(&mut self, worker: &str, round: u64, mark: (i32, u64)) {
-        let open = round == self.round && self.phase == Phase::Training;
+        let open = self.awaits(worker, round);
         if let Some(motion) = self.motions.get_mut(worker).filter(|_| open)
             && motion.mark != Some(mark)
         {
@@ -62,7 +62,8 @@ impl Machine {
             let Some(motion) = self.motions.get_mut(&worker).filter(|motion| !motion.named) else { continue };
             motion.named = true;
             let seconds = (self.now - motion.at) / 1_000;
-            out.push(Action::Publish(RunEvent::WorkerStuck { round: self.round, worker, seconds }));
+            let round = self.round_of(&worker);
+            out.push(Action::Publish(RunEvent::WorkerStuck { round, worker, seconds }));
         }
         let due = self.motions.values().map(|motion| motion.at + self.rules.stuck_ms);
         let next = due.filter(|due| *due > self.now).min();

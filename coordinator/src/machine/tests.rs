@@ -3,9 +3,9 @@
 use super::*;
 use proto::v1::{DeclineReason, RejectReason};
 
-const DIGEST: proto::digest::Digest = proto::digest::Digest([7; 32]);
+pub(super) const DIGEST: proto::digest::Digest = proto::digest::Digest([7; 32]);
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         seed: 1,
         rounds: 2,
@@ -23,6 +23,7 @@ fn rules() -> Rules {
         rate: None,
         sampler: None,
         cap: None,
+        flow: None,
     }
 }
 
@@ -82,7 +83,7 @@ impl Story {
     }
 }
 
-fn assigned(actions: &[Action]) -> Vec<&str> {
+pub(super) fn assigned(actions: &[Action]) -> Vec<&str> {
     actions
         .iter()
         .filter_map(|action| match action {
@@ -253,6 +254,7 @@ fn restart_goes_on_in_the_same_round() {
         population_before: 3,
         committed: BTreeMap::from([("a".into(), 0)]),
         paused: false,
+        ongoing: Ongoing::default(),
     };
     let mut story = Story { machine: Machine::new(rules(), restored), log: Vec::new(), secrets: 0 };
     let start = story.at(100, Event::Start);
@@ -369,6 +371,13 @@ fn cancel_ends_and_later_updates_are_stale() {
     assert!(is_stale(&story.update(2, "a", 0)));
 }
 
+fn sums_of(actions: &[Action]) -> Option<Federated> {
+    actions.iter().find_map(|action| match action {
+        Action::FederatedDone { round: 0, sums, .. } => Some(*sums),
+        _ => None,
+    })
+}
+
 #[test]
 fn federated_evaluation_sums_reports_and_does_not_wait_for_ever() {
     let mut story = Story::new(Rules { federated_every: 1, ..rules() });
@@ -381,14 +390,14 @@ fn federated_evaluation_sums_reports_and_does_not_wait_for_ever() {
     let report = |worker: &str, correct| Event::Evaluated {
         worker: worker.into(),
         round: 0,
-        report: Federated { predictions: 10, correct, loss_sum: 2.0 },
+        report: Federated { predictions: 10, correct, loss_sum: 2.0 }.into(),
     };
     story.at(3, report("a", 5));
     story.at(3, report("a", 5));
     story.at(3, report("b", 11));
     let done = story.at(4, Event::Left { worker: "c".into() });
     let sums = Federated { predictions: 10, correct: 5, loss_sum: 2.0 };
-    assert!(done.contains(&Action::FederatedDone { round: 0, sums }), "an impossible report does not count");
+    assert_eq!(sums_of(&done), Some(sums), "an impossible report does not count");
     assert_eq!(assigned(&done), ["a", "b"]);
 }
 
@@ -496,11 +505,11 @@ fn impossible_evaluations_do_not_overflow() {
     story.at(2, Event::Committed { round: 0, digest: DIGEST });
     let mut last = Vec::new();
     for (worker, predictions, loss_sum) in [("a", u64::MAX, 1.0), ("b", 4, f64::MAX), ("c", 4, 2.0)] {
-        let report = Federated { predictions, correct: 1, loss_sum };
+        let report = Federated { predictions, correct: 1, loss_sum }.into();
         last = story.at(3, Event::Evaluated { worker: worker.into(), round: 0, report });
     }
     let sums = Federated { predictions: 4, correct: 1, loss_sum: 2.0 };
-    assert!(last.contains(&Action::FederatedDone { round: 0, sums }), "{last:?}");
+    assert_eq!(sums_of(&last), Some(sums), "{last:?}");
 }
 
 #[test]

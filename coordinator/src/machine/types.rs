@@ -1,16 +1,16 @@
 //! The machine's vocabulary: what happens, what must be done, and the words in between.
 
-use algorithms::cohort::draw::Sampler;
 use proto::{
     digest::Digest,
-    event::RunEvent,
-    spec::RunSpec,
+    event::{ClientScores, RunEvent},
     v1::{AbandonReason, DeclineReason, RejectReason},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    evaluation::{Evaluated, Federated},
+    flow::Ongoing,
     sampling::Profile,
     states::{Decision, End},
 };
@@ -18,74 +18,6 @@ use crate::private::Secret;
 
 /// Milliseconds on the driver's clock.
 pub type Millis = u64;
-
-/// Without progress for so long a worker is stuck, or for half of a deadline that is shorter. A step
-/// of the largest model here takes seconds, and reports come between steps.
-const STUCK: Millis = 30_000;
-
-/// What the machine must know of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rules {
-    /// The run's seed.
-    pub seed: u64,
-    /// Rounds to commit.
-    pub rounds: u64,
-    /// Share of the eligible workers in a cohort.
-    pub fraction: Option<f64>,
-    /// Number of workers in a cohort.
-    pub size: Option<usize>,
-    /// A round commits with at least so many updates.
-    pub min_updates: usize,
-    /// The first round opens with at least so many workers.
-    pub min_workers: usize,
-    /// From opening to deadline.
-    pub deadline_ms: Millis,
-    /// A connected worker without progress for so long is stuck.
-    pub stuck_ms: Millis,
-    /// How long a lost worker is waited for.
-    pub rejoin_ms: Millis,
-    /// Rejections in a row until a worker is quarantined; 0: never.
-    pub quarantine_after: u32,
-    /// Federated evaluation after every so many rounds; 0: never.
-    pub federated_every: u64,
-    /// How long federated evaluation waits.
-    pub evaluation_ms: Millis,
-    /// Rounds get noise, for which each opening has a secret.
-    pub noised: bool,
-    /// Each worker is in a cohort with this probability, drawn in secret.
-    pub rate: Option<f64>,
-    /// How a cohort is drawn; `None`: uniformly.
-    pub sampler: Option<Sampler>,
-    /// Most rounds that count one worker, and the smallest distance of two of them.
-    pub cap: Option<(u64, u64)>,
-}
-
-impl From<&RunSpec> for Rules {
-    fn from(spec: &RunSpec) -> Self {
-        Self {
-            seed: spec.seed,
-            rounds: spec.rounds,
-            fraction: spec.cohort.fraction,
-            size: spec.cohort.size,
-            min_updates: spec.cohort.min_updates,
-            min_workers: spec.cohort.min_workers.max(spec.cohort.min_updates),
-            deadline_ms: spec.cohort.deadline_s * 1_000,
-            stuck_ms: STUCK.min(spec.cohort.deadline_s * 500),
-            rejoin_ms: spec.cohort.rejoin_s * 1_000,
-            quarantine_after: spec.vetting.quarantine_after,
-            federated_every: if spec.evaluation.federated { spec.evaluation.every } else { 0 },
-            evaluation_ms: spec.evaluation.deadline_s * 1_000,
-            noised: spec.has_central_noise(),
-            rate: spec.secret_rate(),
-            sampler: spec.cohort.sampler,
-            cap: spec
-                .privacy
-                .as_ref()
-                .and_then(privacy::PrivacySpec::participation)
-                .map(|cap| (cap.most.get(), cap.separation.get())),
-        }
-    }
-}
 
 /// What a machine starts from: nothing for a new run, the stored facts for an old one.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -106,6 +38,8 @@ pub struct Restored {
     pub profiles: BTreeMap<String, Profile>,
     /// Whether an operator paused the run.
     pub paused: bool,
+    /// Tasks and buffer of a run without rounds.
+    pub ongoing: Ongoing,
 }
 
 /// The durable fact that a round is open for a cohort.
@@ -121,7 +55,7 @@ pub struct Opening {
 }
 
 /// The scalars of a vetted update.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// Training examples.
     pub examples: u64,
@@ -131,15 +65,15 @@ pub struct Facts {
     pub seconds: f64,
 }
 
-/// Sums over the workers' held-out predictions.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Federated {
-    /// Predictions made.
-    pub predictions: u64,
-    /// Right ones.
-    pub correct: u64,
-    /// Sum of the losses.
-    pub loss_sum: f64,
+/// An update that the driver has made durable, for a run without rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Of its values, end to end.
+    pub digest: Digest,
+    /// Local steps taken.
+    pub steps: u32,
+    /// Learning rate used.
+    pub lr: f32,
 }
 
 /// What happens to a run.
@@ -165,6 +99,17 @@ pub enum Event {
         round: u64,
         /// Its scalars.
         facts: Facts,
+    },
+    /// The same in a run without rounds: its values are durable. Not while [`super::Machine::holds_back`].
+    Stored {
+        /// Whose.
+        worker: String,
+        /// The version that it was trained on.
+        round: u64,
+        /// Its scalars.
+        facts: Facts,
+        /// What commits it.
+        kept: Kept,
     },
     /// An update failed vetting.
     Rejected {
@@ -203,8 +148,8 @@ pub enum Event {
         worker: String,
         /// Which round's model.
         round: u64,
-        /// Its sums.
-        report: Federated,
+        /// What it tells.
+        report: Evaluated,
     },
     /// An armed timer went off.
     Timer(Token),
@@ -259,6 +204,13 @@ pub enum Token {
         /// Which time it was asked.
         attempt: u32,
     },
+    /// A worker's deadline, in a run without rounds.
+    Task {
+        /// Who.
+        worker: String,
+        /// The version that it trains.
+        version: u64,
+    },
     /// Time to look who stands still.
     Motion {
         /// The round.
@@ -283,7 +235,7 @@ impl Token {
     pub fn is_over(&self, committed: u64) -> bool {
         match self {
             Self::Deadline { round, .. } | Self::Motion { round } => *round <= committed,
-            Self::Rejoin { .. } | Self::Evaluation { .. } => false,
+            Self::Task { .. } | Self::Rejoin { .. } | Self::Evaluation { .. } => false,
         }
     }
 }
@@ -366,6 +318,8 @@ pub enum Action {
         round: u64,
         /// The sums.
         sums: Federated,
+        /// How the workers fare, if any made a prediction.
+        clients: Option<Box<ClientScores>>,
     },
     /// Put a worker into quarantine, fleet-wide.
     Quarantine {

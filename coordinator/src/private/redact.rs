@@ -14,6 +14,7 @@ pub fn redact(event: RunEvent) -> Option<RunEvent> {
         }
         // That an update is refused is no secret of the one who sent it, but when it was asked is.
         RunEvent::UpdateApplied { .. }
+        | RunEvent::UpdateBuffered { .. }
         | RunEvent::UpdateRejected { .. }
         | RunEvent::WorkerDeclined { .. }
         | RunEvent::WorkerLost { .. }
@@ -29,4 +30,5 @@ pub fn redact(event: RunEvent) -> Option<RunEvent> {
 pub fn redact_metrics(metrics: &mut Metrics) {
     (metrics.participants, metrics.rejected) = (0, 0);
     (metrics.bytes_down, metrics.bytes_up) = (0, 0);
+    metrics.clients = None;
 }

@@ -4,13 +4,7 @@
 //! durable is durable before the next action. The actor never computes: folding, committing and
 //! evaluating happen on blocking threads.
 
-use super::{
-    Command, Delivery, RunHandle, Shared,
-    aggregate::{Refusal, fold_by},
-    buffers::Buffers,
-    metrics::Pending,
-    private::Private,
-};
+use super::{Command, Delivery, RunHandle, Shared, buffers::Buffers, metrics::Pending, private::Private};
 use crate::{
     Clock, ModelHost,
     access::{Access, audit, audit::Note},
@@ -22,15 +16,8 @@ use crate::{
     store::{RunRecord, Store, Stored, StoredEvent},
     view,
 };
-use algorithms::{
-    Algorithm,
-    compress::Packing,
-    fold::{Accumulator, UploadFacts, accumulators_of},
-};
-use proto::{
-    digest::Digest,
-    v1::{self, CoordinatorMessage, coordinator_message::Body},
-};
+use algorithms::{Algorithm, compress::Packing, fold::Accumulator};
+use proto::v1::{self, CoordinatorMessage, coordinator_message::Body};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
@@ -82,6 +69,8 @@ pub(crate) struct Actor {
     pub(super) committing: bool,
     /// A `Persist` that waits for the commit job.
     pub(super) persist_due: bool,
+    /// Updates that came during a commit, in a run without rounds.
+    pub(super) held: Vec<(Box<Delivery>, oneshot::Sender<Decision>)>,
     /// In a run that promises privacy.
     pub(super) private: Option<Private>,
 }
@@ -93,12 +82,10 @@ impl Actor {
         record: RunRecord,
         guard: Option<Arc<Guard>>,
     ) -> Result<(Self, RunHandle), String> {
-        let algorithm: Arc<dyn Algorithm> =
-            Arc::from(record.spec.algorithm.make().map_err(|error| error.to_string())?);
+        let (algorithm, tensors) = record.laid_out().map_err(|error| error.to_string())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
-        let tensors: Vec<Vec<usize>> = record.tensors.iter().map(|(_, shape)| shape.clone()).collect();
         let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
@@ -153,6 +140,7 @@ impl Actor {
             stale: false,
             committing: false,
             persist_due: false,
+            held: Vec::new(),
             private: guard.map(Private::new),
         };
         Ok((actor, handle))
@@ -250,6 +238,9 @@ impl Actor {
     }
 
     async fn deliver(&mut self, mut upload: Delivery, reply: oneshot::Sender<Decision>) {
+        if self.shared.is_asynchronous() {
+            return self.deliver_to_buffer(upload, reply).await;
+        }
         let loss = upload.facts.train_loss;
         self.discreet(&mut upload);
         let Delivery { worker, round, facts, fold_facts, values } = upload;
@@ -277,30 +268,7 @@ impl Actor {
         self.act(actions).await;
     }
 
-    /// Adds an update to the means, as often as its worker was drawn.
-    async fn fold(
-        &mut self,
-        values: Vec<f32>,
-        (facts, draws): (UploadFacts, usize),
-    ) -> Result<Option<Refusal>, String> {
-        let mut accumulators = std::mem::take(&mut self.accumulators);
-        let shared = Arc::clone(&self.shared);
-        let folded = tokio::task::spawn_blocking(move || {
-            if accumulators.is_empty() {
-                accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
-            }
-            let combiner = shared.spec.combiner;
-            for _ in 0..draws {
-                fold_by(combiner, &mut accumulators, &shared.upload, (&values, &facts));
-            }
-            shared.buffers.give(values);
-            accumulators
-        });
-        self.accumulators = folded.await.map_err(|error| format!("folding failed: {error}"))?;
-        Ok(None)
-    }
-
-    async fn act(&mut self, actions: Vec<Action>) {
+    pub(super) async fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Persist => self.persist().await,
@@ -320,11 +288,13 @@ impl Actor {
                 Action::Evaluate { worker, round } => {
                     let digest = self.record.vectors[algorithms::MODEL];
                     let model = Some(self.vector_ref(algorithms::MODEL, digest));
+                    let packed = self.packed_ref();
                     let (run, spec) = (self.shared.id.clone(), self.spec_json.clone());
-                    self.send(&worker, Body::Evaluate(v1::EvaluationRequest { run, round, spec, model }));
+                    let request = v1::EvaluationRequest { run, round, spec, model, packed };
+                    self.send(&worker, Body::Evaluate(request));
                 }
-                Action::FederatedDone { round, sums } => {
-                    self.pending.federated(round, sums);
+                Action::FederatedDone { round, sums, clients } => {
+                    self.pending.federated(round, sums, clients);
                     self.publish_metrics();
                 }
                 Action::DropUploads => {
@@ -361,12 +331,17 @@ impl Actor {
 
     fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: u64) {
         let down = std::iter::once(algorithms::MODEL).chain(self.algorithm.down().iter().copied());
+        let down = down.chain(self.algorithm.packed());
         let then = committed.and_then(|round| self.record.recalled.get(&round));
         let recalled = then.into_iter().flat_map(|then| {
             let digest = |(name, under): &(&str, &'static str)| Some((*under, *then.get(*name)?));
             self.algorithm.recalled().iter().filter_map(digest)
         });
-        let vectors = down.filter_map(|name| Some((name, *self.record.vectors.get(name)?))).chain(recalled);
+        let digest = |name: &str| match name {
+            algorithms::MODEL => self.record.model_of(round),
+            other => self.record.vectors.get(other).copied(),
+        };
+        let vectors = down.filter_map(|name| Some((name, digest(name)?))).chain(recalled);
         let assignment = v1::Assignment {
             run: self.shared.id.clone(),
             round,
@@ -380,16 +355,12 @@ impl Actor {
         self.send(worker, Body::Assignment(assignment));
     }
 
-    fn vector_ref(&self, name: &str, digest: Digest) -> v1::VectorRef {
-        v1::VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length }
-    }
-
     pub(super) fn send(&self, worker: &str, body: Body) {
         self.parts.fleet.send(worker, CoordinatorMessage { body: Some(body) });
     }
 }
 
-fn decision_in(actions: &[Action]) -> Decision {
+pub(super) fn decision_in(actions: &[Action]) -> Decision {
     actions
         .iter()
         .find_map(|action| match action {

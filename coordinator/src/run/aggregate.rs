@@ -168,12 +168,12 @@ pub(crate) fn vet_values(
 /// # Panics
 /// If an accumulator reads a vector that is not among them, or `values` is shorter than all of them.
 pub fn fold(accumulators: &mut [Accumulator], shapes: &[(&str, usize)], values: &[f32], facts: &UploadFacts) {
-    fold_by(None, accumulators, shapes, (values, facts));
+    fold_by((None, 1.0), accumulators, shapes, (values, facts));
 }
 
-/// As [`fold`], each vector as much as the combiner lets it count.
+/// As [`fold`], each vector as much as the combiner lets it count, times `share`.
 pub(crate) fn fold_by(
-    combiner: Option<Combiner>,
+    (combiner, share): (Option<Combiner>, f64),
     accumulators: &mut [Accumulator],
     shapes: &[(&str, usize)],
     (values, facts): (&[f32], &UploadFacts),
@@ -184,7 +184,7 @@ pub(crate) fn fold_by(
         let at = at.expect("a fold reads what its rule uploads");
         let start: usize = shapes[..at].iter().map(|(_, length)| length).sum();
         let source = &values[start..start + shapes[at].1];
-        let factor = combiner.map_or(1.0, |combiner| combiner.factor_of(source));
+        let factor = combiner.map_or(1.0, |combiner| combiner.factor_of(source)) * share;
         let (sum, scale) = accumulator.parts(facts);
         let scale = scale * factor;
         sum.par_chunks_mut(BLOCK).zip(source.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));

@@ -1,12 +1,21 @@
-//! The actor's and the commit's part in runs whose combiner must see all updates of a round at once.
+//! How the updates of a round are taken in: folded as they come, or kept until the commit where the combiner
+//! must see all of them at once.
 
-use super::{actor::Actor, aggregate::Refusal, commit::Job};
+use super::{
+    actor::Actor,
+    aggregate::{Refusal, fold_by},
+    commit::Job,
+};
 use crate::{
     health::Part,
     spool::{Spool, SpoolError},
     store::StoreError,
 };
-use algorithms::{Vectors, combine::Combiner, fold::UploadFacts};
+use algorithms::{
+    Vectors,
+    combine::Combiner,
+    fold::{UploadFacts, accumulators_of},
+};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// Under the data directory.
@@ -60,6 +69,29 @@ impl Actor {
             spool
         });
         self.spool = kept.await.map_err(|error| format!("keeping an update failed: {error}"))?;
+        Ok(None)
+    }
+
+    /// Adds an update to the means, as often as its worker was drawn.
+    pub(super) async fn fold(
+        &mut self,
+        values: Vec<f32>,
+        (facts, draws): (UploadFacts, usize),
+    ) -> Result<Option<Refusal>, String> {
+        let mut accumulators = std::mem::take(&mut self.accumulators);
+        let shared = Arc::clone(&self.shared);
+        let folded = tokio::task::spawn_blocking(move || {
+            if accumulators.is_empty() {
+                accumulators = accumulators_of(shared.folds.clone(), &shared.upload);
+            }
+            let combiner = shared.spec.combiner;
+            for _ in 0..draws {
+                fold_by((combiner, 1.0), &mut accumulators, &shared.upload, (&values, &facts));
+            }
+            shared.buffers.give(values);
+            accumulators
+        });
+        self.accumulators = folded.await.map_err(|error| format!("folding failed: {error}"))?;
         Ok(None)
     }
 }

@@ -1,7 +1,7 @@
 //! Closing a round durably: means, server rule, vectors to disk, record to the store. Runs on a
 //! blocking thread; a store that fails is tried again until it is mended, with nothing lost.
 
-use super::{Shared, aggregate::BLOCK, combine::keep_centres, private::Noise};
+use super::{Shared, aggregate::BLOCK, combine::keep_centres, flow::Batch, private::Noise};
 use crate::{
     health::{Health, Part},
     spool::Spool,
@@ -9,11 +9,16 @@ use crate::{
 };
 use algorithms::{
     Algorithm, RoundFacts, Vector, Vectors,
+    average::Average,
     fold::{Accumulator, drain_into},
 };
 use proto::{digest::Digest, event::Metrics};
 use rayon::prelude::*;
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -30,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) accumulators: Vec<Accumulator>,
     /// Instead of them, where the combiner needs all updates.
     pub(crate) spool: Option<Spool>,
+    /// Instead of both, in a run without rounds.
+    pub(crate) batch: Option<Batch>,
     pub(crate) facts: RoundFacts,
     /// In a run that promises privacy and adds the noise here: instead of the accumulators.
     pub(crate) noise: Option<Noise>,
@@ -47,6 +54,8 @@ pub(crate) struct Done {
     pub(crate) record: RunRecord,
     pub(crate) metrics: Metrics,
     pub(crate) model: Vector,
+    /// Its averages that there are so far.
+    pub(crate) averages: Vec<(Average, Vector)>,
     /// Empty, for the next round.
     pub(crate) accumulators: Vec<Accumulator>,
     /// Why the privacy budget has no room for another round.
@@ -68,8 +77,8 @@ impl Job {
     /// Computes and writes; `None` when the coordinator stops before the disk could take it (the
     /// round is then done again from the last commit).
     pub(crate) fn run(mut self) -> Option<Result<Done, Refused>> {
-        let mean = match self.noise.take() {
-            Some(noise) => match noise.means(&mut self.record) {
+        let mean = match (self.noise.take(), self.batch.take()) {
+            (Some(noise), _) => match noise.means(&mut self.record) {
                 Ok((mean, told)) => {
                     if let Some(told) = told {
                         self.metrics.participants = told.participants as usize;
@@ -79,7 +88,11 @@ impl Job {
                 }
                 Err(reason) => return Some(Err(self.refused(false, reason))),
             },
-            None => match self.shared.spec.spooled() {
+            (None, Some(batch)) => match self.of_buffer(&batch)? {
+                Ok(mean) => mean,
+                Err(reason) => return Some(Err(self.refused(false, reason))),
+            },
+            (None, None) => match self.shared.spec.spooled() {
                 Some(combiner) => match self.combined(combiner)? {
                     Ok(mean) => mean,
                     Err(reason) => return Some(Err(self.refused(false, reason))),
@@ -91,12 +104,16 @@ impl Job {
         self.algorithm.apply(&mut server, &mean, &self.facts);
         keep_centres(self.shared.spec.combiner, &mut server, &mean);
         self.shared.reuse(mean.into_values());
-        let digests = self.retry(|job| {
-            server.iter().map(|(name, vector)| Ok((name.clone(), job.store.blobs().put(vector)?))).collect()
-        })?;
-        self.record.vectors = digests;
+        if let Some(averages) = self.shared.spec.average {
+            averages.take(&mut server, self.metrics.round);
+        }
+        let digests = self.retry(|job| job.put(&server))?;
+        self.record.name(&server, digests);
         self.record.recall(self.metrics.round, self.algorithm.as_ref());
         let model = server.remove(algorithms::MODEL).expect("a run has a model");
+        let averages =
+            Average::ALL.iter().filter_map(|which| Some((*which, server.remove(&which.vector())?)));
+        let averages = averages.collect();
         self.metrics.model_digest = self.record.vectors[algorithms::MODEL];
         let last = match self.retry(Self::save)? {
             (Release::Refused(reason), _) => return Some(Err(self.refused(true, reason))),
@@ -107,7 +124,7 @@ impl Job {
         };
         self.shared.reuse(server.into_values());
         let Self { record, metrics, accumulators, .. } = self;
-        Some(Ok(Done { record, metrics, model, accumulators, last }))
+        Some(Ok(Done { record, metrics, model, averages, accumulators, last }))
     }
 
     fn refused(self, spent: bool, reason: String) -> Refused {
@@ -126,7 +143,7 @@ impl Job {
         Ok((release, metrics))
     }
 
-    fn means(&mut self) -> Option<Vectors> {
+    pub(super) fn means(&mut self) -> Option<Vectors> {
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();
@@ -138,6 +155,19 @@ impl Job {
             means.insert(name, Arc::new(mean));
         }
         Some(means)
+    }
+
+    /// Writes the server's vectors. Two that are equal are one file, which the record names once.
+    fn put(&self, server: &Vectors) -> Result<BTreeMap<String, Digest>, StoreError> {
+        let (blobs, mut digests) = (self.store.blobs(), BTreeMap::new());
+        for (name, vector) in server {
+            let digest = blobs.put(vector)?;
+            if digests.values().any(|known| *known == digest) {
+                blobs.named(&BTreeSet::from([digest]));
+            }
+            digests.insert(name.clone(), digest);
+        }
+        Ok(digests)
     }
 
     /// Reads the server's vectors.

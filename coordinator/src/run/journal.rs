@@ -48,6 +48,10 @@ impl Actor {
             return;
         }
         self.record.opening = self.machine.opening();
+        if let Some(ongoing) = self.machine.ongoing() {
+            self.record.follow(ongoing, false);
+            self.record.committed.clone_from(self.machine.committed());
+        }
         let events = std::mem::take(&mut self.events);
         let mut pause = Duration::from_millis(500);
         loop {

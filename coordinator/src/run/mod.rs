@@ -5,6 +5,7 @@ pub(crate) mod aggregate;
 mod buffers;
 pub(crate) mod combine;
 mod commit;
+pub(crate) mod flow;
 mod journal;
 mod metrics;
 mod packed;
@@ -63,7 +64,7 @@ pub(crate) enum Command {
     /// How far a worker is.
     Progress { worker: String, progress: Progress },
     /// The central evaluation of a round is done.
-    Central { round: u64, result: Result<Option<crate::Evaluation>, String> },
+    Central { round: u64, result: Result<Option<metrics::Evaluated>, String> },
     /// The disk has the round.
     Committed(Box<(u64, Result<commit::Done, commit::Refused>)>),
 }

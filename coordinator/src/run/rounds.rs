@@ -5,11 +5,16 @@ use super::{
     Command,
     actor::Actor,
     commit::{Done, Job, Refused},
+    metrics::Evaluated,
 };
 use crate::machine::{Action, Counted, Event};
-use algorithms::RoundFacts;
-use proto::event::{Metrics, RunEvent};
-use std::sync::Arc;
+use algorithms::{RoundFacts, Vector, average::Average};
+use proto::{
+    digest::Digest,
+    event::{Metrics, RunEvent},
+    v1::VectorRef,
+};
+use std::{collections::BTreeMap, sync::Arc};
 
 impl Actor {
     /// Starts the blocking part of a commit.
@@ -18,15 +23,25 @@ impl Actor {
         else {
             return;
         };
-        self.shared.drop_parked();
+        // Without rounds, what is on its way is for the next version.
+        if !self.shared.is_asynchronous() {
+            self.shared.drop_parked();
+        }
         // Later events are written while the commit is under way: the log must not get ahead of these.
         self.flush();
         let mut record = self.record.clone();
+        if let Some(ongoing) = self.machine.ongoing() {
+            record.follow(ongoing, true);
+        }
         record.round = round + 1;
         record.opening = None;
         record.members.clone_from(self.machine.members());
         record.population_before = population;
-        record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        if self.shared.is_asynchronous() {
+            record.committed.clone_from(self.machine.committed());
+        } else {
+            record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        }
         if self.machine.rules().cap.is_some() {
             for counted in &counted {
                 *record.participations.entry(counted.worker.clone()).or_default() += 1;
@@ -35,9 +50,10 @@ impl Actor {
         record.profile(&counted);
         let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
+        let seconds = self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0;
         let mut metrics = Metrics {
             round,
-            seconds: self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0,
+            seconds,
             participants: counted.len(),
             rejected,
             train_loss: train_loss(&counted),
@@ -45,9 +61,12 @@ impl Actor {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
+            averages: BTreeMap::new(),
             epsilon: None,
+            asynchronous: self.asynchrony(seconds),
             model_digest: self.record.vectors[algorithms::MODEL],
         };
         self.discreet_metrics(&mut metrics);
@@ -60,6 +79,7 @@ impl Actor {
             algorithm: Arc::clone(&self.algorithm),
             accumulators: std::mem::take(&mut self.accumulators),
             spool: self.spool.take(),
+            batch: self.batch(),
             facts: self.facts(RoundFacts { included: counted.len(), population, population_before }),
             noise,
             payment: self.payment(round),
@@ -79,19 +99,20 @@ impl Actor {
     }
 
     pub(super) async fn committed(&mut self, round: u64, done: Result<Done, Refused>) {
-        let Done { record, metrics, model, accumulators, last } = match done {
+        let Done { record, metrics, model, averages, accumulators, last } = match done {
             Ok(done) => done,
             Err(refused) => {
                 self.committing = false;
                 let Refused { spent, reason, events } = refused;
                 self.events.splice(0..0, events);
                 let event = if spent { Event::Spent { round, reason } } else { Event::Failed { reason } };
-                return self.handle(event).await;
+                self.handle(event).await;
+                return self.deliver_held().await;
             }
         };
         let digest = metrics.model_digest;
         self.committing = false;
-        self.timers.retain(|(_, token)| !token.is_over(round));
+        self.timers.retain(|(_, token)| !token.is_over(round) && !self.machine.is_void(token));
         // An operator may have paused or cancelled the run meanwhile.
         let state = std::mem::replace(&mut self.record, record).state;
         self.record.state = state;
@@ -102,9 +123,9 @@ impl Actor {
         self.pending.insert(metrics, central, federated);
         self.accumulators = accumulators;
         if central {
-            self.evaluate(round, model);
+            self.evaluate(round, model, averages);
         } else {
-            self.shared.reuse([model]);
+            self.shared.reuse(averages.into_iter().map(|(_, average)| average).chain([model]));
         }
         self.publish_metrics();
         self.parts.fleet.collect_vectors(&self.shared.id, self.record.digests());
@@ -112,6 +133,7 @@ impl Actor {
             self.handle(Event::Spent { round: round + 1, reason }).await;
         }
         self.handle(Event::Committed { round, digest }).await;
+        self.deliver_held().await;
         if self.machine.cohort().is_empty() {
             // Nothing is on its way: the memory is not needed soon.
             self.release();
@@ -121,18 +143,34 @@ impl Actor {
         }
     }
 
-    pub(super) fn evaluate(&mut self, round: u64, model: algorithms::Vector) {
+    pub(super) fn evaluate(&mut self, round: u64, model: Vector, averages: Vec<(Average, Vector)>) {
         let (host, shared, own) = (Arc::clone(&self.parts.host), Arc::clone(&self.shared), self.own.clone());
         self.work.spawn(async move {
             let evaluate = move || {
-                let result = host.evaluate(&shared.spec, &model);
+                let Some(found) = host.evaluate(&shared.spec, &model)? else { return Ok(None) };
+                let mut evaluated = Evaluated { model: found, averages: Vec::new() };
                 shared.reuse([model]);
-                result
+                for (which, average) in averages {
+                    let found = host.evaluate(&shared.spec, &average)?;
+                    evaluated.averages.extend(found.map(|found| (which, found)));
+                    shared.reuse([average]);
+                }
+                Ok(Some(evaluated))
             };
             let result =
                 tokio::task::spawn_blocking(evaluate).await.unwrap_or_else(|error| Err(error.to_string()));
             let _ = own.send(Command::Central { round, result }).await;
         });
+    }
+
+    pub(super) fn vector_ref(&self, name: &str, digest: Digest) -> VectorRef {
+        VectorRef { name: name.to_owned(), digest: digest.0.to_vec(), length: self.record.length_of(name) }
+    }
+
+    /// From what workers can make the model, if that is shorter.
+    pub(super) fn packed_ref(&self) -> Option<VectorRef> {
+        let name = self.algorithm.packed()?;
+        Some(self.vector_ref(name, *self.record.vectors.get(name)?))
     }
 
     /// After a restart: says what the coordinator, stopped between a commit and its announcement, did
@@ -159,8 +197,14 @@ impl Actor {
         let digest = metrics.model_digest;
         self.pending.insert(metrics, due, false);
         if due {
-            match self.parts.store.blobs().get(digest, Vec::new) {
-                Ok(model) => self.evaluate(round, model),
+            let read = |digest| self.parts.store.blobs().get(digest, Vec::new);
+            let kept = Average::ALL.iter().filter_map(|which| {
+                let digest = self.record.vectors.get(&which.vector())?;
+                Some(read(*digest).map(|average| (*which, average)))
+            });
+            let averages = kept.collect::<Result<Vec<_>, _>>();
+            match read(digest).and_then(|model| Ok((model, averages?))) {
+                Ok((model, averages)) => self.evaluate(round, model, averages),
                 Err(error) => {
                     tracing::warn!(%error, "the last round cannot be evaluated");
                     self.pending.central(round, None);

@@ -1,13 +1,7 @@
 //! What sessions and downloads do. Uploads are in their own file.
 
 use super::{Service, download, draining, peer_of};
-use crate::{
-    access::speaks_for,
-    fleet::Session,
-    machine::{Event, Federated},
-    run::Command,
-    transport::Peer,
-};
+use crate::{access::speaks_for, fleet::Session, machine::Event, run::Command, transport::Peer};
 use futures::Stream;
 use proto::{
     CAPABILITIES, PROTOCOL_OLDEST, PROTOCOL_VERSION,
@@ -192,13 +186,9 @@ impl Service {
                 (decline.run, Command::Machine(event))
             }
             Said::Evaluation(report) => {
-                let sums = Federated {
-                    predictions: report.predictions,
-                    correct: report.correct,
-                    loss_sum: report.loss_sum,
-                };
-                let event = Event::Evaluated { worker, round: report.round, report: sums };
-                (report.run, Command::Machine(event))
+                let (run, round) = (report.run.clone(), report.round);
+                let event = Event::Evaluated { worker, round, report: super::evaluation::read(report) };
+                (run, Command::Machine(event))
             }
             Said::Hello(_) | Said::Heartbeat(_) => return,
         };

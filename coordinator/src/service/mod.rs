@@ -2,6 +2,7 @@
 
 mod access;
 mod download;
+mod evaluation;
 mod fleet;
 mod ledger;
 mod operator;

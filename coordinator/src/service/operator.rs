@@ -8,8 +8,10 @@ use crate::{
     run::{Actor, Command, RunHandle},
     store::{RunRecord, Stored, StoredEvent},
 };
+use algorithms::average::Averages;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::{
+    digest::Digest,
     spec::RunSpec,
     v1::{
         self, ErrorCode, Event, ExportHeader, ExportMessage, RunState, RunSummary, export_message::Body,
@@ -138,7 +140,7 @@ impl Operator for Service {
         .map_err(|error| ErrorCode::Store.status(error.to_string()))?
         .map_err(|error| ErrorCode::Store.status(error.to_string()))?
         .ok_or_else(|| ErrorCode::NotFound.status("the run is not in the store"))?;
-        let digest = record.vectors[algorithms::MODEL];
+        let digest = exported(&record, &request.average)?;
         let reader = self
             .parts
             .store
@@ -147,7 +149,7 @@ impl Operator for Service {
             .map_err(|error| ErrorCode::Store.status(error.to_string()))?
             .ok_or_else(|| ErrorCode::NotFound.status("a newer model was committed just now; ask again"))?;
         let offset = if request.digest == digest.0 { request.offset } else { 0 };
-        let header = stream::iter([Ok(Body::Header(export_header(&record)))]);
+        let header = stream::iter([Ok(Body::Header(export_header(&record, digest, request.average)))]);
         let chunks = download::chunks(digest, reader, offset).map_ok(Body::Chunk);
         let messages = header.chain(chunks).map_ok(|body| ExportMessage { body: Some(body) });
         Ok(Response::new(Box::pin(messages)))
@@ -215,6 +217,7 @@ impl Service {
             tensors: model.tensors,
             vectors,
             length: length as u64,
+            lengths: BTreeMap::new(),
             round: 0,
             opening: None,
             members: BTreeSet::new(),
@@ -223,6 +226,8 @@ impl Service {
             recalled: BTreeMap::new(),
             privacy,
             participations: BTreeMap::new(),
+            ongoing: None,
+            versions: BTreeMap::new(),
             profiles: BTreeMap::new(),
         };
         Ok((record, guard.map(Arc::new)))
@@ -283,7 +288,30 @@ impl Service {
     }
 }
 
-fn export_header(record: &RunRecord) -> ExportHeader {
+/// Which of a run's vectors is asked for.
+fn exported(record: &RunRecord, average: &str) -> Result<Digest, Status> {
+    if average.is_empty() {
+        return Ok(record.vectors[algorithms::MODEL]);
+    }
+    let kept = || record.spec.average.iter().flat_map(Averages::kept);
+    let Some((which, start)) = kept().find(|(which, _)| which.name() == average) else {
+        let short: String = average.chars().take(80).collect();
+        let names: Vec<&str> = kept().map(|(which, _)| which.name()).collect();
+        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        return Err(ErrorCode::NotFound.status(format!(
+            "run `{}` keeps no average `{short}`; it keeps {there} (section `[average]` of its run file)",
+            record.id
+        )));
+    };
+    record.vectors.get(&which.vector()).copied().ok_or_else(|| {
+        ErrorCode::State.status(format!(
+            "the average `{average}` of run `{}` begins with round {start}; {} rounds are committed",
+            record.id, record.round
+        ))
+    })
+}
+
+fn export_header(record: &RunRecord, digest: Digest, average: String) -> ExportHeader {
     let tensors = record.tensors.iter().map(|(name, shape)| v1::Tensor {
         name: name.clone(),
         shape: shape.iter().map(|size| *size as u64).collect(),
@@ -294,9 +322,10 @@ fn export_header(record: &RunRecord) -> ExportHeader {
         round: record.round.checked_sub(1),
         model: Some(v1::VectorRef {
             name: algorithms::MODEL.to_owned(),
-            digest: record.vectors[algorithms::MODEL].0.to_vec(),
+            digest: digest.0.to_vec(),
             length: record.length,
         }),
         tensors: tensors.collect(),
+        average,
     }
 }

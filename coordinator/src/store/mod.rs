@@ -141,7 +141,7 @@ impl Store {
         let store = Self { database, blobs, ledgers: ledger::Ledgers::default() };
         for run in store.runs()? {
             if let Stored::Active {} | Stored::Paused {} = run.state {
-                run.vectors.values().try_for_each(|digest| store.blobs.verify(*digest))?;
+                run.digests().into_iter().try_for_each(|digest| store.blobs.verify(digest))?;
             }
         }
         Ok(store)

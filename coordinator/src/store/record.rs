@@ -1,13 +1,20 @@
 //! What is stored of a run: its record, which a commit replaces, and the lines of its log.
 
 use crate::{
-    machine::{Counted, Opening, Profile, Restored, is_curious},
+    machine::{Counted, Ongoing, Opening, Profile, Restored, is_curious},
     private::Standing,
 };
-use algorithms::Algorithm;
-use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
+use algorithms::{Algorithm, Vector, Vectors};
+use proto::{
+    digest::Digest,
+    event::RunEvent,
+    spec::{RunSpec, SpecError},
+};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Whether a stored run still has work to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +57,9 @@ pub struct RunRecord {
     pub vectors: BTreeMap<String, Digest>,
     /// Scalars in each vector.
     pub length: u64,
+    /// Scalars in those that have another number of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lengths: BTreeMap<String, u64>,
     /// Rounds committed.
     pub round: u64,
     /// The open round.
@@ -73,9 +83,36 @@ pub struct RunRecord {
     /// Rounds that counted each worker, in a run with a cap on them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub participations: BTreeMap<String, u64>,
+    /// Tasks and buffer of a run without rounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ongoing: Option<Ongoing>,
+    /// Models of older versions that somebody trains on, or whose updates wait.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<u64, Digest>,
 }
 
 impl RunRecord {
+    /// The run's algorithm, told how the model is made, and the shapes of the model's tensors.
+    pub fn laid_out(&self) -> Result<(Arc<dyn Algorithm>, Vec<Vec<usize>>), SpecError> {
+        let tensors: Vec<Vec<usize>> = self.tensors.iter().map(|(_, shape)| shape.clone()).collect();
+        let mut algorithm = self.spec.algorithm.make()?;
+        algorithm.lay_out(&tensors);
+        Ok((algorithm.into(), tensors))
+    }
+
+    /// Names the server's vectors after a round.
+    pub fn name(&mut self, server: &Vectors, digests: BTreeMap<String, Digest>) {
+        let length = |vector: &Vector| vector.len() as u64;
+        let others = server.iter().filter(|(_, vector)| length(vector) != self.length);
+        self.lengths = others.map(|(name, vector)| (name.clone(), length(vector))).collect();
+        self.vectors = digests;
+    }
+
+    /// Scalars in a vector.
+    pub fn length_of(&self, name: &str) -> u64 {
+        self.lengths.get(name).copied().unwrap_or(self.length)
+    }
+
     /// Keeps what `algorithm` will recall of the round that was just committed, and forgets rounds that
     /// are no worker's last any more.
     pub fn recall(&mut self, round: u64, algorithm: &dyn Algorithm) {
@@ -99,9 +136,27 @@ impl RunRecord {
         }
     }
 
+    /// Keeps the models that tasks and buffer refer to, and no others: the present one is among the vectors.
+    pub fn keep_versions(&mut self) {
+        let Some(ongoing) = &self.ongoing else { return };
+        let used: BTreeSet<u64> =
+            ongoing.tasks.values().copied().chain(ongoing.buffer.iter().map(|one| one.version)).collect();
+        self.versions.insert(self.round, self.vectors[algorithms::MODEL]);
+        self.versions.retain(|version, _| used.contains(version));
+    }
+
+    /// The model that workers of a round train on: the present one, or that of an older version.
+    pub fn model_of(&self, round: u64) -> Option<Digest> {
+        let present = || self.vectors.get(algorithms::MODEL).filter(|_| round == self.round);
+        self.versions.get(&round).or_else(present).copied()
+    }
+
     /// Every vector that the run needs.
     pub fn digests(&self) -> BTreeSet<Digest> {
-        self.vectors.values().chain(self.recalled.values().flat_map(BTreeMap::values)).copied().collect()
+        let recalled = self.recalled.values().flat_map(BTreeMap::values);
+        let buffer = self.ongoing.iter().flat_map(|ongoing| &ongoing.buffer);
+        let updates = buffer.map(|update| &update.kept.digest);
+        self.vectors.values().chain(recalled).chain(self.versions.values()).chain(updates).copied().collect()
     }
 
     /// Where a machine goes on from.
@@ -115,6 +170,7 @@ impl RunRecord {
             participations: self.participations.clone(),
             profiles: self.profiles.clone(),
             paused: self.state == Stored::Paused {},
+            ongoing: self.ongoing.clone().unwrap_or_default(),
         }
     }
 }

@@ -19,6 +19,7 @@ fn record(id: &str, number: u64) -> RunRecord {
         tensors: vec![("flat".into(), vec![4])],
         vectors: BTreeMap::new(),
         length: 4,
+        lengths: BTreeMap::new(),
         round: 1,
         opening: Some(Opening { round: 1, cohort: vec!["a".into()], secret: None }),
         members: BTreeSet::from(["a".to_owned()]),
@@ -27,6 +28,8 @@ fn record(id: &str, number: u64) -> RunRecord {
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        ongoing: None,
+        versions: BTreeMap::new(),
         profiles: BTreeMap::new(),
     }
 }

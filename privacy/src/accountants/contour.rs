@@ -58,7 +58,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
     }
     first(|attempt| {
         let composition = composition(ledger, group, attempt.lost * delta)?;
-        let rest = delta - composition.lost;
+        let rest = composition.rest(delta)?;
         let (mut worst, mut guess) = (0.0_f64, 1.0);
         for direction in composition.directions() {
             if worst > 0.0 && Saddle::rules_out(&composition, *direction, (worst, rest), guess) {
@@ -168,16 +168,18 @@ impl Line {
         Err(Refusal::NotConverged)
     }
 
-    /// `δ(ε)` and its difference to the sum over every other node.
+    /// `δ(ε)`, and its difference to the sum over every other node with what may be rounded: off the saddle
+    /// of ε large terms cancel.
     fn sum(&self, epsilon: f64) -> (f64, f64) {
-        let (mut all, mut even) = (0.0, 0.0);
+        let (mut all, mut even, mut size) = (0.0, 0.0, 0.0);
         for (index, term) in self.terms(epsilon).enumerate() {
             all += term.re;
+            size += term.re.abs();
             if index % 2 == 0 {
                 even += 2.0 * term.re;
             }
         }
-        (all, (all - even).abs())
+        (all, (all - even).abs() + 1e-14 * size)
     }
 
     fn terms(&self, epsilon: f64) -> impl Iterator<Item = Complex> {

@@ -5,9 +5,26 @@
 
 use crate::{
     Ledger, Mechanism, NoiseMultiplier, ParameterError, Sampling,
-    numeric::{search::bisect, special::ln_normal_cdf},
+    numeric::{
+        search::bisect,
+        special::{LN_SQRT_TAU, ln_normal_cdf},
+    },
     strategy::correlated_mu,
 };
+
+/// Below this μ the difference of two logarithms would lose digits that ε needs: it is integrated.
+const SMALL: f64 = 1e-3;
+/// Gauss–Legendre nodes and weights on [−1, 1].
+const GAUSS_3: [(f64, f64); 3] = [
+    (-0.774_596_669_241_483_4, 0.555_555_555_555_555_6),
+    (0.0, 0.888_888_888_888_889),
+    (0.774_596_669_241_483_4, 0.555_555_555_555_555_6),
+];
+
+/// The derivative of ln Φ.
+fn hazard(x: f64) -> f64 {
+    (-0.5 * x * x - LN_SQRT_TAU - ln_normal_cdf(x)).exp()
+}
 
 /// μ of a Gaussian mechanism: its trade-off function is `G_μ(a) = Φ(Φ⁻¹(1 − a) − μ)`.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -49,8 +66,17 @@ impl Mu {
             return f64::NEG_INFINITY;
         }
         let (middle, half) = (-epsilon / self.0, 0.5 * self.0);
-        let (upper, lower) = (ln_normal_cdf(middle + half), ln_normal_cdf(middle - half));
-        upper + (-(epsilon + lower - upper).exp_m1()).ln()
+        let upper = ln_normal_cdf(middle + half);
+        let gap = if self.0 < SMALL {
+            self.0
+                * GAUSS_3
+                    .iter()
+                    .map(|(node, weight)| 0.5 * weight * hazard(middle + half * node))
+                    .sum::<f64>()
+        } else {
+            upper - ln_normal_cdf(middle - half)
+        };
+        upper + (-(epsilon - gap).exp_m1()).ln()
     }
 
     /// The least ε ≥ 0 with `δ(ε) ≤ delta`; infinite for δ = 0 and μ > 0.

@@ -23,6 +23,8 @@ const OUTSIDE: f64 = 34.0;
 const MOST_RAISED: f64 = 8.0;
 /// How far the rounding of the transform may move the sum of the tilted masses from 1.
 const DRIFT: f64 = 1e-6;
+/// Of the tilted masses, whose sum is 1: what a transform may lose for each event.
+const ROUNDING: f64 = 1e-15;
 /// Of the δ that is asked for, the share of the tails that are cut off: with fewer of the very unlikely,
 /// very large losses the grid is finer, and ε grows by about a millionth.
 const TAILS: f64 = 1e-6;
@@ -43,7 +45,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
         return Ok(0.0);
     }
     let composition = Composition::of(ledger, group, TAILS * delta).ok_or(Refusal::NoDominatingPair)?;
-    let rest = delta - composition.lost;
+    let rest = composition.rest(delta)?;
     let (mut worst, mut guess) = (0.0_f64, 1.0);
     for direction in composition.directions() {
         if worst > 0.0 && Saddle::rules_out(&composition, *direction, (worst, rest), guess) {
@@ -53,7 +55,7 @@ pub fn epsilon(ledger: &Ledger, delta: f64, group: u32) -> Result<f64, Refusal> 
         guess = saddle.s;
         worst = worst.max({
             let allowed = FINE * saddle.s * saddle.epsilon.max(1e-3);
-            Grid::of(&composition, *direction, saddle, allowed)?.epsilon(rest)
+            Grid::of(&composition, *direction, saddle, allowed)?.epsilon(rest)?
         });
     }
     Ok(worst)
@@ -86,6 +88,8 @@ struct Grid {
     masses: Vec<f64>,
     tilt: f64,
     scale: f64,
+    /// Tilted mass that the masses may lack: what lies outside the window, and what the transform rounds.
+    missing: f64,
 }
 
 impl Grid {
@@ -135,19 +139,29 @@ impl Grid {
         None
     }
 
-    fn epsilon(&self, delta: f64) -> f64 {
+    /// The most that the missing mass may add to `δ(ε)`; little if the tilt is that of the saddle of ε.
+    fn beyond(&self, epsilon: f64) -> f64 {
+        self.missing * (self.scale - self.tilt * epsilon).exp()
+    }
+
+    fn epsilon(&self, delta: f64) -> Result<f64, Refusal> {
+        if self.beyond(self.loss(self.masses.len())) > delta {
+            return Err(Refusal::TooCoarse);
+        }
         let found = self.scan(|index, mass, weighted| {
             let loss = self.loss(index);
             let at_zero = loss <= 0.0;
-            let next = loss + self.spacing;
+            let (next, rest) = (loss + self.spacing, delta - self.beyond(loss.max(0.0)));
             // δ(ε) = mass − e^{ε − next}·weighted for ε from `loss` to `next`.
             let here = mass - (loss.max(0.0) - next).exp() * weighted;
-            if here > delta {
-                return Some((next + ((mass - delta) / weighted).ln()).clamp(loss.max(0.0), next));
+            if here > rest {
+                let epsilon = next + ((mass - rest) / weighted).ln();
+                // Without mass above it is the rest that decides, and it did not at `next`.
+                return Some(if epsilon.is_finite() { epsilon.clamp(loss.max(0.0), next) } else { next });
             }
             at_zero.then_some(0.0)
         });
-        found.unwrap_or(0.0)
+        Ok(found.unwrap_or(0.0))
     }
 
     fn delta(&self, epsilon: f64) -> f64 {
@@ -155,7 +169,7 @@ impl Grid {
             let loss = self.loss(index);
             (loss <= epsilon).then(|| mass - (epsilon - loss - self.spacing).exp() * weighted)
         });
-        found.unwrap_or(1.0).clamp(0.0, 1.0)
+        (found.unwrap_or(1.0) + self.beyond(epsilon)).clamp(0.0, 1.0)
     }
 }
 
@@ -228,7 +242,9 @@ impl Cells {
         if total.is_nan() || (total - 1.0).abs() > DRIFT {
             return Err(Refusal::TooCoarse);
         }
-        Ok(Grid { start, spacing: self.spacing, masses, tilt, scale: self.scale })
+        let events: f64 = composition.parts.iter().map(|(_, count)| count).sum();
+        let missing = 2.0 * (self.raised - OUTSIDE).exp() + ROUNDING * (events + 100.0);
+        Ok(Grid { start, spacing: self.spacing, masses, tilt, scale: self.scale, missing })
     }
 }
 

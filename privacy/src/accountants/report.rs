@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The integral did not settle.
     #[error("the integral did not converge")]
     NotConverged,
+    /// The tails that are cut off weigh as much.
+    #[error("δ is smaller than what double precision keeps of the tails")]
+    TooSmall,
     /// The losses of so many events do not stay on a grid.
     #[error("the finest grid is too coarse for so many events")]
     TooCoarse,

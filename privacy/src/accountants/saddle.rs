@@ -66,11 +66,12 @@ impl Saddle {
 
     fn search(composition: &Composition, direction: Direction, below: impl Fn(&Self) -> bool) -> Self {
         let at = |ln_s: f64| Self::at(composition, direction, ln_s.exp());
-        // From 1 in doublings: a large exponent costs many points.
+        // From 1 in doublings: a large exponent costs many points, unless it meets small losses.
         let (mut low, mut high) = (0.0, 0.0);
         if below(&at(0.0)) {
             let mut before = 0.0;
-            while high < 12.0 {
+            let most = if composition.widest() < 1e-3 { 26.0 } else { 12.0 };
+            while high < most {
                 (low, high) = (high, high + std::f64::consts::LN_2);
                 let here = at(high);
                 // When all that is tilted is at the largest loss, more tilt changes nothing.

@@ -113,6 +113,15 @@ impl Batch {
     #[allow(unsafe_code, reason = "a safe function, compiled for a machine that is checked for here")]
     pub(super) fn propose(&mut self, table: &Table) {
         #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: the machine has what it needs.
+            return unsafe { self.propose_avx512(table) };
+        }
+        #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
             // SAFETY: the machine has what it needs.
             return unsafe { self.propose_avx2(table) };
@@ -123,6 +132,12 @@ impl Batch {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,bmi2")]
     fn propose_avx2(&mut self, table: &Table) {
+        self.propose_anywhere(table);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,bmi2")]
+    fn propose_avx512(&mut self, table: &Table) {
         self.propose_anywhere(table);
     }
 

@@ -6,14 +6,14 @@
 //! *different* sums must never meet the same noise, since their difference would be bare: number
 //! releases such that a sum which changed after it may have been seen has a number of its own.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use rand_chacha::{
     ChaCha20Rng,
-    rand_core::{Rng, SeedableRng},
+    rand_core::{Rng, SeedableRng, TryRng},
 };
 
-use super::Sampler;
+use super::{Sampler, wide::Wide};
 
 /// Elements in a shard: a unit of parallel work, and no parameter, since the noise depends on it.
 pub const SHARD: usize = 1 << 16;
@@ -24,9 +24,50 @@ pub struct Key([u8; 32]);
 
 /// The secret of one release.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ReleaseKey([u8; 32]);
+pub struct ReleaseKey(pub(super) [u8; 32]);
 
-// Neither may end in a log.
+/// Random bits of ChaCha20 that follow from a key: the same on every machine.
+#[derive(Clone)]
+pub struct Stream(Cipher);
+
+#[derive(Clone)]
+enum Cipher {
+    Plain(ChaCha20Rng),
+    Wide(Box<Wide>),
+}
+
+impl TryRng for Stream {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        match &mut self.0 {
+            Cipher::Plain(plain) => plain.try_next_u32(),
+            Cipher::Wide(wide) => wide.try_next_u32(),
+        }
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        match &mut self.0 {
+            Cipher::Plain(plain) => plain.try_next_u64(),
+            Cipher::Wide(wide) => wide.try_next_u64(),
+        }
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        match &mut self.0 {
+            Cipher::Plain(plain) => plain.try_fill_bytes(bytes),
+            Cipher::Wide(wide) => wide.try_fill_bytes(bytes),
+        }
+    }
+}
+
+// None may end in a log.
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stream(secret)")
+    }
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(secret)")
@@ -55,8 +96,12 @@ impl Key {
 
 impl ReleaseKey {
     /// The stream of one shard of one vector of the release.
-    pub fn stream(&self, vector: u32, shard: u32) -> ChaCha20Rng {
-        stream(self.0, u64::from(vector) << 32 | u64::from(shard))
+    pub fn stream(&self, vector: u32, shard: u32) -> Stream {
+        let number = u64::from(vector) << 32 | u64::from(shard);
+        Stream(match Wide::new(self.0, number) {
+            Some(wide) => Cipher::Wide(Box::new(wide)),
+            None => Cipher::Plain(stream(self.0, number)),
+        })
     }
 
     /// Adds noise to one shard of a vector, in units of which the sampler's quantum has `unit`.

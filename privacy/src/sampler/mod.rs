@@ -18,15 +18,18 @@ mod fixed;
 mod key;
 pub mod skellam;
 mod table;
+mod tables;
+mod wide;
 
 use std::num::NonZeroU64;
 
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-pub use key::{Key, ReleaseKey, SHARD, shards};
+pub use key::{Key, ReleaseKey, SHARD, Stream, shards};
 pub use skellam::Skellam;
 use table::Table;
+pub use tables::Tables;
 
 /// Version of the stream: which noise follows from a key. Noise that is made again must be that of before.
 pub const STREAM: u32 = 2;

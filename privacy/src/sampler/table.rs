@@ -33,12 +33,12 @@ pub(super) struct Table {
     pub(super) variance: u64,
     slots: Box<[Slot; SLOTS]>,
     /// The cuts to 192 bits.
-    exact_cuts: Vec<[u64; 3]>,
+    pub(super) exact_cuts: Vec<[u64; 3]>,
     pub(super) shape: Shape,
     /// Bits of the offset that are drawn with each attempt.
-    known_bits: u32,
-    kappa: f64,
-    exact_kappa: Fixed,
+    pub(super) known_bits: u32,
+    pub(super) kappa: f64,
+    pub(super) exact_kappa: Fixed,
 }
 
 /// How the integer follows from a block and an offset: `(block·2^bits + offset + round) >> shift`, with
@@ -125,6 +125,12 @@ impl Table {
             kappa,
             exact_kappa: Fixed::ratio(numerator, denominator),
         }
+    }
+
+    /// All slots, and bits, round and shift of the shape.
+    pub(super) fn looks(&self) -> (Vec<u64>, [u64; 3]) {
+        let Shape { bits, round, shift } = self.shape;
+        (self.slots.iter().map(|slot| slot.0).collect(), [bits.into(), round, shift.into()])
     }
 
     /// Whether an attempt needs more bits of the offset than its 64 bits hold.

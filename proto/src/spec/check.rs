@@ -1,9 +1,9 @@
 //! Reading a run file, and everything that can be wrong with one: found before the run is accepted,
 //! because a run that fails in its third hour over a typing error was accepted by mistake.
 
-use super::{LocalSpec, Mode, ModelSpec, PartitionSpec, RunSpec};
+use super::{Mode, ModelSpec, PartitionSpec, RunSpec};
 use crate::{limits, names::RunId, nearest};
-use algorithms::{cohort::draw::Sampler, fold, schedule::LearningRate};
+use algorithms::{cohort::draw::Sampler, fold};
 
 /// What is wrong with a run file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,19 +59,17 @@ impl RunSpec {
         require(self.attack.is_none(), "attack", || {
             "liars are for simulations: `starling simulate FILE`; remove the section to train for real".into()
         })?;
+        require(self.stragglers.is_none(), "stragglers", || {
+            "a coordinator's workers are as fast as they are: `starling simulate FILE`; remove the section to \
+             train for real"
+                .into()
+        })?;
         Ok(self)
     }
 
     /// The wire form.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a run file has string keys and finite numbers only")
-    }
-
-    /// Learning rate of a round, computed in `f64`: `lr · lr_decay^t`, times the schedule's factor.
-    pub fn lr(&self, round: u64) -> f32 {
-        let LocalSpec { lr, lr_decay, schedule, warmup, .. } = self.local;
-        let rate = LearningRate { schedule: schedule.unwrap_or_default(), warmup };
-        (f64::from(lr) * f64::from(lr_decay).powf(round as f64) * rate.factor(round, self.rounds)) as f32
     }
 
     /// Checks everything that can be checked without data or workers.
@@ -85,11 +83,25 @@ impl RunSpec {
             format!("{} is out of range, expected 1 to 10,000,000", self.rounds)
         })?;
         if self.mode == Mode::Decentralised {
+            require(self.personal.is_none(), "personal", || {
+                "peers mix whole models in this version; the section belongs to federated runs".into()
+            })?;
             require(self.compression.is_none(), "compression", || {
                 "peers exchange whole models in this version; the section belongs to federated runs".into()
             })?;
+            require(self.stragglers.is_none(), "stragglers", || {
+                "expected in federated simulations only".into()
+            })?;
             require(self.combiner.is_none() && self.attack.is_none(), "combiner", || {
                 "peers mix by their topology; `[combiner]` and `[attack]` belong to federated runs".into()
+            })?;
+            require(self.average.is_none(), "average", || {
+                "a coordinator keeps averages of its model, and peers have none; the section belongs to federated \
+                 runs"
+                    .into()
+            })?;
+            require(self.asynchronous.is_none(), "async", || {
+                "peers wait as `topology.barrier` says; the section belongs to federated runs".into()
             })?;
             self.mixing()?;
             self.check_private_peers()?;
@@ -108,9 +120,21 @@ impl RunSpec {
         self.check_data()?;
         self.check_local()?;
         self.check_cohort()?;
+        self.check_async(algorithm.as_ref())?;
+        self.check_stragglers()?;
         self.check_privacy(algorithm.as_ref())?;
+        self.check_personal(algorithm.as_ref())?;
         self.check_compression()?;
         self.check_combiner(algorithm.as_ref())?;
+        require(!self.evaluation.details || self.evaluation.federated, "evaluation.details", || {
+            "details are what workers tell of their own data; set `federated = true`, too".into()
+        })?;
+        require(!self.evaluation.matched || self.evaluation.federated, "evaluation.matched", || {
+            "it says on what workers evaluate; set `federated = true`, too".into()
+        })?;
+        if let Some(averages) = &self.average {
+            averages.check(self.rounds).map_err(|detail| SpecError::new("average", detail))?;
+        }
         require(self.vetting.max_norm.is_none_or(|norm| norm > 0.0), "vetting.max_norm", || {
             "expected a number above 0".into()
         })
@@ -138,6 +162,7 @@ impl RunSpec {
                 let known = (1..=limits::PARAMETERS_MAX).contains(&(*parameters as u64));
                 require(known, "model.parameters", || format!("expected 1 to {}", limits::PARAMETERS_MAX))
             }
+            ModelSpec::Prompted { .. } => Ok(()),
             ModelSpec::Linear {} | ModelSpec::Lenet {} | ModelSpec::Cnn {} | ModelSpec::Resnet18Gn { .. } => {
                 Ok(())
             }
@@ -165,29 +190,6 @@ impl RunSpec {
             }
             Some(PartitionSpec::Iid {} | PartitionSpec::Natural {}) | None => Ok(()),
         }
-    }
-
-    fn check_local(&self) -> Result<(), SpecError> {
-        let local = &self.local;
-        require(local.steps != Some(0), "local.steps", || "expected at least 1".into())?;
-        require(local.epochs >= 1 || local.steps.is_some(), "local.epochs", || "expected at least 1".into())?;
-        require((1..=1_000_000).contains(&local.batch), "local.batch", || "expected 1 to 1,000,000".into())?;
-        require(local.lr.is_finite() && local.lr > 0.0, "local.lr", || "expected a number above 0".into())?;
-        require(local.lr_decay > 0.0 && local.lr_decay <= 1.0, "local.lr_decay", || {
-            "expected in (0, 1]".into()
-        })?;
-        if let Some(schedule) = local.schedule {
-            schedule.check().map_err(|detail| SpecError::new("local.schedule", detail))?;
-        }
-        require(local.warmup < self.rounds, "local.warmup", || {
-            format!("{} rounds, expected fewer than the run's {}", local.warmup, self.rounds)
-        })?;
-        require(local.weight_decay.is_finite() && local.weight_decay >= 0.0, "local.weight_decay", || {
-            "expected at least 0".into()
-        })?;
-        require(local.clip.is_none_or(|clip| clip.is_finite() && clip > 0.0), "local.clip", || {
-            "expected a number above 0; leave the key out for no clipping".into()
-        })
     }
 
     fn check_cohort(&self) -> Result<(), SpecError> {
@@ -327,12 +329,19 @@ mod tests {
                 "fraction = 0.1\nsampler = { kind = \"with-replacement\" }",
                 "drawn with replacement",
             ),
+            ("[cohort]", "[average]\n[cohort]", "`ema`, `swa` or both"),
+            ("[cohort]", "[average]\nema = { decay = 1.0 }\n[cohort]", "average: `ema.decay` is 1"),
+            ("[cohort]", "[average]\nswa = { start = 20 }\n[cohort]", "average: `swa.start` is 20"),
+            ("[cohort]", "[average]\nswa = { strat = 2 }\n[cohort]", "did you mean `start`"),
+            ("[cohort]", "[averages]\nswa = { start = 2 }\n[cohort]", "did you mean `average`"),
             ("fraction = 0.1", "fraction = 0.1\nsize = 3", "exclude"),
             ("fraction = 0.1", "size = 1", "no round could ever commit"),
             ("alpha = 0.3", "alpha = 0.0", "data.partition.alpha"),
             ("alpha = 0.3", "alpha = 0.3, classes = 2", "classes"),
             ("[cohort]", "[privacy]\nepsilon = 1.0\n[cohort]", "missing field `unit`"),
             ("[cohort]", "[cohort]\npopulation = 3", "only a private run"),
+            ("[cohort]", "[evaluation]\ndetails = true\n[cohort]", "evaluation.details"),
+            ("[cohort]", "[evaluation]\nmatched = true\n[cohort]", "evaluation.matched"),
             ("name = \"mnist-scaffold\"", "name = \"a/b\"", "run id"),
         ] {
             let text = GOOD.replacen(from, to, 1);

@@ -50,10 +50,12 @@ impl From<CompressionSpec> for Keys {
 }
 
 impl RunSpec {
-    /// Whether a worker keeps something between rounds: the algorithm's client state, or what compression
-    /// lost.
+    /// Whether a worker keeps something between rounds: the algorithm's client state, a personal model, or what
+    /// compression lost.
     pub fn has_client_state(&self, algorithm: &dyn Algorithm) -> bool {
-        algorithm.has_client_state() || self.compression.is_some_and(|compression| compression.feedback)
+        algorithm.has_client_state()
+            || self.has_personal_models(algorithm)
+            || self.compression.is_some_and(|compression| compression.feedback)
     }
 
     /// How uploads travel, if not as they are, for a model of these tensors.

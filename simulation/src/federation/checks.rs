@@ -23,6 +23,10 @@ impl Federation {
 
     /// A worker's state has changed: it must be confirmed.
     pub(super) fn check_confirmed(&mut self, worker: usize) {
+        // Without rounds, what a worker has is what it was told: `check_told`.
+        if self.flow().is_some() {
+            return;
+        }
         let node = &self.nodes[worker];
         let kept = node.memory.as_ref().unwrap_or(&node.disk);
         let checked = invariants::confirmed(&node.name, kept, &self.report.rounds);
@@ -54,6 +58,9 @@ impl Federation {
 
     /// Between two inputs: whatever is waited for must have an end.
     pub(super) fn check_armed(&mut self) {
+        if self.flow().is_some() {
+            return self.check_tasks();
+        }
         let Some(machine) = &self.server.machine else { return };
         let open = *machine.phase() == Phase::Training;
         let outside = invariants::Outside {
@@ -84,6 +91,7 @@ impl Federation {
         let known = opening.is_some_and(|opening| {
             opening.round == round && opening.cohort.iter().any(|member| member == worker)
         });
+        let known = if self.flow().is_some() { self.is_task_known(worker, round) } else { known };
         let detail = || format!("{worker} is asked for round {round}, the disk has {opening:?}");
         let checked = if known { Ok(()) } else { Err(detail()) };
         self.report.require("announced", self.now, checked);

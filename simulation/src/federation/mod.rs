@@ -2,6 +2,8 @@
 //!
 //! An event for a process that died in the meantime is void: each names the life that it belongs to.
 
+mod asking;
+mod buffering;
 mod byzantine;
 mod checks;
 mod faults;
@@ -76,6 +78,8 @@ struct Federation {
     server: Server,
     /// Every sum that got noise, with it: over all lives of the coordinator.
     noised: Vec<invariants::Noised>,
+    /// Of a run without rounds.
+    seen: buffering::Seen,
     report: Report,
 }
 
@@ -120,6 +124,7 @@ impl Federation {
             nodes,
             server,
             noised: Vec::new(),
+            seen: buffering::Seen::default(),
             report: Report::new(schedule),
         })
     }

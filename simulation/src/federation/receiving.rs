@@ -88,7 +88,20 @@ impl Federation {
         }
         let Some(machine) = &self.server.machine else { return };
         let (worker, round) = (self.nodes[*worker].name.clone(), upload.header.round);
-        if machine.offer(&worker, round) == Decision::Accept {
+        let facts = Facts {
+            examples: upload.header.examples,
+            train_loss: Some(upload.header.train_loss),
+            seconds: upload.header.seconds,
+        };
+        let wanted = machine.offer(&worker, round) == Decision::Accept;
+        if self.flow().is_some() {
+            if wanted {
+                self.check_accepted(call);
+            }
+            let event = self.store(call, facts);
+            return self.conclude(call, event);
+        }
+        if wanted {
             self.check_accepted(call);
             if self.report.violation.is_some() {
                 return;
@@ -101,11 +114,6 @@ impl Federation {
             self.server.observed.arrivals.push(worker.clone());
             self.server.observed.accepted.insert(worker.clone(), call.clone());
         }
-        let facts = Facts {
-            examples: upload.header.examples,
-            train_loss: Some(upload.header.train_loss),
-            seconds: upload.header.seconds,
-        };
         self.conclude(call, Event::Update { worker, round, facts });
     }
 

@@ -17,9 +17,8 @@ use proto::{digest::Digest, event::RunEvent, names::RunId, spec::RunSpec};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
-use worker::message::{Assignment, Command, Evaluation, Wanted};
+use worker::message::{Command, Evaluation, Wanted};
 
 /// What waits for the run's task.
 #[derive(Debug)]
@@ -43,6 +42,10 @@ pub(super) struct Server {
     pub(super) life: u32,
     /// It dies after so many more actions.
     pub(super) fuse: Option<u64>,
+    /// Updates that came during a commit, in a run without rounds.
+    pub(super) held: Vec<Call>,
+    /// Vectors that are needed, and that were before the last commit.
+    pub(super) kept: [BTreeSet<Digest>; 2],
     pub(super) store_fails_until: Millis,
     /// What survives a death: the record, the vectors by content, the quarantine, the log.
     pub(super) disk: Disk,
@@ -96,6 +99,8 @@ impl Server {
         Self {
             life: 0,
             fuse: None,
+            held: Vec::new(),
+            kept: Default::default(),
             store_fails_until: 0,
             record: disk.clone(),
             disk,
@@ -133,6 +138,7 @@ impl Server {
         (self.machine, self.fuse, self.committing) = (None, None, false);
         self.observed = Observed::default();
         self.accumulators.clear();
+        self.held.clear();
         self.sum = None;
         self.sessions.clear();
         self.timers.clear();
@@ -151,11 +157,11 @@ impl Server {
         self.disk.vectors.iter().filter_map(named).collect()
     }
 
-    fn wanted(&self, name: &str) -> Option<Wanted> {
+    pub(super) fn wanted(&self, name: &str) -> Option<Wanted> {
         self.named(name, *self.record.vectors.get(name)?)
     }
 
-    fn named(&self, name: &str, digest: Digest) -> Option<Wanted> {
+    pub(super) fn named(&self, name: &str, digest: Digest) -> Option<Wanted> {
         let length = self.blobs.get(&digest)?.len() as u64;
         Some(Wanted { name: name.to_owned(), digest, length })
     }
@@ -163,13 +169,22 @@ impl Server {
 
 impl Federation {
     pub(super) fn coordinator_up(&mut self) {
-        let Disk { round, opening, members, population_before, committed, paused, .. } =
+        let Disk { round, opening, members, population_before, committed, paused, ongoing, .. } =
             self.server.disk.clone();
         let opening = opening.filter(|opening| opening.round == round);
-        let restored =
-            Restored { round, opening, members, population_before, committed, paused, ..Restored::default() };
+        let restored = Restored {
+            round,
+            opening,
+            members,
+            population_before,
+            committed,
+            paused,
+            ongoing,
+            ..Restored::default()
+        };
         self.note(&format!("the coordinator starts in round {round}"));
         self.server.record = self.server.disk.clone();
+        self.keep_at_start();
         self.server.machine = Some(Machine::new(self.server.rules.clone(), restored));
         self.catch_up();
         self.machine(Event::Start);
@@ -206,6 +221,9 @@ impl Federation {
                 }
                 Input::Timer(at, token) => self.fire(at, token),
                 Input::Offer(call) => self.offered_to_machine(*call),
+                Input::Payload(call) if self.server.machine.as_ref().is_some_and(Machine::holds_back) => {
+                    self.server.held.push(*call);
+                }
                 Input::Payload(call) => self.deliver(&call),
                 Input::Committed(disk) => self.committed(*disk),
             }
@@ -215,7 +233,10 @@ impl Federation {
     /// Notes a report of progress; whether the coordinator is deaf to it, as a defect.
     fn observe(&mut self, event: &Event) -> bool {
         let Event::Progress { worker, round, .. } = event else { return false };
-        let open = |machine: &Machine| machine.round() == *round && *machine.phase() == Phase::Training;
+        let open = |machine: &Machine| match machine.ongoing() {
+            Some(ongoing) => ongoing.tasks.get(worker) == Some(round),
+            None => machine.round() == *round && *machine.phase() == Phase::Training,
+        };
         if self.server.machine.as_ref().is_some_and(open) {
             self.server.observed.moved.insert(worker.clone(), self.now);
         }
@@ -267,6 +288,7 @@ impl Federation {
     }
 
     fn perform(&mut self, action: Action) {
+        self.check_told(&action);
         let run = self.server.run.clone();
         match action {
             Action::Persist => self.persist(),
@@ -283,7 +305,8 @@ impl Federation {
             }
             Action::Evaluate { worker, round } => {
                 if let Some(model) = self.server.wanted(MODEL) {
-                    let evaluation = Evaluation { run, round, spec: Arc::clone(&self.spec), model };
+                    let spec = Arc::clone(&self.spec);
+                    let evaluation = Evaluation { run, round, spec, model, packed: None };
                     self.tell(&worker, Command::Evaluate(Box::new(evaluation)));
                 }
             }
@@ -293,7 +316,9 @@ impl Federation {
                 }
             }
             Action::Commit { round, counted, population, population_before, .. } => {
-                self.check_patient();
+                if self.flow().is_none() {
+                    self.check_patient();
+                }
                 self.commit(round, &counted, (population, population_before));
             }
             Action::Quarantine { worker } => {
@@ -341,28 +366,6 @@ impl Federation {
         self.act(actions);
     }
 
-    fn assign(&mut self, worker: &str, round: u64, committed: Option<u64>, remaining_ms: Millis) {
-        self.check_assignment(worker, round);
-        let names = std::iter::once(MODEL).chain(self.algorithm.down().iter().copied());
-        let now = names.filter_map(|name| self.server.wanted(name));
-        let then = committed.and_then(|round| self.server.record.recalled.get(&round));
-        let again = then.into_iter().flat_map(|then| {
-            let named = |(name, under): &(&str, &str)| self.server.named(under, *then.get(*name)?);
-            self.algorithm.recalled().iter().filter_map(named)
-        });
-        let assignment = Assignment {
-            run: self.server.run.clone(),
-            round,
-            spec: Arc::clone(&self.spec),
-            lr: self.spec.lr(round),
-            committed,
-            vectors: now.chain(again).collect(),
-            clip_norm: self.server.record.standing.as_ref().map(|standing| standing.norm),
-            remaining: Duration::from_millis(remaining_ms),
-        };
-        self.tell(worker, Command::Assign(Box::new(assignment)));
-    }
-
     fn over(&mut self, end: End) {
         self.note(&format!("the run is over: {end:?}"));
         if end == End::Finished {
@@ -371,8 +374,10 @@ impl Federation {
         } else {
             self.report.require("bounded", self.now, Err(format!("the run ended as {end:?}")));
         }
+        let last = self.server.record.ongoing.buffer.clone();
         self.server.record.ended = Some(end);
         self.persist();
+        self.check_nothing_lost(&last);
         self.check_balance();
         self.check_log();
         self.report.finished = Some(self.now);

@@ -87,7 +87,7 @@ impl Federation {
     pub(super) fn evaluated(&mut self, connection: u64, worker: usize, round: u64, report: Federated) {
         if self.session_of(connection).is_some() {
             let worker = self.nodes[worker].name.clone();
-            self.machine(Event::Evaluated { worker, round, report });
+            self.machine(Event::Evaluated { worker, round, report: report.into() });
         }
     }
 

@@ -2,11 +2,11 @@
 //! the event log. As in `coordinator::run::{journal, commit}`: a store that fails is tried again, and
 //! a commit is two writes, the vectors and then the record, between which the process may die.
 
-use super::{Federation, Happening};
+use super::{Federation, Happening, serving::Input};
 use crate::{Committed, Millis, Mutation, invariants};
 use algorithms::{MODEL, RoundFacts, Vectors, fold::Accumulator};
 use coordinator::{
-    machine::{Counted, End, Event, Opening},
+    machine::{Counted, End, Event, Ongoing, Opening},
     private::Standing,
 };
 use proto::{digest::Digest, event::RunEvent};
@@ -30,6 +30,9 @@ pub(super) struct Disk {
     pub(super) ended: Option<End>,
     /// What changes from round to round of a private run.
     pub(super) standing: Option<Standing>,
+    /// Tasks and buffer of a run without rounds, and the older models that they refer to.
+    pub(super) ongoing: Ongoing,
+    pub(super) versions: BTreeMap<u64, Digest>,
     /// Rounds that the ledger has.
     pub(super) paid: BTreeSet<u64>,
 }
@@ -112,6 +115,12 @@ impl Federation {
     }
 
     pub(super) fn persist(&mut self) {
+        if !self.server.is_up() {
+            return;
+        }
+        let mut record = std::mem::take(&mut self.server.record);
+        self.follow(&mut record, false);
+        self.server.record = record;
         let Some(machine) = &self.server.machine else { return };
         let record = &mut self.server.record;
         record.members.clone_from(machine.members());
@@ -135,15 +144,22 @@ impl Federation {
         self.flush();
         let Some(machine) = &self.server.machine else { return };
         let mut disk = self.server.record.clone();
+        self.follow(&mut disk, true);
         disk.round = round + 1;
         disk.opening = None;
         disk.members.clone_from(machine.members());
         disk.population_before = population;
-        disk.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        if self.flow().is_none() {
+            disk.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        }
         let newcomers = self.schedule.mutation != Mutation::ForgetNewcomers;
         let population = if newcomers { population } else { population_before };
-        let participants: Vec<String> = counted.iter().map(|counted| counted.worker.clone()).collect();
-        let mean = if let Some(mean) = self.noised_mean(&mut disk, round, &participants) {
+        let mut participants: Vec<String> = counted.iter().map(|counted| counted.worker.clone()).collect();
+        let mean = if let Some(rules) = self.flow() {
+            let (mean, of) = self.mean_of_buffer(&rules, round);
+            participants = of;
+            mean
+        } else if let Some(mean) = self.noised_mean(&mut disk, round, &participants) {
             mean
         } else {
             let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
@@ -207,6 +223,7 @@ impl Federation {
         if self.schedule.mutation != Mutation::ReleaseBeforeLedger {
             disk.paid.insert(round);
         }
+        self.count(round);
         self.report.require("monotone", self.now, invariants::monotone(&self.report.rounds, round));
         let (digests, model) = (disk.vectors.clone(), Arc::clone(&server[MODEL]));
         self.note(&format!("disk: round {round} with {participants:?}, model {}", digests[MODEL]));
@@ -232,6 +249,12 @@ impl Federation {
             self.server.record = disk;
         }
         let actions = self.decide(Event::Committed { round, digest });
+        if self.flow().is_some() {
+            self.collect();
+        }
         self.act(actions);
+        for call in std::mem::take(&mut self.server.held) {
+            self.input(Input::Payload(Box::new(call)));
+        }
     }
 }

@@ -13,7 +13,7 @@ use proto::{
     digest::Digest,
     v1::{DeclineReason, ElementType, UploadHeader, VectorShape},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use worker::{
     client_state::{Facts, Pending, Verdict},
     message::{Assignment, Say},
@@ -249,6 +249,10 @@ impl Federation {
             .iter()
             .filter_map(|wanted| Some((wanted.name.clone(), self.server.fetch(&wanted.digest)?)))
             .collect();
+        if down.len() < order.vectors.len() {
+            let detail = format!("the model of round {} cannot be fetched", order.round);
+            return self.decline(worker, id, order, (DeclineReason::Transfer, detail));
+        }
         let noise = match self.schedule.mutation {
             Mutation::UploadBeforeSave => 1.0,
             _ => self.schedule.noise,
@@ -257,7 +261,11 @@ impl Federation {
         let node = &mut self.nodes[worker];
         let state = node.state().state.clone();
         let plan = self.algorithm.plan(&down, &state);
-        let run = node.objective.train(&down[MODEL], &plan, (self.schedule.steps, order.lr), noise);
+        let effort = (self.schedule.steps, order.lr);
+        let personal = self.algorithm.personal(&down, &state);
+        let personal = personal.map(|own| node.objective.train(&own.start, &own.plan, effort, noise).end);
+        let mut run = node.objective.train(&down[MODEL], &plan, effort, noise);
+        run.personal = personal.map(Arc::new);
         let facts = Facts {
             examples: node.objective.examples,
             steps: run.steps,

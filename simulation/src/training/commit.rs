@@ -5,6 +5,7 @@ use super::{Evaluation, Line, SimulationError, client_index, private::Released, 
 use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracies};
 use algorithms::{
     MODEL, RoundFacts, Vectors,
+    average::Average,
     fold::{UploadFacts, accumulators_of, drain_into, fold_into},
 };
 use coordinator::{
@@ -12,8 +13,11 @@ use coordinator::{
     machine::{Action, Counted, Millis},
     private::Secret,
 };
-use proto::{event::Metrics, spec::ModelSpec};
-use std::sync::Arc;
+use proto::{
+    event::{AverageMetrics, Metrics},
+    spec::ModelSpec,
+};
+use std::{collections::BTreeMap, sync::Arc};
 use worker::data::DataInfo;
 
 impl Server<'_> {
@@ -36,6 +40,9 @@ impl Server<'_> {
         };
         self.algorithm.apply(&mut self.vectors, &mean, &facts);
         keep_centres(self.spec.combiner, &mut self.vectors, &mean);
+        if let Some(averages) = self.spec.average {
+            averages.take(&mut self.vectors, round);
+        }
         self.record.round = round + 1;
         self.record.population_before = population;
         self.record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
@@ -57,9 +64,12 @@ impl Server<'_> {
             eval_accuracy: None,
             federated_loss: None,
             federated_accuracy: None,
+            clients: None,
             bytes_down,
             bytes_up,
+            averages: BTreeMap::new(),
             epsilon,
+            asynchronous: None,
             model_digest: self.record.vectors[MODEL],
         });
         if self.spec.evaluation.central && self.is_due(round) {
@@ -114,6 +124,14 @@ impl Server<'_> {
             let combined = spool.combine(&combiner, &self.spec.folds(self.algorithm), centre);
             return combined.map_err(|error| SimulationError::Failed(error.to_string()));
         }
+        if let Some(ready) = self.ready.take() {
+            return Ok(ready);
+        }
+        Ok(self.drained())
+    }
+
+    /// The means of what was folded.
+    pub(super) fn drained(&mut self) -> Vectors {
         let mut means = Vectors::new();
         for accumulator in &mut self.accumulators {
             let name = accumulator.fold().into.to_owned();
@@ -122,7 +140,7 @@ impl Server<'_> {
             drain_into(&mut mean, sum, unit);
             means.insert(name, Arc::new(mean));
         }
-        Ok(means)
+        means
     }
 
     fn is_due(&self, round: u64) -> bool {
@@ -131,9 +149,15 @@ impl Server<'_> {
     }
 
     fn judge(&self, line: &mut Line) -> Result<(), SimulationError> {
-        let Some(found) = self.assess()? else { return Ok(()) };
+        let Some(found) = self.assess(MODEL)? else { return Ok(()) };
         line.metrics.eval_loss = found.loss();
         line.metrics.eval_accuracy = found.accuracy();
+        for which in Average::ALL {
+            if let Some(found) = self.assess(&which.vector())? {
+                let scores = AverageMetrics { eval_loss: found.loss(), eval_accuracy: found.accuracy() };
+                line.metrics.averages.insert(which.name().to_owned(), scores);
+            }
+        }
         let calibration = found.sample.calibration(bins_for(found.sample.len(), 1));
         (line.ece, line.ece_low, line.ece_high) =
             (calibration.map(|c| c.ece), calibration.map(|c| c.low), calibration.map(|c| c.high));
@@ -144,12 +168,14 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn assess(&self) -> Result<Option<Assessment>, SimulationError> {
+    /// How good one of the server's vectors is, if there is such a one.
+    fn assess(&self, vector: &str) -> Result<Option<Assessment>, SimulationError> {
+        let Some(w) = self.vectors.get(vector) else { return Ok(None) };
         let Some(test) = self.test.filter(|test| !test.is_empty()) else { return Ok(None) };
         if let ModelSpec::Flat { .. } = self.spec.model {
             return Ok(None);
         }
-        let assessed = assess(self.model, &self.vectors[MODEL], test, 1, self.threads);
+        let assessed = assess(self.model, w, test, 1, self.threads);
         assessed.map(Some).map_err(|error| SimulationError::Failed(format!("evaluation: {error}")))
     }
 
@@ -159,7 +185,7 @@ impl Server<'_> {
 
     /// How good the present model is.
     pub(super) fn evaluation(&self) -> Result<Option<Evaluation>, SimulationError> {
-        let Some(found) = self.assess()? else { return Ok(None) };
+        let Some(found) = self.assess(MODEL)? else { return Ok(None) };
         let text = self.test.is_some_and(|test| matches!(test.info(), DataInfo::Text { .. }));
         Ok(Some(Evaluation {
             accuracy: found.accuracy(),

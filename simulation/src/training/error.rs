@@ -19,6 +19,12 @@ pub enum SimulationError {
     /// The store failed.
     #[error("{0}")]
     Store(#[from] coordinator::StoreError),
+    /// It was told to stop, and can go on.
+    #[error("stopped after {rounds} rounds; the same command goes on from there")]
+    Stopped {
+        /// Rounds that are committed.
+        rounds: u64,
+    },
     /// The run ended without its rounds.
     #[error("the run failed: {0}")]
     Failed(String),

@@ -7,7 +7,7 @@ use super::{
     shares::Shares,
     states::{States, load},
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, local::LocalPlan};
+use algorithms::{Algorithm, Vector, Vectors, compress::Packing, local::LocalPlan, personal::Own};
 use coordinator::store::Blobs;
 use privacy::ClipNorm;
 use proto::{digest::Digest, spec::RunSpec};
@@ -20,8 +20,8 @@ use worker::{
     data::Dataset,
     engine::Model,
     trainer::{
-        LocalResult, Outgoing, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, Way,
-        clips_layers, local_run, outgoing, packing_seed,
+        LocalResult, Outgoing, Private, Progress, Promise, Seal, ShareMaker, TrainError, TrainJob, Trained,
+        Turn, Way, clips_layers, local_run, outgoing, packing_seed,
     },
 };
 
@@ -67,6 +67,8 @@ pub(super) struct Ground<'a> {
     pub(super) spec: Arc<RunSpec>,
     pub(super) algorithm: &'a dyn Algorithm,
     pub(super) packing: Option<&'a Packing>,
+    /// Which parts of the model stay with their client.
+    pub(super) own: Option<&'a Own>,
     pub(super) model: &'a Model,
     pub(super) shares: &'a Shares,
     pub(super) states: &'a Mutex<States>,
@@ -109,8 +111,6 @@ impl Ground<'_> {
             }
         }
         let mut trained = || {
-            let plan = self.algorithm.plan(&down, &state);
-            let model = Arc::clone(&down[MODEL]);
             let secret = |promise: &Arc<Promise>| {
                 Private::new(Arc::clone(promise), self.secrets.client(client, round))
             };
@@ -125,10 +125,12 @@ impl Ground<'_> {
             };
             let spec = Arc::clone(&self.spec);
             let hidden = (1, spec.local.steps.unwrap_or(1), 0.0);
-            let job = TrainJob { spec, round, lr, model, plan, private: private.clone() };
-            let trained = local_run(self.model, &self.shares.of(client), &job, &name, go);
-            // The plan's vectors go before the next state comes.
-            drop(job);
+            let (own, examples) = (self.own, self.shares.of(client));
+            let turn =
+                Turn { spec: &spec, algorithm: self.algorithm, own, round, lr, private: private.clone() };
+            let received = std::mem::take(&mut down);
+            let Trained { result: trained, down, kept } =
+                turn.train(received, &state, &mut |job| local_run(self.model, &examples, job, &name, go));
             let (examples, steps, loss) = match &trained {
                 Ok(LocalResult { run, examples, loss }) if private.is_none() && self.maker.is_none() => {
                     (*examples, run.steps, *loss)
@@ -137,7 +139,8 @@ impl Ground<'_> {
             };
             let run = trained.map(|trained| trained.run);
             let seed = packing_seed(self.spec.seed, &name);
-            let way = Way { round, seal, packing: self.packing.map(|packing| (packing, seed)) };
+            let packing = self.packing.map(|packing| (packing, seed));
+            let way = Way { round, seal, packing, own: own.map(|own| (own, &kept)) };
             let Outgoing { payload, read, next } =
                 outgoing(self.algorithm, run, (&down, &state), &way, &mut |_| ())?;
             let bytes = payload.values().map(|vector| vector.len() as u64 * 4).sum();

@@ -7,7 +7,7 @@ use super::{STEP_MS, SimulationError, client_index, client_name, server::Server}
 use algorithms::{Vectors, cohort, combine::attacks::Attack, seed};
 use proto::spec::{AttackKind, ModelSpec, RunSpec};
 use std::{collections::BTreeSet, sync::Arc};
-use worker::{data::Dataset, trainer::steps_due};
+use worker::{data::Dataset, trainer::steps_of_round};
 
 /// The liars of a run, and what they know of the open round.
 #[derive(Debug)]
@@ -75,11 +75,17 @@ impl Liars {
 impl Server<'_> {
     /// Milliseconds until the update of a client arrives that is asked now.
     pub(super) fn duration(&mut self, client: usize, round: u64) -> u64 {
-        let steps = |client| match self.spec.model {
-            ModelSpec::Flat { .. } => 1,
-            _ => u64::from(steps_due(&self.spec.local, self.shares.size(client))),
+        let time = |client| {
+            let steps = match self.spec.model {
+                ModelSpec::Flat { .. } => 1,
+                _ => {
+                    let examples = self.shares.size(client);
+                    u64::from(steps_of_round(&self.spec, self.algorithm, (round, examples)))
+                }
+            };
+            ((steps * STEP_MS) as f64 * self.slowness[client]).ceil() as u64
         };
-        let own = steps(client) * STEP_MS;
+        let own = time(client);
         let Some(liars) = self.liars.as_mut() else { return own };
         liars.enter(round);
         if !liars.who.contains(&client) {
@@ -89,7 +95,7 @@ impl Server<'_> {
         if !liars.conspire() {
             return own;
         }
-        (0..self.shares.clients()).map(steps).max().unwrap_or(1) * STEP_MS + 1
+        (0..self.shares.clients()).map(time).max().unwrap_or(STEP_MS) + 1
     }
 
     /// What arrives of a client that has `upload`.

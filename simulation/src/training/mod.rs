@@ -13,12 +13,15 @@
 //! the shares and the seed of a real federation whose workers are called `worker-1`, `worker-2`, … the
 //! models have the real one's digests.
 //!
-//! Time is virtual: a local step takes [`STEP_MS`], nothing else takes any.
+//! Time is virtual: a local step takes [`STEP_MS`], on slow clients (`[stragglers]`) a multiple of it, nothing
+//! else takes any.
 
 mod commit;
 mod desk;
 mod error;
 mod files;
+mod flow;
+mod judging;
 mod lane;
 mod liars;
 mod line;
@@ -28,17 +31,20 @@ mod secrets;
 mod server;
 mod shares;
 mod states;
+mod stop;
+mod stragglers;
 
 pub use error::SimulationError;
 pub use lane::{LocalWork, bare};
 pub use line::Line;
 pub use round::run;
 pub use shares::Shares;
+pub use stop::Stop;
 
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use worker::data::Dataset;
 
 /// Milliseconds of virtual time that a local step takes.
@@ -67,6 +73,8 @@ pub struct Setup {
     pub memory: u64,
     /// For tests: noise and secret draws follow from the run's seed, so that they protect nobody.
     pub reproducible_noise: bool,
+    /// When it stops before its end.
+    pub stop: Stop,
 }
 
 /// What happens, for whoever watches.
@@ -92,6 +100,8 @@ pub struct Outcome {
     pub digest: Digest,
     /// The final model in the safetensors format.
     pub model: Vec<u8>,
+    /// Its averages, by name, in the same format.
+    pub averages: BTreeMap<String, Vec<u8>>,
     /// Scalars in it.
     pub parameters: usize,
     /// How good it is.

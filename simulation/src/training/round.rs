@@ -1,31 +1,26 @@
 //! The loop: the next thing on the virtual clock happens, the machine says what follows, it is done.
 
+mod delivery;
+
 use super::{
     Line, Notice, Outcome, STEP_MS, Setup, SimulationError, client_index, client_name,
     desk::{Desk, Key},
-    lane::{Ground, Order, Report, Update},
+    lane::{Ground, Order, Report},
     server::{Opened, Server, clear},
 };
-use crate::parallel::in_order;
-use algorithms::MODEL;
+use algorithms::{MODEL, Vector};
 use coordinator::{
-    machine::{Action, Decision, End, Event, Facts, Federated, Machine, Millis, Rules, Token},
-    vet_local,
+    asynchrony,
+    machine::{Action, End, Event, Federated, Machine, Millis, Ongoing, Rules, Token},
 };
 use proto::{
-    event::RunEvent,
-    spec::PartitionSpec,
-    v1::{ElementType, Phase, UploadHeader, VectorShape},
+    event::{ClientScores, RunEvent},
+    v1::Phase,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::ControlFlow,
     sync::Arc,
     thread,
-};
-use worker::{
-    engine::save_safetensors,
-    trainer::{Scores, scores},
 };
 
 /// Runs a simulation to its end, from where it was interrupted.
@@ -41,6 +36,7 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         spec: Arc::clone(&server.spec),
         algorithm: server.algorithm,
         packing: opened.packing.as_ref(),
+        own: opened.own.as_ref(),
         model: server.model,
         shares: server.shares,
         states: server.states,
@@ -77,6 +73,8 @@ struct Awaited {
     worker: String,
     round: u64,
     since: Millis,
+    /// What it trains on, in a run without rounds.
+    base: Option<Vector>,
 }
 
 struct Drive<'a, 'w> {
@@ -100,7 +98,12 @@ type Step = Result<(), SimulationError>;
 
 impl<'a, 'w> Drive<'a, 'w> {
     fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>)) -> Self {
-        let mut machine = Machine::new(Rules::from(server.spec.as_ref()), server.record.restored());
+        let (mut rules, mut restored) = (Rules::from(server.spec.as_ref()), server.record.restored());
+        if rules.flow.is_some() {
+            // The first are asked when all are there: else the first names would be.
+            (rules.min_workers, restored.members) = (server.shares.clients(), BTreeSet::new());
+        }
+        let mut machine = Machine::new(rules, restored);
         machine.know_labels(server.shares.label_shares(server.spec.as_ref()));
         Self {
             server,
@@ -197,14 +200,21 @@ impl<'a, 'w> Drive<'a, 'w> {
         match action {
             Action::Persist => {
                 self.publish_line()?;
-                self.server.checkpoint(false)?;
+                let stop = self.server.stop.is_due();
+                self.server.checkpoint(stop)?;
+                if stop {
+                    // A run without rounds begins anew (`flow.rs`).
+                    let kept = self.server.spec.asynchronous.is_none();
+                    let rounds = if kept { self.machine.round() } else { 0 };
+                    return Err(SimulationError::Stopped { rounds });
+                }
             }
             Action::Publish(event) => self.say(&event)?,
             Action::Arm { token, at } => drop(self.timers.insert((at, token))),
             Action::Assign { worker, round, committed, .. } => self.assign(worker, round, committed),
             Action::Abandon { worker, .. } => self.forget(&worker),
             Action::Evaluate { worker, round } => self.evaluating.push((worker, round)),
-            Action::FederatedDone { sums, .. } => self.federated(&sums)?,
+            Action::FederatedDone { sums, clients, .. } => self.federated(&sums, clients)?,
             Action::DropUploads => {
                 self.server.accumulators.clear();
                 self.server.spool = None;
@@ -241,9 +251,10 @@ impl<'a, 'w> Drive<'a, 'w> {
         let standing = self.server.record.privacy.as_ref().filter(|_| spec.has_central_noise());
         let clip_norm = standing.map(|standing| standing.norm);
         let lr = spec.lr(round);
+        let base = spec.asynchronous.map(|_| Arc::clone(&down[MODEL]));
         self.desk.order(key, Order { client, name: worker.clone(), round, lr, clip_norm, down, recalled });
         self.keys.insert(worker.clone(), key);
-        self.awaited.insert(key, Awaited { worker, round, since: self.now });
+        self.awaited.insert(key, Awaited { worker, round, since: self.now, base });
     }
 
     /// Nobody waits for this client's present work.
@@ -255,7 +266,7 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn arrived(&mut self, awaited: Awaited, report: Report) -> Step {
-        let Awaited { worker, round, since } = awaited;
+        let Awaited { worker, round, since, base } = awaited;
         self.keys.remove(&worker);
         match report {
             Report::Broken(error) => Err(error),
@@ -265,102 +276,51 @@ impl<'a, 'w> Drive<'a, 'w> {
                 }
                 None => Ok(()),
             },
-            Report::Done(update) => self.deliver(worker, (round, since), *update),
+            Report::Done(update) => self.deliver(worker, (round, since), (*update, base)),
         }
-    }
-
-    fn deliver(&mut self, worker: String, (round, since): (u64, Millis), update: Update) -> Step {
-        let Update { examples, steps, loss, upload, bytes, next } = update;
-        let upload = self.server.arriving(&worker, round, upload);
-        let lengths = upload.iter().map(|(name, vector)| VectorShape {
-            name: name.clone(),
-            length: vector.len() as u64,
-            element: ElementType::F32.into(),
-        });
-        let seconds = (self.now - since) as f64 / 1_000.0;
-        let header = UploadHeader {
-            run: self.server.record.id.clone(),
-            round,
-            worker: worker.clone(),
-            vectors: lengths.collect(),
-            digest: Vec::new(),
-            examples,
-            steps,
-            lr: self.server.spec.lr(round),
-            train_loss: loss,
-            seconds,
-        };
-        self.server.bytes.1 += bytes;
-        let length = self.server.record.length as usize;
-        let algorithm = self.server.algorithm;
-        let fold_facts = match vet_local(&header, &upload, (&self.server.spec, algorithm, length)) {
-            Ok(facts) => facts,
-            Err((reason, detail)) => {
-                return self.handle(Event::Rejected { worker, round, reason, detail });
-            }
-        };
-        // Asked before folding: the machine's verdict is final, so the fold comes first.
-        if self.machine.offer(&worker, round) == Decision::Accept {
-            match self.server.add_to_sum(&upload, loss) {
-                Some(Err((reason, detail))) => {
-                    return self.handle(Event::Rejected { worker, round, reason, detail });
-                }
-                Some(Ok(())) => {}
-                None => {
-                    let draws = self.machine.draws(&worker);
-                    self.server.fold(&worker, &upload, (&fold_facts, draws))?;
-                }
-            }
-            if self.server.spec.has_client_state(algorithm)
-                && let Some(client) = client_index(&worker)
-            {
-                self.server.states().offer(client, round, next)?;
-            }
-        }
-        let told = !(self.server.spec.has_local_noise() || self.server.spec.has_shares());
-        let facts = Facts { examples, train_loss: Some(loss).filter(|_| told), seconds };
-        self.handle(Event::Update { worker, round, facts })
     }
 
     fn commit(&mut self, action: Action) -> Step {
+        let flow = self.server.spec.asynchronous.zip(self.machine.ongoing());
+        let opened = if let Action::Commit { opened_at, .. } = &action { *opened_at } else { self.now };
+        let mut told = None;
+        if let Some((rules, Ongoing { tasks, buffer })) = &flow {
+            self.server.ready = Some(self.server.of_buffer(rules, buffer));
+            told = Some(asynchrony(buffer, tasks.len(), self.now.saturating_sub(opened) as f64 / 1_000.0));
+        }
         self.line = self.server.commit(action, self.now, self.machine.secret())?;
-        let Some(line) = &self.line else { return Ok(()) };
+        let Some(line) = &mut self.line else { return Ok(()) };
+        line.metrics.asynchronous = told;
         let (round, digest) = (line.metrics.round, line.metrics.model_digest);
-        // What was armed for the round is out of date, and what arrives later than its end does not count.
-        self.timers.clear();
-        self.keys.clear();
-        for key in std::mem::take(&mut self.awaited).into_keys() {
-            self.desk.cancel(key);
+        if flow.is_some() {
+            let machine = &self.machine;
+            self.timers.retain(|(_, token)| !token.is_over(round) && !machine.is_void(token));
+        } else {
+            // What was armed for the round is out of date, and what arrives later than its end does not count.
+            self.timers.clear();
+            self.keys.clear();
+            for key in std::mem::take(&mut self.awaited).into_keys() {
+                self.desk.cancel(key);
+            }
         }
         let actions = self.decide(Event::Committed { round, digest });
         self.due.extend(actions);
         Ok(())
     }
 
-    /// The clients evaluate the committed model on their shares of the held-out set, as workers do.
+    /// The clients evaluate the committed model, as workers do.
     fn evaluate(&mut self) {
         let asked = std::mem::take(&mut self.evaluating);
-        let Server { model, vectors, shares, test, spec, threads, .. } = &self.server;
-        let divided = test.and_then(|test| {
-            super::Shares::divide(test, &PartitionSpec::Iid {}, shares.clients(), spec.seed).ok()
-        });
-        let judge = |at: usize| {
-            let (Some(divided), Some(client)) = (&divided, client_index(&asked[at].0)) else {
-                return Scores::default();
-            };
-            let go = &mut |_| ControlFlow::Continue(());
-            scores(model, &divided.of(client), &vectors[MODEL], go).unwrap_or_default()
-        };
-        let reports = in_order(*threads, asked.len(), judge);
-        for ((worker, round), Scores { predictions, correct, loss_sum }) in asked.into_iter().zip(reports) {
-            let report = Federated { predictions, correct, loss_sum };
+        let reports = self.server.judge_clients(&asked);
+        for ((worker, round), report) in asked.into_iter().zip(reports) {
             let actions = self.decide(Event::Evaluated { worker, round, report });
             self.due.extend(actions);
         }
     }
 
-    fn federated(&mut self, sums: &Federated) -> Step {
+    fn federated(&mut self, sums: &Federated, clients: Option<Box<ClientScores>>) -> Step {
         if let Some(line) = self.line.as_mut().filter(|_| sums.predictions > 0) {
+            line.metrics.clients = clients;
             line.metrics.federated_loss = Some(sums.loss_sum / sums.predictions as f64);
             line.metrics.federated_accuracy = Some(sums.correct as f64 / sums.predictions as f64);
         }
@@ -374,21 +334,11 @@ impl<'a, 'w> Drive<'a, 'w> {
     }
 
     fn outcome(self) -> Result<Outcome, SimulationError> {
-        let w = &self.server.vectors[MODEL];
-        let digest = self.server.record.vectors[MODEL];
-        let round = self.server.record.round.saturating_sub(1);
-        let metadata = BTreeMap::from([
-            ("format".to_owned(), "pt".to_owned()),
-            ("name".to_owned(), self.server.spec.name.clone()),
-            ("round".to_owned(), round.to_string()),
-            ("digest".to_owned(), digest.to_string()),
-        ]);
-        let model = save_safetensors(self.server.model, w, &metadata)
-            .map_err(|error| SimulationError::Failed(error.to_string()))?;
         Ok(Outcome {
-            parameters: w.len(),
-            digest,
-            model,
+            parameters: self.server.vectors[MODEL].len(),
+            digest: self.server.record.vectors[MODEL],
+            model: self.server.safetensors(MODEL, None)?,
+            averages: self.server.averages()?,
             evaluation: self.server.evaluation()?,
             lines: self.server.metrics.lines,
         })

@@ -2,15 +2,19 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Setup, SimulationError, client_index, client_name,
+    Setup, SimulationError, Stop, client_index, client_name,
     files::Metrics,
+    flow::Buffer,
     liars::Liars,
     private::{self, Private},
     secrets::Secrets,
     shares::Shares,
     states::States,
+    stragglers::slowness,
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, fold::Accumulator};
+use algorithms::{
+    Algorithm, MODEL, Vector, Vectors, average::Average, compress::Packing, fold::Accumulator, personal::Own,
+};
 use coordinator::{
     Spool,
     private::Guard,
@@ -25,7 +29,7 @@ use std::{
 };
 use worker::{
     data::Dataset,
-    engine::Model,
+    engine::{Model, save_safetensors},
     trainer::{Promise, ShareMaker},
 };
 
@@ -46,12 +50,18 @@ pub(super) struct Server<'a> {
     pub(super) store: &'a Store,
     pub(super) states: &'a Mutex<States>,
     pub(super) maker: Option<&'a ShareMaker>,
+    pub(super) own: Option<&'a Own>,
     pub(super) record: RunRecord,
     pub(super) vectors: Vectors,
     pub(super) accumulators: Vec<Accumulator>,
     /// The updates of the open round, where the combiner needs them all.
     pub(super) spool: Option<Spool>,
     pub(super) liars: Option<Liars>,
+    /// How many times as long a step takes on each client.
+    pub(super) slowness: Vec<f64>,
+    /// In a run without rounds, and the mean of what was buffered when a version is committed.
+    pub(super) ready: Option<Vectors>,
+    pub(super) buffer: Buffer,
     /// Where what is in the making lies.
     pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
@@ -60,6 +70,7 @@ pub(super) struct Server<'a> {
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
     pub(super) quarantined: Vec<String>,
+    pub(super) stop: Stop,
     checkpoint: Duration,
     written: Instant,
 }
@@ -69,6 +80,7 @@ pub(super) struct Server<'a> {
 pub(super) struct Opened {
     pub(super) algorithm: Box<dyn Algorithm>,
     pub(super) packing: Option<Packing>,
+    pub(super) own: Option<Own>,
     pub(super) model: Model,
     pub(super) shares: Shares,
     pub(super) store: Store,
@@ -89,11 +101,13 @@ impl Opened {
         if *clients == 0 {
             return Err(wrong("0 clients, expected at least 1".into()));
         }
-        let algorithm = spec.algorithm.make().map_err(|error| wrong(error.to_string()))?;
+        let mut algorithm = spec.algorithm.make().map_err(|error| wrong(error.to_string()))?;
         let division = spec.data.partition.as_ref().ok_or_else(|| {
             wrong("data.partition: missing; expected how the data is divided among the clients, e.g. { kind = \"iid\" }".into())
         })?;
         let model = Model::new(&spec.model, train.info()).map_err(|error| wrong(error.to_string()))?;
+        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
+        algorithm.lay_out(&tensors);
         let mut shares = Shares::divide(train, division, *clients, spec.seed)?;
         if let Some(liars) = Liars::of(spec, *clients, train)? {
             shares.flip(liars.flipped());
@@ -101,6 +115,9 @@ impl Opened {
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
         let maker = made.map_err(|error| wrong(error.to_string()))?;
+        if spec.asynchronous.is_some() {
+            clear(&setup.folder)?;
+        }
         let folder = setup.folder.join(STATE);
         std::fs::create_dir_all(&folder).map_err(|error| SimulationError::file(&folder, error))?;
         let store = Store::open(&folder.join(STORE))?;
@@ -118,8 +135,8 @@ impl Opened {
             record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
-        let tensors: Vec<Vec<usize>> = model.tensors().iter().map(|tensor| tensor.shape.clone()).collect();
         let packing = spec.packing(algorithm.as_ref(), &tensors).map_err(|error| wrong(error.to_string()))?;
+        let own = spec.own(&model.named_lengths()).map_err(|error| wrong(error.to_string()))?;
         let stateful = spec.has_client_state(algorithm.as_ref());
         let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
@@ -129,6 +146,7 @@ impl Opened {
         Ok(Self {
             algorithm,
             packing,
+            own,
             model,
             shares,
             store,
@@ -155,10 +173,14 @@ impl Opened {
             store: &self.store,
             states: &self.states,
             maker: self.maker.as_ref(),
+            own: self.own.as_ref(),
             vectors: self.vectors.clone(),
             accumulators: Vec::new(),
             spool: None,
             liars: Liars::of(&setup.spec, setup.clients, &setup.train)?,
+            slowness: slowness(&setup.spec, setup.clients),
+            ready: None,
+            buffer: Buffer::default(),
             folder: setup.folder.join(STATE),
             private: self
                 .guard
@@ -170,6 +192,7 @@ impl Opened {
             record,
             bytes: (0, 0),
             quarantined: Vec::new(),
+            stop: setup.stop.clone(),
             checkpoint: setup.checkpoint,
             written: Instant::now(),
         })
@@ -193,6 +216,7 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         tensors: tensors.collect(),
         vectors: vectors.iter().map(digest).collect(),
         length: vectors[MODEL].len() as u64,
+        lengths: BTreeMap::new(),
         round: 0,
         opening: None,
         // All are there from the first round on: what a coordinator comes to that waits for all.
@@ -202,6 +226,8 @@ fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorith
         recalled: BTreeMap::new(),
         privacy: None,
         participations: BTreeMap::new(),
+        ongoing: None,
+        versions: BTreeMap::new(),
         profiles: BTreeMap::new(),
     };
     (record, vectors)
@@ -214,6 +240,9 @@ impl Server<'_> {
 
     /// Makes durable what is committed, if it is time for it.
     pub(super) fn checkpoint(&mut self, now: bool) -> Result<(), SimulationError> {
+        if self.spec.asynchronous.is_some() {
+            return Ok(());
+        }
         // What is recalled of a round must outlive the round.
         let due = now || !self.algorithm.recalled().is_empty() || self.written.elapsed() >= self.checkpoint;
         if !due {
@@ -254,7 +283,37 @@ impl Server<'_> {
         let recalled = then.map(again).unwrap_or_default();
         let digests = down.keys().filter_map(|name| self.record.vectors.get(name).copied());
         let sent: BTreeSet<Digest> = digests.chain(recalled.iter().map(|(_, digest)| *digest)).collect();
-        (down, recalled, sent.len() as u64 * self.record.length * 4)
+        let packed = self.algorithm.packed().and_then(|name| self.vectors.get(name));
+        let saved = packed.map_or(0, |packed| self.record.length - packed.len() as u64);
+        (down, recalled, (sent.len() as u64 * self.record.length - saved) * 4)
+    }
+
+    /// One of the server's vectors as a file; `average`: what it is one of.
+    pub(super) fn safetensors(
+        &self,
+        vector: &str,
+        average: Option<&str>,
+    ) -> Result<Vec<u8>, SimulationError> {
+        let round = self.record.round.saturating_sub(1);
+        let mut metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("name".to_owned(), self.spec.name.clone()),
+            ("round".to_owned(), round.to_string()),
+            ("digest".to_owned(), self.record.vectors[vector].to_string()),
+        ]);
+        metadata.extend(average.map(|name| ("average".to_owned(), name.to_owned())));
+        save_safetensors(self.model, &self.vectors[vector], &metadata)
+            .map_err(|error| SimulationError::Failed(error.to_string()))
+    }
+
+    /// The averages of the model that there are, as files.
+    pub(super) fn averages(&self) -> Result<BTreeMap<String, Vec<u8>>, SimulationError> {
+        let kept = Average::ALL.iter().filter(|which| self.vectors.contains_key(&which.vector()));
+        kept.map(|which| {
+            let file = self.safetensors(&which.vector(), Some(which.name()))?;
+            Ok((which.name().to_owned(), file))
+        })
+        .collect()
     }
 
     /// The digests of the server's vectors.

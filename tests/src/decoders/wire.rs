@@ -68,7 +68,7 @@ pub(super) fn messages(data: &[u8]) -> bool {
 fn read_upload(bytes: &[u8], size: usize) -> Option<Vec<v1::UploadRequest>> {
     let frames: Vec<Result<_, Status>> =
         bytes.chunks(size).map(|part| Ok(Frame::data(Bytes::copy_from_slice(part)))).collect();
-    let body = tonic::body::Body::new(StreamBody::new(tokio_stream::iter(frames)));
+    let body = tonic::body::Body::new(StreamBody::new(futures::stream::iter(frames)));
     let mut arriving = Messages::<v1::UploadRequest>::of_request(body, 4_096);
     let mut read = Vec::new();
     loop {
@@ -169,7 +169,7 @@ pub(super) fn assignment(data: &[u8]) -> bool {
         Body::Assignment(assignment)
     } else {
         let model = vectors.into_iter().next();
-        Body::Evaluate(v1::EvaluationRequest { run, round, spec, model })
+        Body::Evaluate(v1::EvaluationRequest { run, round, spec, packed: model.clone(), model })
     };
     matches!(
         worker::message::read(v1::CoordinatorMessage { body: Some(body) }),

@@ -23,7 +23,7 @@ mod text;
 pub use dataset::{Dataset, Keys, Normalisation};
 pub use detect::detect;
 pub use error::DataError;
-pub use partition::partition;
+pub use partition::{matched, partition};
 pub use random::{Rng, epoch_order, stream};
 pub use source::{Source, TextKey};
 

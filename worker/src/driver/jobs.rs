@@ -10,9 +10,9 @@ mod bench;
 use super::{Tagged, report::Reporter};
 use crate::{
     client_state::{Pending, States},
-    message::{Assignment, Evaluation, Wanted},
+    message::{self, Assignment, Evaluation, Wanted},
     session::{Event, JobId, Work},
-    trainer::{Scores, Train},
+    trainer::{Judged, Scores, Train},
     transfer::{Cache, Line, Offer, TransferError, Verdict, fetch, upload},
 };
 pub(super) use account::Account;
@@ -21,6 +21,7 @@ use bench::{Bench, Next};
 use proto::{
     digest::Digest,
     names::{RunId, WorkerName},
+    spec::RunSpec,
     v1::{self, DeclineReason, Phase, WorkerMessage, worker_message::Body},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -152,15 +153,42 @@ impl Jobs {
         let again = algorithm.recalled().iter().map(|(_, under)| *under);
         // A worker that was never counted receives nothing again.
         let again = again.filter(|name| order.vectors.iter().any(|vector| vector.name == *name));
-        let names = std::iter::once(MODEL).chain(algorithm.down().iter().copied()).chain(again);
-        let wanted: Vec<Wanted> = names.map(wanted).collect::<Result<_, Ended>>()?;
-        self.cache.keep(&order.run, wanted.iter().map(|vector| vector.digest));
+        let names = algorithm.down().iter().copied().chain(again);
+        let (model, others) = (wanted(MODEL)?, names.map(wanted).collect::<Result<Vec<Wanted>, Ended>>()?);
+        let packed =
+            algorithm.packed().and_then(|name| order.vectors.iter().find(|vector| vector.name == name));
+        let named = others.iter().chain([&model]).chain(packed).map(|vector| vector.digest);
+        self.cache.keep(&order.run, named);
+        let (run, round, spec) = (&order.run, order.round, &order.spec);
         let mut down = Vectors::new();
-        for vector in wanted {
-            let value = self.vector(&order.run, order.round, &vector, cancel).await?;
+        down.insert(MODEL.to_owned(), self.model((run, round, spec), (&model, packed), cancel).await?);
+        for vector in others {
+            let value = self.vector(run, round, &vector, cancel).await?;
             down.insert(vector.name, value);
         }
         Ok(down)
+    }
+
+    /// A model: from what is held, or made from something shorter, or as it is.
+    async fn model(
+        &mut self,
+        (run, round, spec): (&RunId, u64, &Arc<RunSpec>),
+        (model, packed): (&Wanted, Option<&Wanted>),
+        cancel: &CancellationToken,
+    ) -> Result<Vector, Ended> {
+        let shorter = packed.filter(|packed| packed.length < model.length);
+        let Some(packed) = shorter.filter(|_| self.cache.get(&model.digest).is_none()) else {
+            return self.vector(run, round, model, cancel).await;
+        };
+        let words = self.vector(run, round, packed, cancel).await?;
+        let made = self.bench.unpack(Arc::clone(spec), words).await?;
+        let digest = Digest::of_vector(&made);
+        if digest != model.digest {
+            let detail = format!("`{}` makes the model {digest}, expected {}", packed.name, model.digest);
+            return Err(Ended::Declined(DeclineReason::Transfer, detail));
+        }
+        self.cache.insert(digest, Arc::clone(&made));
+        Ok(made)
     }
 
     async fn vector(
@@ -227,22 +255,23 @@ impl Jobs {
             // No predictions, so that nobody waits for a report that cannot come.
             Err(Ended::Declined(_, detail)) => {
                 tracing::warn!(%run, round, detail, "cannot evaluate, reporting no predictions");
-                Scores::default()
+                Judged::default()
             }
         };
-        let Scores { predictions, correct, loss_sum } = scores;
+        let Scores { predictions, correct, .. } = scores.shared;
         tracing::info!(%run, round, predictions, correct, "evaluated");
-        let report =
-            v1::EvaluationReport { run: run.to_string(), round: *round, predictions, correct, loss_sum };
-        self.tell(Body::Evaluation(report), cancel).await;
+        self.tell(Body::Evaluation(message::report(run, *round, scores)), cancel).await;
     }
 
-    async fn evaluate(&mut self, order: &Evaluation, cancel: &CancellationToken) -> Result<Scores, Ended> {
+    async fn evaluate(&mut self, order: &Evaluation, cancel: &CancellationToken) -> Result<Judged, Ended> {
         let length = self.bench.prepare(Arc::clone(&order.spec)).await?;
         check_length(&order.model, length).map_err(|detail| Ended::Declined(DeclineReason::Spec, detail))?;
-        self.cache.keep_also(&order.run, order.model.digest);
-        let model = self.vector(&order.run, order.round, &order.model, cancel).await?;
-        self.bench.evaluate(Arc::clone(&order.spec), model, cancel.clone()).await
+        for vector in [&order.model].into_iter().chain(&order.packed) {
+            self.cache.keep_also(&order.run, vector.digest);
+        }
+        let named = (&order.run, order.round, &order.spec);
+        let model = self.model(named, (&order.model, order.packed.as_ref()), cancel).await?;
+        self.bench.evaluate(order, model, cancel.clone()).await
     }
 
     /// Says something that must be heard: waits for a session.

@@ -157,6 +157,7 @@ async fn idle(session: &mut Conversation, w: &v1::VectorRef) {
         round: 0,
         spec: spec("fedavg").to_json(),
         model: Some(w.clone()),
+        packed: None,
     };
     session.order(Order::Evaluate(request)).await;
     let Body::Evaluation(report) = session.hear().await else { panic!("no report") };

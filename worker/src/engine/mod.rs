@@ -81,6 +81,12 @@ impl Model {
         self.layout.specs()
     }
 
+    /// Name and length of each tensor, in that order.
+    pub fn named_lengths(&self) -> Vec<(String, usize)> {
+        let length = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().product());
+        self.tensors().iter().map(length).collect()
+    }
+
     /// Lengths of the layers, in the order in which they lie in the flat vector: those of the runs of tensors
     /// whose names agree up to the last dot.
     pub fn layers(&self) -> Vec<usize> {

@@ -353,6 +353,7 @@ impl Node {
 
     fn header(&self, model: &Arc<Vec<f32>>) -> v1::ExportHeader {
         v1::ExportHeader {
+            average: String::new(),
             run: self.parts.spec.name.clone(),
             name: self.parts.name.clone(),
             round: self.round().checked_sub(1),

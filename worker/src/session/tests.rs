@@ -371,7 +371,7 @@ fn abandoned_work_stops_and_a_finished_run_is_forgotten() {
 fn a_finished_run_may_still_be_evaluated() {
     let mut bed = Bed::connected();
     let model = assignment("a", 8).vectors.remove(0);
-    let evaluation = Evaluation { run: run("a"), round: 8, spec: spec(), model };
+    let evaluation = Evaluation { run: run("a"), round: 8, spec: spec(), model, packed: None };
     let command = Command::Evaluate(Box::new(evaluation.clone()));
     assert_eq!(bed.command(command.clone()), [begins(1, Work::Evaluate(evaluation))]);
     assert_eq!(bed.command(command), [], "already on it");

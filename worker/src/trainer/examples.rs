@@ -6,7 +6,7 @@
 use super::TrainError;
 use crate::{
     Config, Share,
-    data::{Dataset, Source, Split, partition},
+    data::{Dataset, Source, Split, matched, partition},
 };
 use proto::{
     nearest::nearest,
@@ -47,10 +47,16 @@ impl Examples {
         self.part(spec, Split::Train, division, share)
     }
 
-    /// What this worker evaluates on: its held-out data, or its share of them. Always IID: the skew of
-    /// a run is in what is trained on.
+    /// What this worker evaluates on: its held-out data, or its share of them. IID, since the skew of a run is
+    /// in what is trained on, unless the run asks for the worker's own mix of labels.
     pub(super) fn held_out(&mut self, spec: &RunSpec) -> Result<Dataset, TrainError> {
         match self.share {
+            Some(share) if spec.evaluation.matched => {
+                let histogram = self.training(spec)?.class_histogram();
+                let whole = self.whole(&spec.data, Split::Test)?;
+                let key = [spec.seed, share.index as u64];
+                Ok(whole.subset(&matched(&whole, &histogram, share.of, &key)))
+            }
             Some(share) => self.part(spec, Split::Test, &PartitionSpec::Iid {}, share),
             None => self.whole(&spec.data, Split::Test),
         }

@@ -5,15 +5,16 @@
 
 use super::{
     EvaluateJob, LocalResult, NoisySteps, Opened, Private, Progress, Report, Scores, Train, TrainError,
-    TrainJob, examples::Examples,
+    TrainJob, details, examples::Examples,
 };
 use crate::{
     Config,
-    data::{DataInfo, Dataset, Rng, epoch_order, stream},
+    data::{Batch, DataInfo, Dataset, Rng, epoch_order, stream},
     engine::{Model, TensorSpec},
 };
 use algorithms::{
-    LocalRun,
+    LocalRun, axpy,
+    evaluation::Details,
     local::{Probe, StepSize, Walk},
     seed,
 };
@@ -148,6 +149,14 @@ impl Train for EngineTrainer {
         Ok(self.model(&spec.model, &info)?.tensors().iter().map(|tensor| tensor.shape.clone()).collect())
     }
 
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
+        if let ModelSpec::Flat { parameters } = spec.model {
+            return Ok(vec![("flat".to_owned(), parameters)]);
+        }
+        let info = self.examples.training(spec)?.info().clone();
+        Ok(self.model(&spec.model, &info)?.named_lengths())
+    }
+
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {
         if let ModelSpec::Flat { .. } = job.spec.model {
             return Ok(flat(job, self.worker, std::mem::take(&mut self.spare)));
@@ -192,6 +201,15 @@ impl Train for EngineTrainer {
         let model = self.model(&job.spec.model, examples.info())?;
         scores(model, &examples, &job.model, report)
     }
+
+    fn details(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Details, TrainError> {
+        if let ModelSpec::Flat { .. } = job.spec.model {
+            return Ok(Details::default());
+        }
+        let examples = self.examples.held_out(&job.spec)?;
+        let model = self.model(&job.spec.model, examples.info())?;
+        details(model, &examples, &job.model, report)
+    }
 }
 
 /// One local run.
@@ -210,21 +228,22 @@ impl Loop<'_> {
         if let Some(private) = self.job.noisy_steps() {
             return self.run_privately(private, report);
         }
-        let local = &self.job.spec.local;
-        let due = steps_due(local, self.examples.len());
+        let TrainJob { spec, round, .. } = self.job;
+        let due = steps_due(spec, *round, self.examples.len());
         let mut walk = self.walk();
+        let mut part = Vec::new();
         let start_loss = self.job.plan.start_loss.then(|| self.loss_at(walk.weights())).transpose()?;
         let (mut done, mut loss) = (0, 0.0);
         for epoch in 0.. {
             let mut augment = self.augment(epoch);
-            for batch in self.order(epoch).chunks(local.batch.max(1)) {
-                let batch = self.examples.batch(batch, augment.as_mut());
+            for batch in self.order(epoch).chunks(spec.batch(*round)) {
+                let part_size = batch.len().div_ceil(spec.local.accumulate.max(1));
+                let parts = batch.chunks(part_size.max(1));
+                let parts: Vec<Batch> =
+                    parts.map(|part| self.examples.batch(part, augment.as_mut())).collect();
                 loss += walk.step(|w, grad| {
-                    let outcome = self.model.gradient(w, &batch, grad).map_err(training)?;
-                    if outcome.loss.is_finite() {
-                        return Ok(outcome.loss);
-                    }
-                    Err(self.diverged("the loss", done + 1))
+                    let loss = self.gradient(w, &parts, grad, &mut part)?;
+                    if loss.is_finite() { Ok(loss) } else { Err(self.diverged("the loss", done + 1)) }
                 })?;
                 done += 1;
                 if report(Progress { done: done.into(), due: due.into() }).is_break() {
@@ -237,6 +256,31 @@ impl Loop<'_> {
             }
         }
         Err(TrainError::Training("more epochs than can be counted".into()))
+    }
+
+    /// Overwrites `grad` by the gradient of the mean loss over the parts of a mini-batch, one after the other;
+    /// gives the loss. A mini-batch in one part is as if there were none.
+    fn gradient(
+        &self,
+        w: &[f32],
+        parts: &[Batch],
+        grad: &mut [f32],
+        part: &mut Vec<f32>,
+    ) -> Result<f64, TrainError> {
+        if let [whole] = parts {
+            return Ok(self.model.gradient(w, whole, grad).map_err(training)?.loss);
+        }
+        let total: u64 = parts.iter().map(|part| part.labels.len() as u64).sum();
+        part.resize(grad.len(), 0.0);
+        grad.fill(0.0);
+        let mut loss = 0.0;
+        for batch in parts {
+            let outcome = self.model.gradient(w, batch, part).map_err(training)?;
+            let share = outcome.predictions as f64 / total.max(1) as f64;
+            axpy(grad, share as f32, part);
+            loss += share * outcome.loss;
+        }
+        Ok(loss)
     }
 
     fn walk(&self) -> Walk {
@@ -310,14 +354,12 @@ impl Loop<'_> {
     }
 }
 
-/// Steps of a local run: `steps`, or whole epochs. The last batch of an epoch may be smaller, no example
+/// Steps of a local run of a round: `steps`, or whole epochs. The last batch of an epoch may be smaller, no example
 /// is left out.
-pub fn steps_due(local: &LocalSpec, examples: usize) -> u32 {
-    let epoch = examples.div_ceil(local.batch.max(1)).max(1);
-    local
-        .steps
-        .unwrap_or_else(|| u32::try_from(epoch).unwrap_or(u32::MAX).saturating_mul(local.epochs))
-        .max(1)
+pub fn steps_due(spec: &RunSpec, round: u64, examples: usize) -> u32 {
+    let epoch = examples.div_ceil(spec.batch(round)).max(1);
+    let LocalSpec { steps, epochs, .. } = spec.local;
+    steps.unwrap_or_else(|| u32::try_from(epoch).unwrap_or(u32::MAX).saturating_mul(epochs)).max(1)
 }
 
 fn training(error: impl std::fmt::Display) -> TrainError {

@@ -3,22 +3,26 @@
 //! The trait stands between the job and the engine, so that the simulator and the tests can train toy
 //! objectives under the same sessions, states and transfers.
 
+mod details;
 mod examples;
 mod local;
 mod outgoing;
 mod private;
 mod shares;
 mod steps;
+mod turn;
 mod update;
 
+pub use details::details;
 pub use local::{EngineTrainer, local_run, scores, steps_due};
 pub use outgoing::{Outgoing, Way, outgoing, packing_seed};
 pub use private::{Private, Promise, Seal, clip_upload, clips_layers, draw_key};
 pub use shares::ShareMaker;
 pub use steps::NoisySteps;
+pub use turn::{Engine, Trained, Turn, personal_model, steps_of_round};
 pub use update::finish;
 
-use algorithms::{LocalRun, Vector, local::LocalPlan};
+use algorithms::{LocalRun, Vector, evaluation::Details, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};
 use std::{ops::ControlFlow, sync::Arc};
 
@@ -86,6 +90,17 @@ pub struct Scores {
     pub loss_sum: f64,
 }
 
+/// What a worker tells of its evaluation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Judged {
+    /// The committed model.
+    pub shared: Scores,
+    /// The worker's personal model, in a run that has them.
+    pub personal: Option<Scores>,
+    /// What the run asks for beyond that.
+    pub details: Option<Details>,
+}
+
 /// Steps done and due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -144,6 +159,14 @@ pub trait Train: Send {
         Ok(vec![vec![self.prepare(spec)?]])
     }
 
+    /// Name and length of the model's tensors, in the order in which they lie in the flat vector.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`].
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
+        Ok(vec![("w".to_owned(), self.prepare(spec)?)])
+    }
+
     /// Does one local run.
     ///
     /// # Errors
@@ -176,4 +199,13 @@ pub trait Train: Send {
     /// # Errors
     /// If there is none, or `report` cancels.
     fn evaluate(&mut self, job: &EvaluateJob, report: Report<'_>) -> Result<Scores, TrainError>;
+
+    /// Which held-out examples are taken for what, and what calibration follows from; nothing where there is
+    /// nothing to tell.
+    ///
+    /// # Errors
+    /// As for [`Self::evaluate`].
+    fn details(&mut self, _job: &EvaluateJob, _report: Report<'_>) -> Result<Details, TrainError> {
+        Ok(Details::default())
+    }
 }

@@ -9,6 +9,7 @@ use super::{Seal, TrainError, finish};
 use algorithms::{
     Algorithm, Finished, LocalRun, Vectors,
     compress::{Packed, Packing},
+    personal::Own,
     seed,
 };
 use std::sync::Arc;
@@ -25,6 +26,15 @@ pub struct Way<'a> {
     pub seal: Seal<'a>,
     /// How it is compressed, and the seed of this run and worker for it.
     pub packing: Option<(&'a Packing, u64)>,
+    /// Parts of the model that are the worker's own, and what it keeps of them.
+    pub own: Option<(&'a Own, &'a Vectors)>,
+}
+
+impl Way<'_> {
+    fn keep(&self, next: &mut Vectors) {
+        let kept = self.own.iter().flat_map(|(_, kept)| kept.iter());
+        next.extend(kept.map(|(name, vector)| (name.clone(), Arc::clone(vector))));
+    }
 }
 
 /// What leaves the worker, and what it keeps.
@@ -57,12 +67,14 @@ pub fn outgoing(
 ) -> Result<Outgoing, TrainError> {
     let to = (way.round, way.seal);
     let Some((packing, seed)) = way.packing else {
-        let Finished { upload, next } = finish(algorithm, trained, (down, state), to, seen)?;
+        let Finished { upload, mut next } = finish(algorithm, trained, (down, state), (to, way.own), seen)?;
+        way.keep(&mut next);
         return Ok(Outgoing { payload: upload.clone(), read: upload, next });
     };
     let run = trained?;
     let facts = (run.steps, run.lr);
-    let Finished { upload, mut next } = finish(algorithm, Ok(run), (down, state), to, &mut |_| ())?;
+    let Finished { upload, mut next } =
+        finish(algorithm, Ok(run), (down, state), (to, way.own), &mut |_| ())?;
     let mut out = Outgoing { payload: Vectors::new(), read: Vectors::new(), next: Vectors::new() };
     let mut errors = Vectors::new();
     for (name, vector) in upload {
@@ -83,6 +95,7 @@ pub fn outgoing(
         out.read.insert(name, Arc::new(decoded));
     }
     algorithm.realign(&mut next, &errors, facts);
+    way.keep(&mut next);
     out.next.extend(next);
     let vectors = out.next.values().chain(out.read.values());
     if vectors.flat_map(|vector| vector.iter()).all(|value| value.is_finite()) {
@@ -108,7 +121,7 @@ mod tests {
         let algorithm = algorithms::make(kind, &algorithms::Params::new()).unwrap();
         let server = algorithms::fresh_server(algorithm.as_ref(), Arc::new(some(1)));
         let run = LocalRun::new(Arc::new(some(1)), some(2), 3, 0.1);
-        let way = Way { round: 4, seal: Seal::Open, packing: packing.map(|packing| (packing, 7)) };
+        let way = Way { round: 4, seal: Seal::Open, packing: packing.map(|packing| (packing, 7)), own: None };
         let mut seen = Vec::new();
         let sent = outgoing(algorithm.as_ref(), Ok(run), (&server, state), &way, &mut |block| {
             seen.extend_from_slice(block);

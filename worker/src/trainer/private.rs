@@ -159,7 +159,11 @@ impl Seal<'_> {
         matches!(self, Self::Noised(..) | Self::Shared { .. })
     }
 
-    pub(super) fn close(self, upload: &mut Vectors) -> Result<(), TrainError> {
+    /// Does it.
+    ///
+    /// # Errors
+    /// If the upload cannot be shortened, or the noise is out of the sampler's bounds.
+    pub fn close(self, upload: &mut Vectors) -> Result<(), TrainError> {
         match self {
             Self::Open => Ok(()),
             Self::Clipped(norm, layers) => clip_upload(upload, norm, layers),

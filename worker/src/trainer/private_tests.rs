@@ -203,7 +203,7 @@ fn a_failed_run_under_local_privacy_looks_like_any_other() {
     let down = Vectors::from([(MODEL.to_owned(), Arc::new(vec![0.5; 4]))]);
     let private = Private::new(promise(&spec, 4), key(1));
     let finish = |trained, seal: Seal<'_>| {
-        finish(algorithm.as_ref(), trained, (&down, &Vectors::new()), (0, seal), &mut |_| ())
+        finish(algorithm.as_ref(), trained, (&down, &Vectors::new()), ((0, seal), None), &mut |_| ())
     };
     let run = |end: f32| LocalRun::new(Arc::clone(&down[MODEL]), vec![end; 4], 2, 0.1);
     let failed = || Err(TrainError::Training("the loss became infinite".into()));

@@ -37,7 +37,11 @@ pub struct NoisySteps<'a> {
     /// The quantum over `q·n`.
     unit: f64,
     step: u64,
+    /// Of all groups but the last.
     sum: Vec<f64>,
+    /// Whether there are none.
+    empty: bool,
+    /// Of the last group.
     part: Vec<f32>,
     quanta: Vec<i64>,
 }
@@ -79,6 +83,7 @@ impl<'a> NoisySteps<'a> {
             unit: grid.quantum() / expected,
             step: 0,
             sum: vec![0.0; length],
+            empty: true,
             part: vec![0.0; length],
             quanta: vec![0; length],
         })
@@ -95,33 +100,64 @@ impl<'a> NoisySteps<'a> {
         let mut drawn: Vec<usize> =
             (0..self.examples.len()).filter(|_| u128::from(coins.next_u64()) < self.below).collect();
         drawn.truncate(self.most);
-        self.sum.fill(0.0);
-        for group in drawn.chunks(GROUP) {
-            self.add(w, group)?;
-        }
-        let inverse = 1.0 / self.grid.quantum();
-        let (sampler, unit, sum) = (&self.sampler, self.unit, &self.sum);
-        let shard = |(at, (quanta, grad)): (usize, (&mut [i64], &mut [f32]))| {
-            let sum = &sum[at * SHARD..][..quanta.len()];
-            quanta.iter_mut().zip(sum).for_each(|(q, x)| *q = (x * inverse).round_ties_even() as i64);
+        self.sum_up(w, &drawn)?;
+        let (sampler, grid, unit) = (&self.sampler, self.grid, self.unit);
+        let before = (!self.empty).then_some(&self.sum);
+        let shard = |(at, ((quanta, last), grad)): (usize, ((&mut [i64], &[f32]), &mut [f32]))| {
+            let before = before.map(|sum| &sum[at * SHARD..][..last.len()]);
+            grid.round_sums(before, last, quanta);
             release.add_noise(sampler, (0, at as u32), quanta, 1);
-            grad.iter_mut().zip(&*quanta).for_each(|(g, q)| *g = (*q as f64 * unit) as f32);
+            Grid::values(quanta, unit, grad);
         };
-        self.quanta.par_chunks_mut(SHARD).zip(grad.par_chunks_mut(SHARD)).enumerate().for_each(shard);
+        let quanta = self.quanta.par_chunks_mut(SHARD);
+        let shards = quanta.zip(self.part.par_chunks(SHARD)).zip(grad.par_chunks_mut(SHARD));
+        shards.enumerate().for_each(shard);
         Ok(())
     }
 
-    /// Adds the clipped gradients of these records.
-    fn add(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
-        let batch = self.examples.batch(group, None);
-        self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
-        if self.part.iter().all(|x| x.is_finite()) {
-            self.sum.iter_mut().zip(&self.part).for_each(|(sum, x)| *sum += f64::from(*x));
-        } else if let [_] = group {
-            // A record without a finite gradient counts as zero: it must not touch what others add.
-        } else {
-            group.chunks(1).try_for_each(|one| self.add(w, one))?;
+    /// Leaves the sum of the clipped gradients of these records in `sum`, unless `empty`, and `part`.
+    fn sum_up(&mut self, w: &[f32], drawn: &[usize]) -> Result<(), TrainError> {
+        let mut groups = drawn.chunks(GROUP);
+        let last = groups.next_back();
+        self.empty = true;
+        for group in groups {
+            self.measure(w, group)?;
+            self.add();
         }
+        if let Some(group) = last {
+            return self.measure(w, group);
+        }
+        self.part.fill(0.0);
         Ok(())
     }
+
+    /// Overwrites `part` by the clipped gradients of these records. A record without a finite gradient counts
+    /// as zero: it must not touch what others add.
+    fn measure(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
+        let batch = self.examples.batch(group, None);
+        self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
+        if is_finite(&self.part) {
+            return Ok(());
+        }
+        for one in group.chunks(1).filter(|_| group.len() > 1) {
+            self.measure(w, one)?;
+            self.add();
+        }
+        self.part.fill(0.0);
+        Ok(())
+    }
+
+    fn add(&mut self) {
+        let (sum, part) = (&mut self.sum, &self.part);
+        if std::mem::take(&mut self.empty) {
+            sum.iter_mut().zip(part).for_each(|(sum, x)| *sum = f64::from(*x));
+        } else {
+            sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x));
+        }
+    }
+}
+
+fn is_finite(values: &[f32]) -> bool {
+    // Without an early end, so that it is done by vectors.
+    values.iter().fold(0, |most, x| most.max((x.to_bits() & 0x7fff_ffff) as i32)) < 0x7f80_0000
 }

@@ -158,3 +158,34 @@ fn a_plan_says_where_a_run_starts_and_what_is_measured() {
     assert!(moved.start.iter().all(|w| *w == 0.01) && moved.start_loss.is_none());
     assert_ne!(moved.end, run.end);
 }
+
+fn trained(keys: &str, round: u64) -> LocalResult {
+    let mut trainer = trainer(None);
+    let job = job(&mut trainer, spec(&[LINEAR, keys].concat()), round);
+    trainer.train(&job, &mut go).unwrap()
+}
+
+#[test]
+fn parts_of_a_mini_batch_add_up_to_it() {
+    let whole = trained("", 0);
+    assert_eq!(trained("accumulate=1\n", 0), whole);
+    // Augmentation is on: the draws do not depend on the parts. The last batch of an epoch has 4 examples.
+    for parts in [2, 3, 16] {
+        let got = trained(&format!("accumulate={parts}\n"), 0);
+        assert_eq!(got.run.steps, whole.run.steps);
+        assert!((got.loss - whole.loss).abs() < 1e-6, "{} {}", got.loss, whole.loss);
+        let off = got.run.end.iter().zip(&whole.run.end).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 1e-6, "{parts} parts: {off}");
+        assert_ne!(got.run.end, whole.run.end, "{parts} parts were not computed apart");
+    }
+}
+
+#[test]
+fn batches_grow_with_the_rounds() {
+    let grown = "growth={kind='step',every=1,factor=2.0,max=32}\n";
+    assert_eq!(trained(grown, 0), trained("", 0));
+    let (second, wide) = (trained(grown, 1), trained("", 1));
+    // Two epochs of 100 examples: in batches of 16 in round 0, of 32 in round 1.
+    assert_eq!((wide.run.steps, second.run.steps), (14, 8));
+    assert_eq!(trained("growth={kind='linear',add=0,max=16}\n", 1), wide);
+}

@@ -2,7 +2,7 @@
 //! and simulation share: whatever is done to an update before it is sent is done here.
 
 use super::{Seal, TrainError};
-use algorithms::{Algorithm, Finished, LocalRun, MODEL, Vectors};
+use algorithms::{Algorithm, Finished, LocalRun, MODEL, Vectors, personal::Own};
 use std::sync::Arc;
 
 /// Elements that stay in the cache from one look at them to the next.
@@ -18,7 +18,7 @@ pub fn finish(
     algorithm: &dyn Algorithm,
     trained: Result<LocalRun, TrainError>,
     (down, state): (&Vectors, &Vectors),
-    (round, seal): (u64, Seal<'_>),
+    ((round, seal), own): ((u64, Seal<'_>), Option<(&Own, &Vectors)>),
     seen: &mut dyn FnMut(&[f32]),
 ) -> Result<Finished, TrainError> {
     let finished = trained.and_then(|run| {
@@ -30,6 +30,9 @@ pub fn finish(
         Err(TrainError::Training(_)) if seal.hides_failure() => (nothing(algorithm, down, state), 0.0),
         finished => finished?,
     };
+    if let Some((own, _)) = own {
+        own.blank(&mut finished.upload);
+    }
     seal.close(&mut finished.upload)?;
     for (name, vector) in &finished.upload {
         for block in vector.chunks(BLOCK) {

@@ -25,6 +25,7 @@ fn header(w: &[f32]) -> ExportHeader {
         round: Some(7),
         model: Some(VectorRef { name: "w".into(), digest, length: w.len() as u64 }),
         tensors: vec![tensor("fc.bias", &[2]), tensor("fc.weight", &[2, 3])],
+        average: String::new(),
     }
 }
 
@@ -43,6 +44,10 @@ fn the_file_is_what_the_library_reads() {
     assert_eq!(metadata["round"], "7");
     assert_eq!(metadata["digest"], exported.digest.to_string());
     assert_eq!(describe(&header(&w), w.len()).unwrap().1, head, "equal models, equal bytes");
+    assert!(!metadata.contains_key("average"));
+    let (average, head) = describe(&ExportHeader { average: "swa".into(), ..header(&w) }, w.len()).unwrap();
+    assert_eq!(average.json(Path::new("f"))["average"], "swa");
+    assert!(String::from_utf8_lossy(&head).contains("\"average\":\"swa\""));
 }
 
 #[test]
@@ -117,8 +122,12 @@ async fn a_broken_transfer_goes_on_where_it_stopped() {
     let later = Arc::new(AtomicU64::new(0));
     let line = breaking(address, 9_000_000, Arc::clone(&later)).await;
     let mut operator = Operator::connect(&target(line)).await.unwrap();
-    let (header, w) = fetch(&mut operator, &run.id).await.unwrap();
-    assert_eq!((w.len() as u64, header.run), (LENGTH, run.id));
+    let wanted = Wanted { run: &run.id, average: None };
+    let (header, w) = fetch(&mut operator, wanted).await.unwrap();
+    assert_eq!((w.len() as u64, &header.run), (LENGTH, &run.id));
+    let missing = Wanted { run: &header.run, average: Some("ema") };
+    let error = fetch(&mut operator, missing).await.unwrap_err();
+    assert!(error.message.contains("keeps no average `ema`"), "{error}");
     let rest = later.load(Ordering::Relaxed);
     assert!((2_000_000..8_000_000).contains(&rest), "{rest} of 12,000,000 bytes came after the break");
     stop.cancel();

@@ -6,6 +6,9 @@
 
 mod dirichlet;
 mod labels;
+mod matched;
+
+pub use matched::matched;
 
 use proto::spec::PartitionSpec;
 

@@ -6,17 +6,17 @@
 use super::{Account, Ended, Reporter};
 use crate::{
     client_state::{Durable, Facts, Pending, StateError, States, Verdict},
-    message::Assignment,
+    message::{Assignment, Evaluation},
     trainer::{
-        EvaluateJob, LocalResult, Outgoing, Private, Progress, Scores, Seal, ShareMaker, Train, TrainError,
-        TrainJob, Way, clips_layers, draw_key, outgoing, packing_seed,
+        EvaluateJob, Judged, LocalResult, Outgoing, Private, Progress, Seal, ShareMaker, Train, TrainError,
+        Trained, Turn, Way, clips_layers, draw_key, outgoing, packing_seed, personal_model,
     },
 };
-use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing};
+use algorithms::{Algorithm, MODEL, Vector, Vectors, compress::Packing, personal::Own};
 use proto::{
     digest::Digest,
     names::{RunId, WorkerName},
-    spec::RunSpec,
+    spec::{RunSpec, SpecError},
     v1::DeclineReason,
 };
 use std::{
@@ -49,6 +49,20 @@ struct Tools {
     trainer: Box<dyn Train>,
     states: States,
     account: Account,
+}
+
+impl Tools {
+    /// The model that this worker uses itself.
+    fn personal(&mut self, run: &RunId, job: &EvaluateJob) -> Result<Option<Vector>, Ended> {
+        let spec = &job.spec;
+        let algorithm = spec.algorithm.make().map_err(wrong)?;
+        if !spec.has_personal_models(algorithm.as_ref()) {
+            return Ok(None);
+        }
+        let own = own(self.trainer.as_mut(), spec)?;
+        let state = &self.states.get(run, &spec.algorithm.kind, true)?.state;
+        Ok(personal_model(spec, algorithm.as_ref(), own.as_ref(), (&job.model, state)))
+    }
 }
 
 /// Trainer, client state and privacy ledgers.
@@ -167,14 +181,43 @@ impl Bench {
         .await
     }
 
+    /// The model that the run's algorithm makes from something shorter.
+    pub(super) async fn unpack(&mut self, spec: Arc<RunSpec>, words: Vector) -> Result<Vector, Ended> {
+        self.lend(move |tools| {
+            let algorithm = spec.algorithm.make().map_err(wrong)?;
+            let shapes = tools.trainer.shapes(&spec)?;
+            let made = algorithm.unpack(&words, &shapes).ok_or_else(|| {
+                let detail = "what was sent instead of the model is no such model".to_owned();
+                Ended::Declined(DeclineReason::Transfer, detail)
+            })?;
+            Ok(Arc::new(made))
+        })
+        .await
+    }
+
+    /// Judges the committed model, and the worker's own where there are such.
     pub(super) async fn evaluate(
         &mut self,
-        spec: Arc<RunSpec>,
+        order: &Evaluation,
         model: Vector,
         cancel: CancellationToken,
-    ) -> Result<Scores, Ended> {
-        let job = EvaluateJob { spec, model };
-        self.lend(move |tools| Ok(tools.trainer.evaluate(&job, &mut |_| flow(&cancel))?)).await
+    ) -> Result<Judged, Ended> {
+        let (run, job) = (order.run.clone(), EvaluateJob { spec: Arc::clone(&order.spec), model });
+        self.lend(move |tools| {
+            let report = &mut |_| flow(&cancel);
+            let shared = tools.trainer.evaluate(&job, report)?;
+            let asked = job.spec.evaluation.details;
+            let details = asked.then(|| tools.trainer.details(&job, report)).transpose()?;
+            let personal = match tools.personal(&run, &job)? {
+                None => None,
+                Some(model) => {
+                    let job = EvaluateJob { spec: Arc::clone(&job.spec), model };
+                    Some(tools.trainer.evaluate(&job, report)?)
+                }
+            };
+            Ok(Judged { shared, personal, details })
+        })
+        .await
     }
 
     pub(super) async fn settle(&mut self, run: RunId, round: u64, included: bool) {
@@ -226,13 +269,26 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
     )
 }
 
+fn wrong(error: SpecError) -> Ended {
+    Ended::Declined(DeclineReason::Spec, error.to_string())
+}
+
 fn packing(
     engine: &mut dyn Train,
     spec: &RunSpec,
     algorithm: &dyn Algorithm,
 ) -> Result<Option<Packing>, Ended> {
     let shapes = engine.shapes(spec)?;
-    spec.packing(algorithm, &shapes).map_err(|error| Ended::Declined(DeclineReason::Spec, error.to_string()))
+    spec.packing(algorithm, &shapes).map_err(wrong)
+}
+
+/// Which parts of the model are this worker's own.
+fn own(engine: &mut dyn Train, spec: &RunSpec) -> Result<Option<Own>, Ended> {
+    if spec.personal.is_none() {
+        return Ok(None);
+    }
+    let tensors = engine.tensors(spec)?;
+    spec.own(&tensors).map_err(wrong)
 }
 
 fn local_run(
@@ -242,7 +298,6 @@ fn local_run(
     report: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
-    let plan = algorithm.plan(&down, &state);
     let basis = order.basis();
     let packing = match order.spec.compression {
         None => None,
@@ -256,10 +311,17 @@ fn local_run(
     let began = Instant::now();
     let public_steps = spec.local.steps.unwrap_or(1);
     let told = spec.privacy.as_ref().is_some_and(|privacy| privacy.metrics().is_some());
-    let job = TrainJob { spec, round, lr, model: Arc::clone(&down[MODEL]), plan, private: private.cloned() };
-    let trained = engine.train(&job, report);
-    // The plan's vectors go before the next state comes.
-    drop(job);
+    let own = own(engine, &spec)?;
+    let turn = Turn {
+        spec: &spec,
+        algorithm: algorithm.as_ref(),
+        own: own.as_ref(),
+        round,
+        lr,
+        private: private.cloned(),
+    };
+    let Trained { result: trained, down, kept } =
+        turn.train(down, &state, &mut |job| engine.train(job, report));
     let seconds = began.elapsed().as_secs_f64();
     let facts = match &trained {
         Ok(LocalResult { run, examples, loss })
@@ -285,7 +347,8 @@ fn local_run(
         hasher.update(bytemuck::cast_slice(block));
     };
     let run = trained.map(|trained| trained.run);
-    let way = Way { round, seal, packing: packing.as_ref().map(|packing| (packing, seed)) };
+    let packing = packing.as_ref().map(|packing| (packing, seed));
+    let way = Way { round, seal, packing, own: own.as_ref().map(|own| (own, &kept)) };
     let Outgoing { payload, next, .. } = outgoing(algorithm.as_ref(), run, (&down, &state), &way, &mut seen)?;
     let digest = Digest(*hasher.finalize().as_bytes());
     Ok(Pending { round, basis, facts, digest, upload: payload, next })

@@ -1,11 +1,26 @@
-//! GPUs: which there are, asked of a driver that may be absent.
+//! GPUs: which there are, asked of a driver that may be absent, and how work gets there.
 //!
 //! The driver's library is opened when somebody asks, so that one program runs on machines with and
-//! without it. The vector kernels for GPUs are `vectors.cu`; they are compiled in tests and measured by
-//! `deploy/gpu/kernels.py`, and nothing in the program launches them yet: training runs on the CPU.
+//! without it, and so are NVIDIA's compiler and matrix libraries. Kernels are text (`*.cu` here), which
+//! [`Device::module`] compiles for the GPU that it finds and keeps on disk.
 
-#[cfg(test)]
+mod cache;
+mod device;
+mod gaussian;
+mod launch;
+mod library;
 mod nvrtc;
+#[cfg(test)]
+mod nvrtc_tests;
+mod survey;
+mod vectors;
+
+pub use cache::default_folder;
+pub use device::{Device, DeviceError, cublas};
+pub use gaussian::Gaussian;
+pub use nvrtc::{Compiler, Source};
+pub use survey::Survey;
+pub use vectors::{Cuda, Vector};
 
 use libloading::Library;
 use std::ffi::{CStr, c_char, c_int, c_uint};

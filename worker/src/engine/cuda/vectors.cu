@@ -1,9 +1,9 @@
 // The vector kernels (`worker/src/engine/vectors`) for a GPU: the same arithmetic, one pass over memory.
 //
-// Compiled by NVRTC for the device that is found; a test compiles every kernel for sm_80 and sm_90.
-// Every kernel takes any number of elements with any grid (grid-stride loops). Sums are partial: one
-// f64 for each block, added by the caller in the order of the blocks, so that equal grids give equal
-// bytes. Blocks have at most 1,024 threads, a multiple of 32.
+// Compiled by NVRTC for the device that is found, without fused products, so that results are the CPU's to
+// the bit wherever that says f32 or f64 step by step. Vectors begin at multiples of 16 bytes and are read
+// four scalars at a time. Sums are of one f64 for each block of a grid that follows from the length
+// alone, added in the order of the blocks. Blocks have 256 threads unless said otherwise.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -11,6 +11,30 @@ typedef long long i64;
 
 #define EACH(i, n) \
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < (n); i += (u64)gridDim.x * blockDim.x)
+// Four neighbours, from `i` on; at the end of the vector there may be fewer.
+#define QUADS(i, n) \
+    for (u64 i = 4 * (blockIdx.x * (u64)blockDim.x + threadIdx.x); i < (n); i += 4 * (u64)gridDim.x * blockDim.x)
+#define LANES(k) _Pragma("unroll") for (int k = 0; k < 4; k++)
+
+// What is past the end, or all of it where there is no vector, is 0.
+__device__ void read4(float (&v)[4], const float *x, u64 i, u64 n) {
+    if (!x) {
+        LANES(k) v[k] = 0.0f;
+    } else if (i + 4 <= n) {
+        float4 q = *(const float4 *)(x + i);
+        v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+    } else {
+        LANES(k) v[k] = i + k < n ? x[i + k] : 0.0f;
+    }
+}
+
+__device__ void write4(float *x, u64 i, u64 n, const float (&v)[4]) {
+    if (i + 4 <= n) {
+        *(float4 *)(x + i) = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+        LANES(k) if (i + k < n) x[i + k] = v[k];
+    }
+}
 
 // The sum over a block, valid in thread 0.
 __device__ double block_sum(double value) {
@@ -25,41 +49,72 @@ __device__ double block_sum(double value) {
     return value;
 }
 
-// to = sum of a_t x_t; absent terms have a null pointer.
+// to = sum of a_t x_t; absent terms have a null pointer, and none comes before a present one.
 extern "C" __global__ void combine(float *to, u64 n, float a0, const float *x0, float a1, const float *x1,
                                    float a2, const float *x2, float a3, const float *x3, float a4,
                                    const float *x4, float a5, const float *x5) {
-    EACH(i, n) {
-        float sum = x0 ? a0 * x0[i] : 0.0f;
-        if (x1) sum += a1 * x1[i];
-        if (x2) sum += a2 * x2[i];
-        if (x3) sum += a3 * x3[i];
-        if (x4) sum += a4 * x4[i];
-        if (x5) sum += a5 * x5[i];
-        to[i] = sum;
+    QUADS(i, n) {
+        float v0[4], v1[4], v2[4], v3[4], v4[4], v5[4];
+        read4(v0, x0, i, n), read4(v1, x1, i, n), read4(v2, x2, i, n);
+        read4(v3, x3, i, n), read4(v4, x4, i, n), read4(v5, x5, i, n);
+        LANES(k) {
+            float sum = x0 ? a0 * v0[k] : 0.0f;
+            if (x1) sum += a1 * v1[k];
+            if (x2) sum += a2 * v2[k];
+            if (x3) sum += a3 * v3[k];
+            if (x4) sum += a4 * v4[k];
+            if (x5) sum += a5 * v5[k];
+            v0[k] = sum;
+        }
+        write4(to, i, n, v0);
     }
 }
 
 // partial[block] = sum of a_i b_i
 extern "C" __global__ void dot(const float *a, const float *b, u64 n, double *partial) {
     double sum = 0.0;
-    EACH(i, n) sum += (double)a[i] * b[i];
+    bool one = a == b;
+    QUADS(i, n) {
+        float v[4], w[4];
+        read4(v, a, i, n);
+        if (!one) read4(w, b, i, n);
+        LANES(k) sum += (double)v[k] * (one ? v[k] : w[k]);
+    }
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// sums[block] = sum of the `count` parts of the block; 1,024 threads.
+extern "C" __global__ void total(const double *parts, u64 count, double *sums) {
+    double sum = 0.0;
+    for (u64 i = threadIdx.x; i < count; i += blockDim.x) sum += parts[blockIdx.x * count + i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
 // x *= min(1, limit / norm), with the squared norm in device memory: clip without a way to the host.
 extern "C" __global__ void clip(float *x, u64 n, const double *square, double limit) {
     double norm = sqrt(*square);
-    float factor = norm > limit ? (float)(limit / norm) : 1.0f;
-    EACH(i, n) x[i] *= factor;
+    if (!(norm > limit)) return;
+    float factor = (float)(limit / norm);
+    QUADS(i, n) {
+        float v[4];
+        read4(v, x, i, n);
+        LANES(k) v[k] *= factor;
+        write4(x, i, n, v);
+    }
 }
 
 // to = w + rho g / (norm of g + 1e-7), with the squared norm in device memory.
 extern "C" __global__ void perturb(float *to, const float *w, const float *g, u64 n, const double *square,
                                    float rho) {
     float reach = (float)(rho / (sqrt(*square) + 1e-7));
-    EACH(i, n) to[i] = w[i] + reach * g[i];
+    QUADS(i, n) {
+        float v[4], d[4];
+        read4(v, w, i, n), read4(d, g, i, n);
+        LANES(k) v[k] += reach * d[k];
+        write4(to, i, n, v);
+    }
 }
 
 // g' = scale g + shift + prox (w - start) + decay w; m = momentum m + g'; w -= lr m (or g').
@@ -67,119 +122,276 @@ extern "C" __global__ void perturb(float *to, const float *w, const float *g, u6
 extern "C" __global__ void descend(float *w, const float *grad, float *m, const float *shift,
                                    const float *start, u64 n, float lr, float scale, float decay, float prox,
                                    float momentum) {
-    EACH(i, n) {
-        float x = w[i];
-        float g = scale * grad[i] + (shift ? shift[i] : 0.0f) + prox * (x - (start ? start[i] : x)) + decay * x;
-        if (m) {
-            g += momentum * m[i];
-            m[i] = g;
+    QUADS(i, n) {
+        float x[4], g[4], v[4], from[4], old[4];
+        read4(x, w, i, n), read4(g, grad, i, n), read4(v, shift, i, n);
+        read4(from, start ? start : w, i, n), read4(old, m, i, n);
+        LANES(k) {
+            float d = scale * g[k] + v[k] + prox * (x[k] - from[k]) + decay * x[k];
+            if (m) d = old[k] = momentum * old[k] + d;
+            x[k] -= lr * d;
         }
-        w[i] = x - lr * g;
+        if (m) write4(m, i, n, old);
+        write4(w, i, n, x);
     }
 }
 
 // Adam with decoupled decay.
 extern "C" __global__ void adam(float *w, const float *grad, float *first, float *second, u64 n, float lr,
                                 float beta1, float beta2, float epsilon, float decay) {
-    EACH(i, n) {
-        float g = grad[i], x = w[i];
-        float m = beta1 * first[i] + (1.0f - beta1) * g;
-        float v = beta2 * second[i] + (1.0f - beta2) * g * g;
-        first[i] = m;
-        second[i] = v;
-        w[i] = x - lr * (m / (sqrtf(v) + epsilon) + decay * x);
+    QUADS(i, n) {
+        float x[4], g[4], m[4], v[4];
+        read4(x, w, i, n), read4(g, grad, i, n), read4(m, first, i, n), read4(v, second, i, n);
+        LANES(k) {
+            m[k] = beta1 * m[k] + (1.0f - beta1) * g[k];
+            v[k] = beta2 * v[k] + (1.0f - beta2) * g[k] * g[k];
+            x[k] -= lr * (m[k] / (sqrtf(v[k]) + epsilon) + decay * x[k]);
+        }
+        write4(first, i, n, m), write4(second, i, n, v), write4(w, i, n, x);
     }
 }
 
 // sums += round(x * scale), half to even
 extern "C" __global__ void encode(i64 *sums, const float *x, u64 n, double scale) {
-    EACH(i, n) sums[i] += __double2ll_rn((double)x[i] * scale);
-}
-
-// One scale, the largest magnitude / 127, for 256 scalars: one block of 256 threads for each such run.
-extern "C" __global__ void quantise(const float *x, u64 n, signed char *codes, float *scales) {
-    __shared__ float parts[8];
-    for (u64 run = blockIdx.x; run * 256 < n; run += gridDim.x) {
-        u64 i = run * 256 + threadIdx.x;
-        float v = i < n ? x[i] : 0.0f, largest = fabsf(v);
-        for (int lane = 16; lane > 0; lane /= 2)
-            largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, lane));
-        if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = largest;
-        __syncthreads();
-        for (int part = 0; part < 8; part++) largest = fmaxf(largest, parts[part]);
-        __syncthreads();
-        if (threadIdx.x == 0) scales[run] = largest / 127.0f;
-        if (i < n) codes[i] = (signed char)__float2int_rn(v * (largest > 0.0f ? 127.0f / largest : 0.0f));
+    QUADS(i, n) {
+        float v[4];
+        read4(v, x, i, n);
+        if (i + 4 <= n) {
+            longlong2 *to = (longlong2 *)(sums + i), a = to[0], b = to[1];
+            a.x += __double2ll_rn((double)v[0] * scale), a.y += __double2ll_rn((double)v[1] * scale);
+            b.x += __double2ll_rn((double)v[2] * scale), b.y += __double2ll_rn((double)v[3] * scale);
+            to[0] = a, to[1] = b;
+        } else {
+            LANES(k) if (i + k < n) sums[i + k] += __double2ll_rn((double)v[k] * scale);
+        }
     }
 }
 
-extern "C" __global__ void dequantise(const signed char *codes, const float *scales, float *x, u64 n) {
-    EACH(i, n) x[i] = (float)codes[i] * scales[i / 256];
+// One scale, the largest magnitude / 127, for 256 scalars: two warps, of 128 scalars each, a run.
+extern "C" __global__ void quantise(const float *x, u64 n, signed char *codes, float *scales) {
+    __shared__ float parts[8];
+    u32 warp = threadIdx.x / 32;
+    u64 i = 4 * (blockIdx.x * (u64)blockDim.x + threadIdx.x);
+    float v[4], largest = 0.0f;
+    read4(v, x, i, n);
+    LANES(k) largest = fmaxf(largest, fabsf(v[k]));
+    for (int lane = 16; lane > 0; lane /= 2)
+        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, lane));
+    if (threadIdx.x % 32 == 0) parts[warp] = largest;
+    __syncthreads();
+    largest = fmaxf(largest, parts[warp ^ 1]);
+    if (i >= n) return;
+    if (threadIdx.x % 64 == 0) scales[i / 256] = largest / 127.0f;
+    float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    int code[4];
+    LANES(k) code[k] = __float2int_rn(v[k] * inverse);
+    if (i + 4 <= n)
+        *(char4 *)(codes + i) = make_char4(code[0], code[1], code[2], code[3]);
+    else
+        LANES(k) if (i + k < n) codes[i + k] = (signed char)code[k];
 }
 
-// Of every `m` neighbours (at most 32) keeps the `k` largest in magnitude, the first of equals.
-extern "C" __global__ void keep_of(float *x, u64 n, u32 k, u32 m) {
+extern "C" __global__ void dequantise(const signed char *codes, const float *scales, float *x, u64 n) {
+    QUADS(i, n) {
+        float scale = scales[i / 256], v[4];
+        if (i + 4 <= n) {
+            char4 code = *(const char4 *)(codes + i);
+            v[0] = code.x * scale, v[1] = code.y * scale, v[2] = code.z * scale, v[3] = code.w * scale;
+        } else {
+            LANES(k) v[k] = i + k < n ? codes[i + k] * scale : 0.0f;
+        }
+        write4(x, i, n, v);
+    }
+}
+
+__device__ u32 order(float v) { return __float_as_uint(v) & 0x7FFFFFFFu; }
+
+// Of every four neighbours keeps the `keep` largest in magnitude, the first of equals.
+extern "C" __global__ void keep_of_four(float *x, u64 n, u32 keep) {
+    QUADS(i, n) {
+        float v[4];
+        u32 o[4];
+        read4(v, x, i, n);
+        LANES(k) o[k] = order(v[k]);
+        LANES(k) {
+            u32 before = 0;
+            LANES(j) before += o[j] > o[k] || (o[j] == o[k] && j < k);
+            if (before >= keep) v[k] = 0.0f;
+        }
+        write4(x, i, n, v);
+    }
+}
+
+// The same of every `m`, at most 64.
+extern "C" __global__ void keep_of(float *x, u64 n, u32 keep, u32 m) {
     EACH(group, (n + m - 1) / m) {
-        u64 first = group * m;
-        u32 size = n - first < m ? (u32)(n - first) : m, kept = 0;
-        for (u32 round = 0; round < k && round < size; round++) {
-            u32 best = 32, most = 0;
+        u64 first = group * m, kept = 0;
+        u32 size = n - first < m ? (u32)(n - first) : m;
+        for (u32 round = 0; round < keep && round < size; round++) {
+            u32 best = 64, most = 0;
             for (u32 i = 0; i < size; i++) {
-                u32 order = __float_as_uint(x[first + i]) & 0x7FFFFFFFu;
-                if (!(kept >> i & 1) && (best == 32 || order > most)) best = i, most = order;
+                u32 o = order(x[first + i]);
+                if (!(kept >> i & 1) && (best == 64 || o > most)) best = i, most = o;
             }
-            kept |= 1u << best;
+            kept |= 1ull << best;
         }
         for (u32 i = 0; i < size; i++)
             if (!(kept >> i & 1)) x[first + i] = 0.0f;
     }
 }
 
+// The state of a search for the k-th magnitude: nothing known, k from the top.
+extern "C" __global__ void begin(u64 *state, u64 k) {
+    if (threadIdx.x == 0) state[0] = 0, state[1] = k;
+}
+
 // Adds to counts how many magnitudes have which digit (bits `low` .. `low + bits`, at most 11), among
-// those whose bits above it are `prefix`: three of these passes find the threshold of the k largest.
-extern "C" __global__ void count_digits(const float *x, u64 n, u32 prefix, u32 low, u32 bits, u64 *counts) {
+// those whose bits above it are state[0]: three of these passes find the threshold of the k largest.
+extern "C" __global__ void count_digits(const float *x, u64 n, const u64 *state, u32 low, u32 bits, u64 *counts) {
     __shared__ u32 mine[2048];
+    u64 prefix = state[0];
     for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) mine[i] = 0;
     __syncthreads();
-    EACH(i, n) {
-        u32 order = __float_as_uint(x[i]) & 0x7FFFFFFFu;
-        if ((u64)order >> (low + bits) == prefix) atomicAdd(&mine[order >> low & ((1u << bits) - 1)], 1u);
+    QUADS(i, n) {
+        float v[4];
+        read4(v, x, i, n);
+        LANES(k) {
+            u32 o = order(v[k]);
+            if (i + k < n && (u64)o >> (low + bits) == prefix) atomicAdd(&mine[o >> low & ((1u << bits) - 1)], 1u);
+        }
     }
     __syncthreads();
     for (u32 i = threadIdx.x; i < 1u << bits; i += blockDim.x)
         if (mine[i]) atomicAdd(&counts[i], (u64)mine[i]);
 }
 
-// Zeroes magnitudes below the threshold, and those equal to it from element `last` on.
-extern "C" __global__ void cut(float *x, u64 n, u32 threshold, u64 last) {
-    EACH(i, n) {
-        u32 order = __float_as_uint(x[i]) & 0x7FFFFFFFu;
-        if (order < threshold || (order == threshold && i >= last)) x[i] = 0.0f;
-    }
-}
-
-// squares[row] of each row; one block a row.
-extern "C" __global__ void row_squares(const float *rows, u64 count, u64 width, double *squares) {
-    for (u64 row = blockIdx.x; row < count; row += gridDim.x) {
-        double sum = 0.0;
-        for (u64 i = threadIdx.x; i < width; i += blockDim.x) {
-            double v = rows[row * width + i];
-            sum += v * v;
+// The digit of the magnitude that is state[1] from the top joins state[0]; state[1] is how far from the
+// top it is among those that share the digit. One block of 1,024 threads; leaves counts at 0.
+extern "C" __global__ void next_digit(u64 *state, u64 *counts, u32 bits) {
+    __shared__ u64 above[2048];
+    u32 size = 1u << bits;
+    for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) above[i] = i < size ? counts[i] : 0, counts[i] = 0;
+    __syncthreads();
+    u64 left = state[1], prefix = state[0];
+    for (u32 step = 1; step < 2048; step *= 2) {
+        u64 sums[2];
+        for (u32 half = 0; half < 2; half++) {
+            u32 i = threadIdx.x + 1024 * half;
+            sums[half] = above[i] + (i + step < 2048 ? above[i + step] : 0);
         }
-        sum = block_sum(sum);
-        if (threadIdx.x == 0) squares[row] = sum;
+        __syncthreads();
+        for (u32 half = 0; half < 2; half++) above[threadIdx.x + 1024 * half] = sums[half];
+        __syncthreads();
+    }
+    for (u32 i = threadIdx.x; i < size; i += blockDim.x) {
+        u64 higher = i + 1 < size ? above[i + 1] : 0;
+        if (above[i] >= left && higher < left) state[0] = prefix << bits | i, state[1] = left - higher;
     }
 }
 
-// sum += rows, each scaled down to norm `limit` if it is longer.
-extern "C" __global__ void clipped_sum(const float *rows, u64 count, u64 width, const double *squares,
-                                       double limit, float *sum) {
+// equal[chunk] = how many of its 4,096 have the magnitude state[0]; one block a chunk.
+extern "C" __global__ void count_equal(const float *x, u64 n, const u64 *state, u64 *equal) {
+    u32 threshold = (u32)state[0];
+    double mine = 0.0;
+    for (u32 part = 0; part < 4; part++) {
+        u64 i = 4096 * (u64)blockIdx.x + 1024 * part + 4 * threadIdx.x;
+        if (i >= n) break;
+        float v[4];
+        read4(v, x, i, n);
+        LANES(k) mine += i + k < n && order(v[k]) == threshold;
+    }
+    mine = block_sum(mine);
+    if (threadIdx.x == 0) equal[blockIdx.x] = (u64)mine;
+}
+
+// Each count becomes the sum of those before it. One block of 1,024 threads.
+extern "C" __global__ void sums_before(u64 *counts, u64 n) {
+    __shared__ u64 parts[1024];
+    u64 each = (n + 1023) / 1024, first = each * threadIdx.x, mine = 0;
+    for (u64 i = first; i < first + each && i < n; i++) mine += counts[i];
+    parts[threadIdx.x] = mine;
+    __syncthreads();
+    for (u32 step = 1; step < 1024; step *= 2) {
+        u64 sum = parts[threadIdx.x] + (threadIdx.x >= step ? parts[threadIdx.x - step] : 0);
+        __syncthreads();
+        parts[threadIdx.x] = sum;
+        __syncthreads();
+    }
+    u64 sum = parts[threadIdx.x] - mine;
+    for (u64 i = first; i < first + each && i < n; i++) {
+        u64 count = counts[i];
+        counts[i] = sum;
+        sum += count;
+    }
+}
+
+// Zeroes magnitudes below state[0], and those equal to it after the first state[1] of all. `before`: how
+// many are equal before each chunk.
+extern "C" __global__ void cut(float *x, u64 n, const u64 *state, const u64 *before) {
+    __shared__ u32 counts[256];
+    __shared__ u64 last;
+    u32 threshold = (u32)state[0];
+    u64 start = 4096 * (u64)blockIdx.x, left = state[1], here = before[blockIdx.x];
+    // Only where the chunk may hold the last one that stays, it is looked for.
+    bool all = blockIdx.x + 1 < gridDim.x && before[blockIdx.x + 1] <= left;
+    if (threadIdx.x == 0) last = all ? n : 0;
+    if (!all && here < left) {
+        u64 first = start + 16 * threadIdx.x;
+        u32 mine = 0;
+        for (u64 i = first; i < first + 16 && i < n; i++) mine += order(x[i]) == threshold;
+        counts[threadIdx.x] = mine;
+        __syncthreads();
+        u64 sum = here;
+        for (u32 t = 0; t < threadIdx.x; t++) sum += counts[t];
+        for (u64 i = first; i < first + 16 && i < n; i++)
+            if (order(x[i]) == threshold && ++sum == left) last = i + 1;
+    }
+    __syncthreads();
+    for (u32 part = 0; part < 4; part++) {
+        u64 i = start + 1024 * part + 4 * threadIdx.x;
+        if (i >= n) break;
+        float v[4];
+        read4(v, x, i, n);
+        LANES(k) {
+            u32 o = order(v[k]);
+            if (o < threshold || (o == threshold && i + k >= last)) v[k] = 0.0f;
+        }
+        write4(x, i, n, v);
+    }
+}
+
+// partial[row * parts + part] = the squares of a part of a row; `parts` blocks a row.
+extern "C" __global__ void row_squares(const float *rows, u64 width, u64 parts, double *partial) {
+    u64 each = (width + parts - 1) / parts, part = blockIdx.x % parts;
+    u64 from = part * each, to = from + each < width ? from + each : width;
+    const float *row = rows + blockIdx.x / parts * width;
+    double sum = 0.0;
+    for (u64 i = from + threadIdx.x; i < to; i += blockDim.x) sum += (double)row[i] * row[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// norms = roots of the squares, factors = what brings each norm down to the limit.
+extern "C" __global__ void clip_factors(double *squares, u64 count, double limit, float *factors) {
+    EACH(i, count) {
+        double norm = squares[i] = sqrt(squares[i]);
+        factors[i] = norm > limit ? (float)(limit / norm) : 1.0f;
+    }
+}
+
+// sum += factor * row, for each row.
+extern "C" __global__ void add_rows(const float *rows, u64 count, u64 width, const float *factors, float *sum) {
     EACH(i, width) {
         float total = sum[i];
-        for (u64 row = 0; row < count; row++) {
-            double norm = sqrt(squares[row]);
-            total += (norm > limit ? (float)(limit / norm) : 1.0f) * rows[row * width + i];
+        u64 row = 0;
+        for (; row + 8 <= count; row += 8) {
+            float v[8];
+#pragma unroll
+            for (int k = 0; k < 8; k++) v[k] = rows[(row + k) * width + i];
+#pragma unroll
+            for (int k = 0; k < 8; k++) total += factors[row + k] * v[k];
         }
+        for (; row < count; row++) total += factors[row] * rows[row * width + i];
         sum[i] = total;
     }
 }
@@ -192,15 +404,87 @@ __device__ u64 mix(u64 x) {
     return z ^ (z >> 31);
 }
 
+// Logarithm, sine and cosine as the crate libm has them (they are FreeBSD's, by Sun Microsystems, 1993),
+// operation by operation, so that noise is the CPU's to the bit. For 0 < x <= 1.
+__device__ double ln(double x) {
+    if (x == 1.0) return 0.0;
+    u64 bits = __double_as_longlong(x);
+    u32 high = (u32)(bits >> 32) + (0x3ff00000u - 0x3fe6a09eu);
+    int k = (int)(high >> 20) - 0x3ff;
+    high = (high & 0x000fffffu) + 0x3fe6a09eu;
+    double f = __longlong_as_double((u64)high << 32 | (bits & 0xffffffffu)) - 1.0;
+    double hfsq = 0.5 * f * f, s = f / (2.0 + f), z = s * s, w = z * z;
+    double t1 = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01));
+    double t2 = z * (6.666666666666735130e-01 +
+                     w * (2.857142874366239149e-01 +
+                          w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01)));
+    double r = t2 + t1, dk = k;
+    return s * (hfsq + r) + dk * 1.90821492927058770002e-10 - hfsq + f + dk * 6.93147180369123816490e-01;
+}
+
+__device__ double kernel_sine(double x, double y, bool tail) {
+    double z = x * x, w = z * z;
+    double r = 8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 + z * 2.75573137070700676789e-06) +
+               z * w * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10);
+    double v = z * x, s1 = -1.66666666666666324348e-01;
+    return tail ? x - ((z * (0.5 * y - v * r) - y) - v * s1) : x + v * (s1 + z * r);
+}
+
+__device__ double kernel_cosine(double x, double y) {
+    double z = x * x, w = z * z;
+    double r = z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * 2.48015872894767294178e-05)) +
+               w * w * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11));
+    double hz = 0.5 * z;
+    w = 1.0 - hz;
+    return w + (((1.0 - w) - hz) + (z * r - x * y));
+}
+
+// For 0 <= x <= 2 pi.
+__device__ void sine_cosine(double x, double &sine, double &cosine) {
+    u32 high = (u32)((u64)__double_as_longlong(x) >> 32);
+    if (high <= 0x3fe921fbu) {
+        bool tiny = high < 0x3e46a09eu;
+        sine = tiny ? x : kernel_sine(x, 0.0, false);
+        cosine = tiny ? 1.0 : kernel_cosine(x, 0.0);
+        return;
+    }
+    int n = high <= 0x4002d97cu ? 1 : high <= 0x400f6a7au ? 2 : high <= 0x4015fdbcu ? 3 : 4;
+    // pi/2 in parts of 33 bits, each with what is missing.
+    double first = 1.57079632673412561417e+00, rest1 = 6.07710050650619224932e-11;
+    double second = 6.07710050630396597660e-11, rest2 = 2.02226624879595063154e-21;
+    double third = 2.02226624871116645580e-21, rest3 = 8.47842766036889956997e-32;
+    double r = x - n * first, w = n * rest1, y0 = r - w;
+    bool near = high == 0x3ff921fbu || high == 0x400921fbu || high == 0x4012d97cu || high == 0x401921fbu;
+    int exponent = high >> 20;
+    if (near && exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 16) {
+        double t = r;
+        w = n * second, r = t - w;
+        w = n * rest2 - ((t - r) - w), y0 = r - w;
+        if (exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 49) {
+            t = r;
+            w = n * third, r = t - w;
+            w = n * rest3 - ((t - r) - w), y0 = r - w;
+        }
+    }
+    double y1 = (r - y0) - w, s = kernel_sine(y0, y1, true), c = kernel_cosine(y0, y1);
+    sine = n == 1 ? c : n == 2 ? -s : n == 3 ? -c : s;
+    cosine = n == 1 ? -s : n == 2 ? -c : n == 3 ? s : c;
+}
+
 // Adds Gaussian noise named by key and index (Box and Muller on 32 bits each); simulations only.
 extern "C" __global__ void add_noise(float *x, u64 n, float deviation, u64 key) {
-    EACH(pair, (n + 1) / 2) {
-        u64 word = mix(key ^ pair);
-        double radius = ((double)(word >> 32) + 1.0) / 4294967296.0;
-        double angle = (double)(u32)word / 4294967296.0;
-        double length = deviation * sqrt(-2.0 * log(radius)), sine, cosine;
-        sincospi(2.0 * angle, &sine, &cosine);
-        x[2 * pair] += (float)(length * cosine);
-        if (2 * pair + 1 < n) x[2 * pair + 1] += (float)(length * sine);
+    QUADS(i, n) {
+        float v[4];
+        read4(v, x, i, n);
+        for (int pair = 0; pair < 2; pair++) {
+            u64 word = mix(key ^ (i / 2 + pair));
+            double radius = ((double)(word >> 32) + 1.0) / 4294967296.0;
+            double angle = (double)(u32)word / 4294967296.0;
+            double length = (double)deviation * sqrt(-2.0 * ln(radius)), sine, cosine;
+            sine_cosine(6.283185307179586 * angle, sine, cosine);
+            v[2 * pair] += (float)(length * cosine);
+            v[2 * pair + 1] += (float)(length * sine);
+        }
+        write4(x, i, n, v);
     }
 }

@@ -15,7 +15,7 @@
 //!         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 //! ```
 
-use super::{Built, Image, Network};
+use super::{Built, Image, Network, prompted::Prompt};
 use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear};
 use crate::engine::layout::{Layout, Params};
@@ -55,11 +55,16 @@ pub(super) fn build(info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for Cnn {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = self.image.load(shard);
+        let mut x = self.image.load(params, shard)?;
         for conv in &self.conv {
             x = max_pool(&conv.forward_relu(params, &x)?, HALVE)?;
         }
         let [fc1, fc2] = &self.fc;
         fc2.forward(params, &fc1.forward_relu(params, &flatten(&x)?)?)
+    }
+
+    fn prompt(&mut self, prompt: Prompt) -> bool {
+        self.image.prompt = Some(prompt);
+        true
     }
 }

@@ -21,7 +21,7 @@
 //!         return self.fc3(x)
 //! ```
 
-use super::{Built, Image, Network};
+use super::{Built, Image, Network, prompted::Prompt};
 use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear};
 use crate::engine::layout::{Layout, Params};
@@ -68,12 +68,17 @@ pub(super) fn build(info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for LeNet {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = self.image.load(shard);
+        let mut x = self.image.load(params, shard)?;
         for conv in &self.conv {
             x = max_pool(&conv.forward_relu(params, &x)?, HALVE)?;
         }
         let [fc1, fc2, fc3] = &self.fc;
         let x = fc1.forward_relu(params, &flatten(&x)?)?;
         fc3.forward(params, &fc2.forward_relu(params, &x)?)
+    }
+
+    fn prompt(&mut self, prompt: Prompt) -> bool {
+        self.image.prompt = Some(prompt);
+        true
     }
 }

@@ -6,6 +6,7 @@ mod cnn;
 mod lenet;
 mod linear;
 mod mlp;
+mod prompted;
 mod resnet;
 
 use super::EngineError;
@@ -14,6 +15,7 @@ use super::layout::{Init, Layout, Params};
 use super::shards::{self, Shard};
 use super::tensor::{self, Tensor};
 use crate::data::{Batch, DataInfo, Inputs};
+use prompted::Prompt;
 use proto::spec::ModelSpec;
 
 /// A network without its weights.
@@ -25,6 +27,11 @@ pub(super) trait Network: Send + Sync + std::fmt::Debug {
     /// of small networks larger. Part of the result's definition: changing it changes last bits.
     fn shard(&self) -> usize {
         25
+    }
+
+    /// Takes a visual prompt, if its inputs are images.
+    fn prompt(&mut self, _prompt: Prompt) -> bool {
+        false
     }
 }
 
@@ -114,7 +121,24 @@ pub(super) fn build(
     info: &DataInfo,
     layout: &mut Layout,
 ) -> Result<Option<Fitted>, EngineError> {
-    let network = match spec {
+    if let ModelSpec::Flat { parameters } = spec {
+        layout.tensor("flat", &[*parameters], Init::Uniform(0.05));
+        return Ok(None);
+    }
+    let network = network(spec, info, layout)?;
+    let (vocabulary, inputs, predictions, classes) = match *info {
+        DataInfo::Images { channels, height, width, classes } => {
+            (None, channels * height * width, 1, classes)
+        }
+        DataInfo::Features { dimension, classes } => (None, dimension, 1, classes),
+        DataInfo::Text { vocabulary, sequence } => (Some(vocabulary), sequence, sequence, vocabulary),
+    };
+    let task = Task { vocabulary, inputs, predictions, classes, shard: network.shard() };
+    Ok(Some((network, task)))
+}
+
+fn network(spec: &ModelSpec, info: &DataInfo, layout: &mut Layout) -> Built {
+    match spec {
         ModelSpec::Linear {} => linear::build(info, layout),
         ModelSpec::Mlp { hidden } => mlp::build(hidden, info, layout),
         ModelSpec::Lenet {} => lenet::build(info, layout),
@@ -126,20 +150,11 @@ pub(super) fn build(
         ModelSpec::CharGpt { width, heads, layers } => {
             char_gpt::build([*width, *heads, *layers], info, layout)
         }
-        ModelSpec::Flat { parameters } => {
-            layout.tensor("flat", &[*parameters], Init::Uniform(0.05));
-            return Ok(None);
+        ModelSpec::Prompted { padding, base } => {
+            prompted::wrap(network(base, info, layout), (*padding, info), layout)
         }
-    }?;
-    let (vocabulary, inputs, predictions, classes) = match *info {
-        DataInfo::Images { channels, height, width, classes } => {
-            (None, channels * height * width, 1, classes)
-        }
-        DataInfo::Features { dimension, classes } => (None, dimension, 1, classes),
-        DataInfo::Text { vocabulary, sequence } => (Some(vocabulary), sequence, sequence, vocabulary),
-    };
-    let task = Task { vocabulary, inputs, predictions, classes, shard: network.shard() };
-    Ok(Some((network, task)))
+        ModelSpec::Flat { .. } => Err(unfit("flat", "a bare vector has no inputs")),
+    }
 }
 
 /// Dimensions that multiply to something, none of them zero.
@@ -174,6 +189,8 @@ struct Image {
     height: usize,
     width: usize,
     classes: usize,
+    /// Added to every image.
+    prompt: Option<Prompt>,
 }
 
 impl Image {
@@ -191,18 +208,22 @@ impl Image {
                 ("the number of classes", classes),
             ],
         )?;
-        Ok(Self { channels, height, width, classes })
+        Ok(Self { channels, height, width, classes, prompt: None })
     }
 
-    /// The shard's images, channels last.
-    fn load(&self, shard: &Shard<'_>) -> Tensor {
+    /// The shard's images, channels last, with the prompt if there is one.
+    fn load(&self, params: &Params, shard: &Shard<'_>) -> tensor::Result<Tensor> {
         let Self { channels, height, width, .. } = *self;
         let size = channels * height * width;
         let mut values = Buffer::any(shard.dense.len());
         for (from, to) in shard.dense.chunks_exact(size).zip(values.chunks_exact_mut(size)) {
             super::ops::pool::transpose(from, to, height * width);
         }
-        Tensor::new(values, &[shard.size, height, width, channels])
+        let images = Tensor::new(values, &[shard.size, height, width, channels]);
+        match &self.prompt {
+            Some(prompt) => prompt.add(params, &images),
+            None => Ok(images),
+        }
     }
 
     /// An image that is too small for `model`, whose smallest side is `least`.

@@ -10,7 +10,7 @@
 //! net.fc = nn.Linear(512, classes, bias=False)
 //! ```
 
-use super::{Built, Image, Network};
+use super::{Built, Image, Network, prompted::Prompt};
 use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear, Norm};
 use crate::engine::layout::{Layout, Params};
@@ -112,7 +112,7 @@ pub(super) fn build(stem: Stem, info: &DataInfo, layout: &mut Layout) -> Built {
 
 impl Network for ResNet {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
-        let mut x = self.conv1.forward(params, &self.image.load(shard))?;
+        let mut x = self.conv1.forward(params, &self.image.load(params, shard)?)?;
         x = self.bn1.group(params, &x, GROUPS, true)?;
         if self.stem == Stem::Imagenet {
             x = max_pool(&x, POOL)?;
@@ -121,5 +121,10 @@ impl Network for ResNet {
             x = block.forward(params, &x)?;
         }
         self.fc.forward(params, &global_mean(&x)?)
+    }
+
+    fn prompt(&mut self, prompt: Prompt) -> bool {
+        self.image.prompt = Some(prompt);
+        true
     }
 }

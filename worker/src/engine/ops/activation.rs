@@ -108,7 +108,22 @@ impl Operation for Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(16, &(1..=5_usize, 1..=40_usize, 0..=9_u64), |(rows, n, seed)| {
+            let wide: Vec<f32> = numbers(rows * n, seed).iter().map(|v| v * 4.0).collect();
+            let x = [tensor(&wide, &[rows, n]).unwrap()];
+            check_gradients(&x, &|t| gelu(&t[0]), &|v| {
+                v[0].iter().map(|x| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt()))).collect()
+            });
+            let both = [x[0].clone(), tensor(&numbers(n, seed + 1), &[n]).unwrap()];
+            check_gradients(&both, &|t| sum(&t[0], &t[1], false), &|v| {
+                v[0].iter().zip(v[1].iter().cycle()).map(|(a, b)| a + b).collect()
+            });
+        });
+    }
 
     #[test]
     fn match_plain_loops_and_differences() {

@@ -128,7 +128,7 @@ impl Operation for Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
 
     fn naive(x: &[f64], [b, t, width, heads]: [usize; 4]) -> Vec<f64> {
         let head = width / heads;
@@ -147,13 +147,24 @@ mod tests {
         y
     }
 
+    fn check(case: [usize; 4]) {
+        let [b, t, width, heads] = case;
+        let x = [tensor(&numbers(b * t * 3 * width, t as u64), &[b, t, 3 * width]).unwrap()];
+        check_gradients(&x, &|v| causal_attention(&v[0], heads), &|v| naive(&v[0], case));
+    }
+
     #[test]
     fn matches_plain_loops_and_differences() {
         for case in [[2, 3, 4, 2], [1, 7, 6, 3], [2, 9, 10, 2]] {
-            let [b, t, width, heads] = case;
-            let x = [tensor(&numbers(b * t * 3 * width, t as u64), &[b, t, 3 * width]).unwrap()];
-            check_gradients(&x, &|v| causal_attention(&v[0], heads), &|v| naive(&v[0], case));
+            check(case);
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(16, &(1..=2_usize, 1..=7_usize, 1..=4_usize, 1..=3_usize), |(b, t, head, heads)| {
+            check([b, t, head * heads, heads]);
+        });
     }
 
     #[test]

@@ -10,7 +10,7 @@
 use super::gemm::{Left, Matrix, Packed, Rows, Target, product, product_pieces};
 use super::patches::{Geometry, Window};
 use super::pool::transpose;
-use super::{column_sums, math, rectify_gradient, square, weigh};
+use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient};
 use crate::engine::buffer::Buffer;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor};
@@ -220,12 +220,16 @@ impl Operation for Conv {
         if self.relu {
             rectify_gradient(&mut dy, result.values());
         }
-        let squares = squares(&g, inputs, &dy);
+        let (filters, bias) = apart(&g, inputs, &dy);
+        let mut squares: Vec<f64> = filters.squares().collect();
+        if let Some(bias) = &bias {
+            squares.iter_mut().zip(bias.squares()).for_each(|(sum, square)| *sum += square);
+        }
         let input = x.tracked().then(|| Tensor::new(input_gradient(&g, weight.values(), &dy), x.shape()));
-        let inputs = inputs.to_vec();
+        let shape = weight.shape().to_vec();
         let weighted = Box::new(move |factors: &[f32]| {
-            weigh(&mut dy, factors);
-            parameter_gradients(&g, &inputs, &dy)
+            let bias = bias.map(|bias| Tensor::new(bias.weighted(factors), &[g.filters]));
+            std::iter::once(Tensor::new(filters.weighted(factors), &shape)).chain(bias).collect()
         });
         Ok(Some(Split { input, squares, weighted }))
     }
@@ -239,17 +243,20 @@ fn parameter_gradients(g: &Geometry, inputs: &[Tensor], dy: &[f32]) -> Vec<Tenso
     std::iter::once(Tensor::new(dw, inputs[1].shape())).chain(bias).collect()
 }
 
-/// Squared norms of the images' gradients of filters and bias.
-fn squares(g: &Geometry, inputs: &[Tensor], dy: &[f32]) -> Vec<f64> {
+/// The images' gradients of filters and, where there is one, bias.
+fn apart(g: &Geometry, inputs: &[Tensor], dy: &[f32]) -> (Apart, Option<Apart>) {
     let one = Geometry { batch: 1, ..*g };
-    let mut dw = Buffer::any(inputs[1].len());
-    let images = inputs[0].values().chunks_exact(g.image()).zip(dy.chunks_exact(g.places() * g.filters));
-    let image = |(x, dy): (&[f32], &[f32])| {
-        dw.fill(0.0);
-        weight_gradient(&one, x, dy, &mut dw);
-        square(&dw) + if inputs.len() > 2 { square(&column_sums(dy, g.filters)) } else { 0.0 }
-    };
-    images.map(image).collect()
+    let mut filters = Apart::zeros(g.batch, inputs[1].len());
+    let mut bias = inputs.get(2).map(|_| Apart::zeros(g.batch, g.filters));
+    let images = inputs[0].values().chunks_exact(g.image());
+    let slopes = || dy.chunks_exact(g.places() * g.filters);
+    for ((x, dy), dw) in images.zip(slopes()).zip(filters.each()) {
+        weight_gradient(&one, x, dy, dw);
+    }
+    for (dy, sums) in slopes().zip(bias.iter_mut().flat_map(Apart::each)) {
+        add_rows(sums, dy);
+    }
+    (filters, bias)
 }
 
 /// Bias and rectifier, in place.
@@ -285,7 +292,8 @@ fn add_bias(y: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+    use proptest::strategy::Strategy;
 
     /// batch, height, width, channels, filters, side, stride, padding
     const CASES: [[usize; 8]; 6] = [
@@ -336,27 +344,23 @@ mod tests {
 
     #[test]
     fn random_shapes_match_plain_loops_and_differences() {
-        let mut draws = numbers(400, 12).into_iter().map(|v| ((v + 1.0) * 500.0) as usize);
-        let mut draw = |low: usize, high: usize| low + draws.next().unwrap() % (high - low + 1);
-        let mut tried = 0;
-        while tried < 20 {
-            let case: [usize; 8] = [(1, 2), (1, 6), (1, 6), (1, 3), (1, 4), (1, 5), (1, 3), (0, 2)]
-                .map(|(low, high)| draw(low, high));
-            let [b, h, w, c, f, side, stride, padding] = case;
-            if h.min(w) + 2 * padding < side || padding >= side {
-                continue;
-            }
-            tried += 1;
+        let sizes = (1..=3_usize, 1..=7_usize, 1..=7_usize, 1..=3_usize, 1..=4_usize);
+        let windows = (1..=5_usize, 1..=3_usize, 0..=2_usize);
+        let fitting = (sizes, windows)
+            .prop_filter("the window fits", |((_, h, w, ..), (side, _, padding))| {
+                h.min(w) + 2 * padding >= *side && padding < side
+            });
+        shapes(24, &fitting, |((b, h, w, c, f), (side, stride, padding))| {
             let inputs = [
-                tensor(&numbers(b * h * w * c, tried), &[b, h, w, c]).unwrap(),
-                tensor(&numbers(f * side * side * c, 50 + tried), &[side, side, c, f]).unwrap(),
+                tensor(&numbers(b * h * w * c, 1), &[b, h, w, c]).unwrap(),
+                tensor(&numbers(f * side * side * c, 2), &[side, side, c, f]).unwrap(),
                 tensor(&numbers(f, 9), &[f]).unwrap(),
             ];
-            let window = Window { side, stride, padding };
+            let (window, case) = (Window { side, stride, padding }, [b, h, w, c, f, side, stride, padding]);
             check_gradients(&inputs, &|t| conv(&t[0], &t[1], t.get(2), window, false), &|v| {
                 naive(v, case, false)
             });
-        }
+        });
     }
 
     #[test]
@@ -368,6 +372,29 @@ mod tests {
         ];
         let window = Window { side: 3, stride: 1, padding: 1 };
         check_gradients(&inputs, &|t| conv(&t[0], &t[1], None, window, false), &|v| naive(v, case, false));
+    }
+
+    /// Where the terms of an example cancel, the same sum in another order is another number.
+    #[test]
+    fn what_is_added_has_the_norm_that_was_measured() {
+        let (examples, side) = (6, 14);
+        let mut images = numbers(examples * side * side, 3);
+        images.iter_mut().enumerate().for_each(|(i, x)| *x += if i % 2 == 0 { 1e5 } else { -1e5 });
+        let images = Tensor::leaf(images, &[examples, side, side, 1]);
+        let inputs = [images, Tensor::leaf(numbers(18, 4), &[3, 3, 1, 2]), Tensor::leaf(numbers(2, 5), &[2])];
+        let mut conv = Conv { window: Window { side: 3, stride: 1, padding: 0 }, relu: false };
+        let result = conv.forward(&inputs.each_ref()).unwrap();
+        let slopes = numbers(result.len(), 6).into_iter().map(|v| 1.0 + 1e-4 * v).collect::<Vec<_>>();
+        let slopes = Tensor::new(slopes, result.shape());
+        for one in 0..examples {
+            let split = conv.split(&inputs, &result, &slopes, examples).unwrap().unwrap();
+            let norm = split.squares[one].sqrt();
+            let mut factors = vec![0.0; examples];
+            factors[one] = (1.0 / norm) as f32;
+            let added = (split.weighted)(&factors);
+            let square: f64 = added.iter().map(|part| crate::engine::ops::square(part.values())).sum();
+            assert!((square.sqrt() - 1.0).abs() < 2e-7, "example {one}: {}", square.sqrt());
+        }
     }
 
     #[test]

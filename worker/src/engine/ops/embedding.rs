@@ -47,14 +47,27 @@ impl Operation for Embedding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+
+    fn check(rows: &[u32], length: usize, [n, width]: [usize; 2]) {
+        let table = [tensor(&numbers(n * width, 1), &[n, width]).unwrap()];
+        check_gradients(&table, &|t| embedding(&t[0], rows, length), &|v| {
+            rows.iter().flat_map(|&r| v[0][r as usize * width..(r as usize + 1) * width].to_vec()).collect()
+        });
+    }
 
     #[test]
     fn matches_plain_loops_and_differences() {
-        let rows = [3, 0, 3, 3, 2, 1];
-        let table = [tensor(&numbers(20, 1), &[5, 4]).unwrap()];
-        check_gradients(&table, &|t| embedding(&t[0], &rows, 3), &|v| {
-            rows.iter().flat_map(|&r| v[0][r as usize * 4..(r as usize + 1) * 4].to_vec()).collect()
+        check(&[3, 0, 3, 3, 2, 1], 3, [5, 4]);
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        let sizes = (1..=3_usize, 1..=6_usize, 1..=9_usize, 1..=9_usize, 0..=9_u64);
+        shapes(16, &sizes, |(sequences, length, n, width, seed)| {
+            let row = |v: f32| ((v + 1.0) * 1e3) as u32 % n as u32;
+            let rows: Vec<u32> = numbers(sequences * length, seed).into_iter().map(row).collect();
+            check(&rows, length, [n, width]);
         });
     }
 

@@ -74,11 +74,21 @@ impl Operation for Linear {
         gradient: &Tensor,
         examples: usize,
     ) -> Result<Option<Split>> {
+        let (x, weight) = (operands[0].values(), &operands[1]);
+        let [outputs, inputs] = weight.dims()?;
+        if x.len() != examples * inputs {
+            // Several rows for an example: its terms may cancel, and one pass for each is right.
+            return Ok(None);
+        }
         let mut dy = Buffer::copy(gradient.values());
         if self.relu {
             rectify_gradient(&mut dy, result.values());
         }
-        let squares = squares(operands, &dy, examples)?;
+        // The gradient of the weight is an outer product, whose norm needs no product (Goodfellow 2015,
+        // arXiv:1510.01799).
+        let plus = if operands.len() > 2 { 1.0 } else { 0.0 };
+        let shares = x.chunks_exact(inputs).zip(dy.chunks_exact(outputs));
+        let squares = shares.map(|(x, dy)| square(dy) * (square(x) + plus)).collect();
         let input = input_gradient(operands, &dy);
         let operands = operands.to_vec();
         let weighted = Box::new(move |factors: &[f32]| {
@@ -119,56 +129,48 @@ fn parameter_gradients(operands: &[Tensor], dy: &[f32]) -> Vec<Tensor> {
     std::iter::once(Tensor::new(dw, weight.shape())).chain(bias).collect()
 }
 
-/// Squared norms of the examples' gradients of weight and bias. With one row for an example the
-/// gradient of the weight is an outer product, whose norm needs no product (Goodfellow 2015,
-/// arXiv:1510.01799).
-fn squares(operands: &[Tensor], dy: &[f32], examples: usize) -> Result<Vec<f64>> {
-    let (x, weight) = (operands[0].values(), &operands[1]);
-    let [outputs, inputs] = weight.dims()?;
-    let rows = x.len() / inputs / examples;
-    let biased = operands.len() > 2;
-    let shares = x.chunks_exact(rows * inputs).zip(dy.chunks_exact(rows * outputs));
-    if rows == 1 {
-        let plus = if biased { 1.0 } else { 0.0 };
-        return Ok(shares.map(|(x, dy)| square(dy) * (square(x) + plus)).collect());
-    }
-    let mut dw = Buffer::any(outputs * inputs);
-    let one = |(x, dy): (&[f32], &[f32])| {
-        let (left, right) = (Matrix::columns(dy, outputs), Matrix::rows(x, inputs));
-        product([outputs, inputs, rows], Target::replace(&mut dw, inputs), left, right);
-        square(&dw) + if biased { square(&column_sums(dy, outputs)) } else { 0.0 }
-    };
-    Ok(shares.map(one).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+
+    fn check([rows, k, n]: [usize; 3], relu: bool, biased: bool) {
+        let reference = |v: &[Vec<f64>]| -> Vec<f64> {
+            let one = |i: usize| {
+                let (r, c) = (i / n, i % n);
+                let sum = (0..k).map(|p| v[0][r * k + p] * v[1][c * k + p]).sum::<f64>();
+                let y = sum + v.get(2).map_or(0.0, |bias| bias[c]);
+                if relu { y.max(0.0) } else { y }
+            };
+            (0..rows * n).map(one).collect()
+        };
+        let ours = |t: &[Tensor]| linear(&t[0], &t[1], t.get(2), relu);
+        let inputs = [
+            tensor(&numbers(rows * k, 1), &[rows, k]).unwrap(),
+            tensor(&numbers(n * k, 2), &[n, k]).unwrap(),
+            tensor(&numbers(n, 3), &[n]).unwrap(),
+        ];
+        check_gradients(&inputs[..2 + usize::from(biased)], &ours, &reference);
+    }
 
     #[test]
     fn matches_plain_loops_and_differences() {
-        for (case, &(rows, k, n)) in [(1, 3, 2), (4, 7, 5), (3, 33, 17)].iter().enumerate() {
-            let (x, w, b) = (numbers(rows * k, 1), numbers(n * k, 2 + case as u64), numbers(n, 3));
+        for case in [[1, 3, 2], [4, 7, 5], [3, 33, 17]] {
             for (relu, biased) in [(false, true), (true, true), (true, false)] {
-                let reference = |v: &[Vec<f64>]| -> Vec<f64> {
-                    let mut y = vec![0.0; rows * n];
-                    for (i, y) in y.iter_mut().enumerate() {
-                        let (r, c) = (i / n, i % n);
-                        *y = (0..k).map(|p| v[0][r * k + p] * v[1][c * k + p]).sum::<f64>()
-                            + if biased { v[2][c] } else { 0.0 };
-                        if relu {
-                            *y = y.max(0.0);
-                        }
-                    }
-                    y
-                };
-                let ours = |t: &[Tensor]| linear(&t[0], &t[1], t.get(2), relu);
-                let inputs =
-                    [tensor(&x, &[rows, k]), tensor(&w, &[n, k]), tensor(&b, &[n])].map(|t| t.unwrap());
-                check_gradients(&inputs[..2 + usize::from(biased)], &ours, &reference);
+                check(case, relu, biased);
             }
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(
+            24,
+            &(1..=7_usize, 1..=20_usize, 1..=20_usize, proptest::bool::ANY),
+            |(rows, k, n, biased)| {
+                check([rows, k, n], false, biased);
+            },
+        );
     }
 
     #[test]

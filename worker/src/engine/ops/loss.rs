@@ -60,36 +60,47 @@ pub(in crate::engine) fn cross_entropy(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{assert_close, numbers};
+    use crate::engine::ops::testing::{assert_close, numbers, shapes};
+
+    fn check(rows: usize, classes: usize, spread: f32) {
+        let logits: Vec<f32> = numbers(rows * classes, 5).iter().map(|v| v * spread).collect();
+        let labels: Vec<u32> = (0..rows).map(|r| (r * 7 % classes) as u32).collect();
+        let reference = |x: &[f64]| -> f64 {
+            let row = |r: usize| &x[r * classes..(r + 1) * classes];
+            (0..rows)
+                .map(|r| row(r).iter().map(|v| v.exp()).sum::<f64>().ln() - row(r)[labels[r] as usize])
+                .sum()
+        };
+        let mut x: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
+        let mut gradient = vec![f32::NAN; logits.len()];
+        let tally = cross_entropy(&logits, &labels, Some((&mut gradient, 0.5)));
+        assert!((tally.loss - reference(&x)).abs() < 1e-5 * reference(&x).abs().max(1.0));
+        let want: Vec<f64> = (0..x.len())
+            .map(|i| {
+                let centre = x[i];
+                x[i] = centre + 1e-6;
+                let above = reference(&x);
+                x[i] = centre - 1e-6;
+                let below = reference(&x);
+                x[i] = centre;
+                0.5 * (above - below) / 2e-6
+            })
+            .collect();
+        assert_close(&gradient, &want, 1e-6);
+    }
 
     #[test]
     fn matches_plain_loops_and_differences() {
         for (rows, classes) in [(1, 2), (4, 10), (3, 33)] {
-            let logits: Vec<f32> = numbers(rows * classes, 5).iter().map(|v| v * 6.0).collect();
-            let labels: Vec<u32> = (0..rows).map(|r| (r * 7 % classes) as u32).collect();
-            let reference = |x: &[f64]| -> f64 {
-                let row = |r: usize| &x[r * classes..(r + 1) * classes];
-                (0..rows)
-                    .map(|r| row(r).iter().map(|v| v.exp()).sum::<f64>().ln() - row(r)[labels[r] as usize])
-                    .sum()
-            };
-            let mut x: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
-            let mut gradient = vec![f32::NAN; logits.len()];
-            let tally = cross_entropy(&logits, &labels, Some((&mut gradient, 0.5)));
-            assert!((tally.loss - reference(&x)).abs() < 1e-5 * reference(&x).abs().max(1.0));
-            let want: Vec<f64> = (0..x.len())
-                .map(|i| {
-                    let centre = x[i];
-                    x[i] = centre + 1e-6;
-                    let above = reference(&x);
-                    x[i] = centre - 1e-6;
-                    let below = reference(&x);
-                    x[i] = centre;
-                    0.5 * (above - below) / 2e-6
-                })
-                .collect();
-            assert_close(&gradient, &want, 1e-6);
+            check(rows, classes, 6.0);
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        shapes(24, &(1..=6_usize, 1..=40_usize, 1..=20_u8), |(rows, classes, spread)| {
+            check(rows, classes, f32::from(spread));
+        });
     }
 
     #[test]

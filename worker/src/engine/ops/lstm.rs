@@ -207,7 +207,7 @@ impl Operation for Recurrence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
 
     fn naive(v: &[Vec<f64>], [b, t, h]: [usize; 3]) -> Vec<f64> {
         let s = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -236,17 +236,26 @@ mod tests {
         out
     }
 
+    fn check([b, t, h]: [usize; 3]) {
+        let inputs = [
+            tensor(&numbers(b * t * 4 * h, 1), &[b, t, 4 * h]).unwrap(),
+            tensor(&numbers(4 * h * h, 2), &[4 * h, h]).unwrap(),
+            tensor(&numbers(4 * h, 3), &[4 * h]).unwrap(),
+        ];
+        check_gradients(&inputs, &|v| recurrence(&v[0], &v[1], &v[2]), &|v| naive(v, [b, t, h]));
+    }
+
     #[test]
     fn matches_plain_loops_and_differences() {
         for case in [[1, 2, 1], [2, 3, 3], [3, 6, 5], [1, 9, 4]] {
-            let [b, t, h] = case;
-            let inputs = [
-                tensor(&numbers(b * t * 4 * h, 1), &[b, t, 4 * h]).unwrap(),
-                tensor(&numbers(4 * h * h, 2), &[4 * h, h]).unwrap(),
-                tensor(&numbers(4 * h, 3), &[4 * h]).unwrap(),
-            ];
-            check_gradients(&inputs, &|v| recurrence(&v[0], &v[1], &v[2]), &|v| naive(v, case));
+            check(case);
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        // One step sees no earlier state: its weights have no gradient to compare.
+        shapes(16, &(1..=3_usize, 2..=6_usize, 1..=5_usize), |(b, t, h)| check([b, t, h]));
     }
 
     #[test]

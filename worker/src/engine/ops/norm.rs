@@ -237,7 +237,8 @@ impl Operation for LayerNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
+    use proptest::strategy::Strategy;
 
     /// Normalises the elements `i` for which `group(i)` is equal.
     fn naive(v: &[Vec<f64>], group: &dyn Fn(usize) -> usize, relu: bool) -> Vec<f64> {
@@ -255,19 +256,31 @@ mod tests {
             .collect()
     }
 
+    fn check_groups([b, h, w, c, groups]: [usize; 5], relu: bool) {
+        let inputs = [
+            tensor(&numbers(b * h * w * c, 1), &[b, h, w, c]).unwrap(),
+            tensor(&numbers(c, 2), &[c]).unwrap(),
+            tensor(&numbers(c, 3), &[c]).unwrap(),
+        ];
+        let group = |i: usize| i / (h * w * c) * groups + i % c / (c / groups);
+        let ours = |t: &[Tensor]| group_norm(&t[0], &t[1], &t[2], groups, relu);
+        check_gradients(&inputs, &ours, &|v| naive(v, &group, relu));
+    }
+
+    fn check_rows(rows: usize, c: usize) {
+        let inputs = [
+            tensor(&numbers(rows * c, 1), &[rows, c]).unwrap(),
+            tensor(&numbers(c, 2), &[c]).unwrap(),
+            tensor(&numbers(c, 3), &[c]).unwrap(),
+        ];
+        check_gradients(&inputs, &|t| layer_norm(&t[0], &t[1], &t[2]), &|v| naive(v, &|i| i / c, false));
+    }
+
     #[test]
     fn group_norm_matches_plain_loops_and_differences() {
-        for [b, h, w, c, groups] in [[2, 3, 2, 4, 2], [1, 2, 3, 6, 3], [2, 2, 2, 3, 1]] {
+        for case in [[2, 3, 2, 4, 2], [1, 2, 3, 6, 3], [2, 2, 2, 3, 1]] {
             for relu in [false, true] {
-                let inputs = [
-                    tensor(&numbers(b * h * w * c, 1), &[b, h, w, c]).unwrap(),
-                    tensor(&numbers(c, 2), &[c]).unwrap(),
-                    tensor(&numbers(c, 3), &[c]).unwrap(),
-                ];
-                let group = |i: usize| i / (h * w * c) * groups + i % c / (c / groups);
-                check_gradients(&inputs, &|t| group_norm(&t[0], &t[1], &t[2], groups, relu), &|v| {
-                    naive(v, &group, relu)
-                });
+                check_groups(case, relu);
             }
         }
     }
@@ -275,13 +288,19 @@ mod tests {
     #[test]
     fn layer_norm_matches_plain_loops_and_differences() {
         for (rows, c) in [(1, 5), (4, 12), (3, 17)] {
-            let inputs = [
-                tensor(&numbers(rows * c, 1), &[rows, c]).unwrap(),
-                tensor(&numbers(c, 2), &[c]).unwrap(),
-                tensor(&numbers(c, 3), &[c]).unwrap(),
-            ];
-            check_gradients(&inputs, &|t| layer_norm(&t[0], &t[1], &t[2]), &|v| naive(v, &|i| i / c, false));
+            check_rows(rows, c);
         }
+    }
+
+    #[test]
+    fn random_shapes_match_plain_loops_and_differences() {
+        // A group of one element is its own mean: there is nothing to compare.
+        let several = (1..=2_usize, 1..=4_usize, 1..=4_usize, 1..=3_usize, 1..=3_usize)
+            .prop_filter("a group has several elements", |(_, h, w, share, _)| h * w * share > 1);
+        shapes(16, &several, |(b, h, w, share, groups)| {
+            check_groups([b, h, w, share * groups, groups], false)
+        });
+        shapes(16, &(1..=4_usize, 2..=23_usize), |(rows, c)| check_rows(rows, c));
     }
 
     #[test]

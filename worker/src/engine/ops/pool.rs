@@ -194,8 +194,9 @@ pub(in crate::engine) fn transpose(from: &[f32], to: &mut [f32], width: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::testing::{check_gradients, numbers, tensor};
+    use crate::engine::ops::testing::{check_gradients, numbers, shapes, tensor};
     use crate::engine::tape::Tape;
+    use proptest::strategy::Strategy;
 
     const HALVE: Window = Window { side: 2, stride: 2, padding: 0 };
 
@@ -234,49 +235,59 @@ mod tests {
         assert_eq!(ones_back(&x), [1.0, 0.0, 0.0, 0.0]);
     }
 
+    /// batch, height, width, channels, side, stride, padding
+    fn naive(x: &[f64], [b, h, w, c, side, stride, padding]: [usize; 7]) -> Vec<f64> {
+        let (oh, ow) = ((h + 2 * padding - side) / stride + 1, (w + 2 * padding - side) / stride + 1);
+        let largest = |i: usize| {
+            let (ci, ox, oy, bi) = (i % c, i / c % ow, i / c / ow % oh, i / c / ow / oh);
+            let mut best = f64::NEG_INFINITY;
+            for (y, column) in (0..side * side).map(|p| (oy * stride + p / side, ox * stride + p % side)) {
+                if y >= padding && column >= padding && y - padding < h && column - padding < w {
+                    best = best.max(x[((bi * h + y - padding) * w + column - padding) * c + ci]);
+                }
+            }
+            best
+        };
+        (0..b * oh * ow * c).map(largest).collect()
+    }
+
+    fn check_maxima(case: [usize; 7]) {
+        let [b, h, w, c, side, stride, padding] = case;
+        let x = tensor(&numbers(b * h * w * c, side as u64), &[b, h, w, c]).unwrap();
+        let window = Window { side, stride, padding };
+        check_gradients(&[x], &|t| max_pool(&t[0], window), &|v| naive(&v[0], case));
+    }
+
     #[test]
     fn maxima_match_plain_loops_and_differences() {
-        for [b, h, w, c, side, stride, padding] in
+        for case in
             [[2, 4, 6, 3, 2, 2, 0], [1, 5, 7, 2, 2, 2, 0], [2, 7, 6, 5, 3, 2, 1], [1, 6, 6, 1, 3, 1, 1]]
         {
-            let window = Window { side, stride, padding };
-            let naive = |v: &[Vec<f64>]| -> Vec<f64> {
-                let (oh, ow) = ((h + 2 * padding - side) / stride + 1, (w + 2 * padding - side) / stride + 1);
-                (0..b * oh * ow * c)
-                    .map(|i| {
-                        let (ci, ox, oy, bi) = (i % c, i / c % ow, i / c / ow % oh, i / c / ow / oh);
-                        let mut best = f64::NEG_INFINITY;
-                        for (y, x) in
-                            (0..side * side).map(|p| (oy * stride + p / side, ox * stride + p % side))
-                        {
-                            if y >= padding && x >= padding && y - padding < h && x - padding < w {
-                                best = best.max(v[0][((bi * h + y - padding) * w + x - padding) * c + ci]);
-                            }
-                        }
-                        best
-                    })
-                    .collect()
-            };
-            let x = tensor(&numbers(b * h * w * c, side as u64), &[b, h, w, c]).unwrap();
-            check_gradients(&[x], &|t| max_pool(&t[0], window), &naive);
+            check_maxima(case);
         }
     }
 
     #[test]
-    fn mean_and_flatten_match_plain_loops() {
-        let (b, h, w, c) = (2, 3, 5, 4);
-        let x = [tensor(&numbers(b * h * w * c, 4), &[b, h, w, c]).unwrap()];
-        check_gradients(&x, &|t| global_mean(&t[0]), &|v| {
-            (0..b * c)
-                .map(|i| {
-                    (0..h * w).map(|p| v[0][(i / c * h * w + p) * c + i % c]).sum::<f64>() / (h * w) as f64
-                })
-                .collect()
+    fn random_shapes_match_plain_loops_and_differences() {
+        let sizes = (1..=3_usize, 1..=7_usize, 1..=7_usize, 1..=5_usize);
+        let windows = (1..=4_usize, 1..=3_usize, 0..=2_usize);
+        let fitting = (sizes, windows)
+            .prop_filter("the window fits", |((_, h, w, _), (side, _, padding))| {
+                h.min(w) + 2 * padding >= *side && 2 * padding <= *side
+            });
+        shapes(32, &fitting, |((b, h, w, c), (side, stride, padding))| {
+            check_maxima([b, h, w, c, side, stride, padding]);
         });
-        check_gradients(&x, &|t| flatten(&t[0]), &|v| {
-            (0..b * c * h * w)
-                .map(|i| v[0][(i / (c * h * w) * h * w + i % (h * w)) * c + i / (h * w) % c])
-                .collect()
+        shapes(16, &(1..=3_usize, 1..=5_usize, 1..=5_usize, 1..=6_usize), |(b, h, w, c)| {
+            let x = [tensor(&numbers(b * h * w * c, 4), &[b, h, w, c]).unwrap()];
+            check_gradients(&x, &|t| global_mean(&t[0]), &|v| {
+                let pixels = |i: usize| (0..h * w).map(move |p| (i / c * h * w + p) * c + i % c);
+                (0..b * c).map(|i| pixels(i).map(|at| v[0][at]).sum::<f64>() / (h * w) as f64).collect()
+            });
+            check_gradients(&x, &|t| flatten(&t[0]), &|v| {
+                let from = |i: usize| (i / (c * h * w) * h * w + i % (h * w)) * c + i / (h * w) % c;
+                (0..b * c * h * w).map(|i| v[0][from(i)]).collect()
+            });
         });
     }
 

@@ -1,7 +1,20 @@
-//! What the tests of the operations share: numbers, and gradients from plain loops in f64.
+//! What the tests of the operations share: numbers, random shapes, and gradients from plain loops in f64.
 
 use crate::engine::tape::Tape;
 use crate::engine::tensor::{Result, Tensor};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+/// Calls `check` with that many shapes, which are the same every time; of those that fail the smallest is told.
+pub(crate) fn shapes<S: Strategy>(cases: u32, of: &S, check: impl Fn(S::Value)) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let tried = TestRunner::new_with_rng(config, rng).run(of, |shape| {
+        check(shape);
+        Ok(())
+    });
+    tried.unwrap_or_else(|error| panic!("{error}"));
+}
 
 /// `n` numbers in (-1, 1) that look random; equal seeds, equal numbers.
 pub(crate) fn numbers(n: usize, seed: u64) -> Vec<f32> {

@@ -49,6 +49,11 @@ fn every_model_matches_one_pass_for_each_example() {
             assert!((norm / want - 1.0).abs() < 1e-4, "{name}, example {i}: norm {norm}, alone {want}");
         }
         assert_eq!(clipped.norms.len(), batch.size, "{name}");
+        // What an example adds depends on no other: else one that is left out would move the others, too.
+        for (one, norm) in singles(&batch).iter().zip(&clipped.norms) {
+            let alone = model.clipped_gradient(&w, one, clip, &mut vec![0.0; w.len()]).unwrap();
+            assert_eq!(alone.norms[0].to_bits(), norm.to_bits(), "{name}");
+        }
         assert_close(&got, &sum, 2e-5);
         let (layers, clip) = (model.layers(), clip / 2.0);
         assert_eq!(layers.iter().sum::<usize>(), w.len(), "{name}");

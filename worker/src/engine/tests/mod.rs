@@ -69,6 +69,7 @@ fn small() -> Vec<(&'static str, ModelSpec, DataInfo)> {
         ("mlp", ModelSpec::Mlp { hidden: vec![9, 5] }, FEATURES),
         ("lenet", ModelSpec::Lenet {}, images(1, 13, 15)),
         ("cnn", ModelSpec::Cnn {}, images(2, 9, 6)),
+        ("prompted", ModelSpec::Prompted { padding: 2, base: Box::new(ModelSpec::Cnn {}) }, images(2, 9, 6)),
         ("resnet cifar", ModelSpec::Resnet18Gn { stem: Stem::Cifar }, images(3, 7, 9)),
         ("resnet imagenet", ModelSpec::Resnet18Gn { stem: Stem::Imagenet }, images(1, 33, 35)),
         ("lstm", ModelSpec::CharLstm { embedding: 3, hidden: 5, layers: 2 }, TEXT),

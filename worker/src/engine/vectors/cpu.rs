@@ -1,6 +1,7 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Step, TERMS_MAX, VectorKernels, blocks, select};
+use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, select, stream};
+use crate::engine::cuda::DeviceError;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -68,6 +69,30 @@ fn range(i: usize, length: usize) -> std::ops::Range<usize> {
 }
 
 impl VectorKernels for Cpu {
+    type View<T: Scalar> = [T];
+    type Own<T: Scalar> = Vec<T>;
+
+    fn put<T: Scalar>(&self, values: &[T]) -> Result<Vec<T>, DeviceError> {
+        Ok(values.to_vec())
+    }
+
+    fn get<T: Scalar>(&self, vector: &[T]) -> Result<Vec<T>, DeviceError> {
+        Ok(vector.to_vec())
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// With ordinary stores, whatever the length.
+    fn copy(&self, to: &mut [f32], from: &[f32]) {
+        let length = to.len();
+        equal("copy", &[length, from.len()]);
+        self.each(to.par_chunks_mut(BLOCK).enumerate(), |(i, to)| {
+            blocks::combine(to, &[(1.0, &from[range(i, length)])], false);
+        });
+    }
+
     fn combine(&self, to: &mut [f32], terms: &[(f32, &[f32])]) {
         let length = to.len();
         for (_, x) in terms {
@@ -78,7 +103,7 @@ impl VectorKernels for Cpu {
             for (part, (a, x)) in parts.iter_mut().zip(terms) {
                 *part = (*a, &x[range(i, length)]);
             }
-            blocks::combine(to, &parts[..terms.len().min(parts.len())]);
+            blocks::combine(to, &parts[..terms.len().min(parts.len())], length >= stream::FROM);
         });
     }
 
@@ -157,7 +182,7 @@ impl VectorKernels for Cpu {
         let length = x.len();
         let both = x.par_chunks_mut(BLOCK).zip(scales.par_chunks(BLOCK / QUANTUM));
         self.each(both.enumerate(), |(i, (x, scales))| {
-            blocks::dequantise(&codes[range(i, length)], scales, x);
+            blocks::dequantise(&codes[range(i, length)], scales, x, length >= stream::FROM);
         });
     }
 

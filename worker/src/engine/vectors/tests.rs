@@ -1,12 +1,12 @@
 //! Every kernel against plain loops in f64, for lengths around the blocks and 1, 2 and 4 threads.
 
-use super::{Adam, Cpu, QUANTUM, Step, VectorKernels};
+use super::{Adam, Cpu, QUANTUM, Step, VectorKernels, blocks};
 use crate::engine::ops::testing::{assert_close, numbers};
 
 const LENGTHS: [usize; 5] = [0, 1, 257, 16 * 1_024 + 3, 70_001];
 
 /// Runs `f` with 1, 2 and 4 threads; the results must be the same bytes.
-fn same<T: PartialEq + std::fmt::Debug>(f: impl Fn(&dyn VectorKernels) -> T) -> T {
+fn same<T: PartialEq + std::fmt::Debug>(f: impl Fn(&Cpu) -> T) -> T {
     let [one, two, four] = [1, 2, 4].map(|threads| f(&Cpu::new(threads)));
     assert!(one == two && one == four, "threads changed the result");
     one
@@ -156,6 +156,27 @@ fn fixed_point_and_bytes() {
 }
 
 #[test]
+fn writing_past_the_caches_gives_the_same_bytes() {
+    for n in LENGTHS {
+        let (a, b) = (numbers(n, 11), numbers(n, 12));
+        let combined = |past| {
+            let mut to = vec![f32::NAN; n];
+            blocks::combine(&mut to, &[(0.3, &a), (-2.0, &b)], past);
+            to
+        };
+        assert!(combined(true) == combined(false));
+        let (mut codes, mut scales) = (vec![0; n], vec![0.0; n.div_ceil(QUANTUM)]);
+        Cpu::new(1).quantise(&a, &mut codes, &mut scales);
+        let read = |past| {
+            let mut x = vec![f32::NAN; n];
+            blocks::dequantise(&codes, &scales, &mut x, past);
+            x
+        };
+        assert!(read(true) == read(false));
+    }
+}
+
+#[test]
 fn the_largest_are_kept() {
     for n in LENGTHS {
         // Coarse, so that many are equal.
@@ -172,16 +193,18 @@ fn the_largest_are_kept() {
             order.iter().take(k).for_each(|&i| want[i] = x[i]);
             assert!(got == want, "{k} of {n}");
         }
-        let got = same(|k| {
-            let mut x = x.clone();
-            k.keep_of(&mut x, 2, 4);
-            x
-        });
-        for (x, got) in x.chunks(4).zip(got.chunks(4)) {
-            let mut order: Vec<usize> = (0..x.len()).collect();
-            order.sort_by(|&a, &b| x[b].abs().total_cmp(&x[a].abs()).then(a.cmp(&b)));
-            for (rank, i) in order.into_iter().enumerate() {
-                assert_eq!(got[i], if rank < 2 { x[i] } else { 0.0 });
+        for (keep, of) in [(2, 4), (1, 2), (3, 8), (0, 4), (4, 4), (2, 5)] {
+            let got = same(|k| {
+                let mut x = x.clone();
+                k.keep_of(&mut x, keep, of);
+                x
+            });
+            for (x, got) in x.chunks(of).zip(got.chunks(of)) {
+                let mut order: Vec<usize> = (0..x.len()).collect();
+                order.sort_by(|&a, &b| x[b].abs().total_cmp(&x[a].abs()).then(a.cmp(&b)));
+                for (rank, i) in order.into_iter().enumerate() {
+                    assert_eq!(got[i], if rank < keep { x[i] } else { 0.0 }, "{keep} of {of}");
+                }
             }
         }
     }

@@ -1,16 +1,11 @@
 //! What a batch's logits say: softmax in `f64`, the most likely classes and their probabilities.
 
-use super::{Assessment, Confusion, Sample};
+use super::Assessment;
 
-/// Reads `logits`, one row of `classes` for each label, each label below `classes`.
-pub(super) fn read(logits: &[f32], labels: &[u32], (classes, top): (usize, usize)) -> Assessment {
-    let mut out = Assessment {
-        predictions: 0,
-        correct: 0,
-        loss_sum: 0.0,
-        confusion: Confusion::new(classes),
-        sample: Sample::new(top),
-    };
+/// Reads `logits`, one row of `classes` for each label, each label below `classes`; looks at the `top` most
+/// likely classes, at least 1 and at most `classes`.
+pub fn read(logits: &[f32], labels: &[u32], (classes, top): (usize, usize)) -> Assessment {
+    let mut out = Assessment::new(classes, top);
     let mut row = vec![0.0_f64; classes];
     let mut order: Vec<usize> = Vec::with_capacity(classes);
     for (logits, &label) in logits.chunks_exact(classes.max(1)).zip(labels) {

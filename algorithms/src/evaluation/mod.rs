@@ -1,25 +1,20 @@
 //! How good a model is, beyond one number: loss and hits, which classes are taken for which, whether its
 //! probabilities can be believed, and how the clients fare that it was made for.
 //!
-//! One forward pass serves all of it. Nothing depends on the number of threads: batches are summed in
-//! their order.
+//! All of it comes from logits and labels; what clients tell of it adds up ([`Details`], [`Tally`]), so that
+//! a federation knows it without a prediction leaving a client.
 
 mod calibration;
 mod distribution;
 mod logits;
+mod tally;
 
 pub use calibration::{Calibration, Sample, bins_for};
 pub use distribution::{Spread, expected_accuracies};
+pub use logits::read;
+pub use tally::{CLASSES, Cell, Details, PARTS, Part, Tally};
 
-use crate::parallel::in_order;
 use serde::{Deserialize, Serialize};
-use worker::{
-    data::{DataInfo, Dataset},
-    engine::{EngineError, Model},
-};
-
-/// Examples in a forward pass; memory depends on it, results do not.
-const BATCH: usize = 256;
 
 /// What a model did on held-out examples.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,50 +62,20 @@ impl Confusion {
     }
 }
 
-/// Classes of a data set; the alphabet for text.
-pub fn classes(info: &DataInfo) -> usize {
-    match info {
-        DataInfo::Images { classes, .. } | DataInfo::Features { classes, .. } => *classes,
-        DataInfo::Text { vocabulary, .. } => *vocabulary,
-    }
-}
-
-/// Runs a model over a data set once, on so many threads. `top`: most likely classes whose calibration is
-/// looked at.
-///
-/// # Errors
-/// If the model does not suit the data.
-pub fn assess(
-    model: &Model,
-    w: &[f32],
-    data: &Dataset,
-    top: usize,
-    threads: usize,
-) -> Result<Assessment, EngineError> {
-    let classes = classes(data.info());
-    let top = top.clamp(1, classes.max(1));
-    let batches = data.len().div_ceil(BATCH);
-    let part = |index: usize| {
-        let indices: Vec<usize> = (index * BATCH..((index + 1) * BATCH).min(data.len())).collect();
-        let batch = data.batch(&indices, None);
-        let logits = model.logits(w, &batch)?;
-        Ok::<_, EngineError>(logits::read(&logits, &batch.labels, (classes, top)))
-    };
-    let mut whole = Assessment {
-        predictions: 0,
-        correct: 0,
-        loss_sum: 0.0,
-        confusion: Confusion::new(classes),
-        sample: Sample::new(top),
-    };
-    for part in in_order(threads, batches, part) {
-        whole.add(&part?);
-    }
-    Ok(whole)
-}
-
 impl Assessment {
-    fn add(&mut self, other: &Self) {
+    /// Nothing was seen yet.
+    pub fn new(classes: usize, top: usize) -> Self {
+        Self {
+            predictions: 0,
+            correct: 0,
+            loss_sum: 0.0,
+            confusion: Confusion::new(classes),
+            sample: Sample::new(top),
+        }
+    }
+
+    /// Takes in what was seen of the same model elsewhere.
+    pub fn add(&mut self, other: &Self) {
         self.predictions += other.predictions;
         self.correct += other.correct;
         self.loss_sum += other.loss_sum;

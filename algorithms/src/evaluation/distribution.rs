@@ -18,11 +18,21 @@ pub struct Spread {
 
 impl Spread {
     /// Of values of which larger is better; `None` without any.
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub fn of(values: Vec<f64>) -> Option<Self> {
+        Self::sorted(values, f64::total_cmp)
+    }
+
+    /// Of values of which smaller is better; `None` without any.
+    pub fn of_losses(values: Vec<f64>) -> Option<Self> {
+        Self::sorted(values, |a, b| b.total_cmp(a))
+    }
+
+    /// The worst comes first.
+    fn sorted(mut values: Vec<f64>, order: impl Fn(&f64, &f64) -> std::cmp::Ordering) -> Option<Self> {
         if values.is_empty() {
             return None;
         }
-        values.sort_unstable_by(f64::total_cmp);
+        values.sort_unstable_by(order);
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let centre = mean(&values);
         let squares: Vec<f64> = values.iter().map(|value| (value - centre).powi(2)).collect();
@@ -63,6 +73,8 @@ mod tests {
         assert_eq!((spread.clients, spread.mean, spread.worst_decile), (20, 10.5, 1.5));
         assert!((spread.variance - 33.25).abs() < 1e-12);
         assert_eq!(Spread::of(vec![0.5]).unwrap().worst_decile, 0.5);
+        let losses = Spread::of_losses((1..=20).map(f64::from).collect()).unwrap();
+        assert_eq!((losses.mean, losses.worst_decile), (10.5, 19.5));
         assert_eq!(Spread::of(Vec::new()), None);
     }
 

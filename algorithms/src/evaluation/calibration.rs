@@ -103,13 +103,35 @@ impl Sample {
         }
         let mut cubes: BTreeMap<Vec<u32>, Cube> = BTreeMap::new();
         for (z, rank) in self.z.chunks_exact(self.top).zip(&self.rank) {
-            let place = |z: &f32| ((f64::from(*z) * bins as f64) as u32).min(bins as u32 - 1);
-            let cube = cubes.entry(z.iter().map(place).collect()).or_insert_with(|| Cube::new(self.top));
-            cube.add(z, *rank);
+            let cube = z.iter().map(|z| part_of(*z, bins) as u32).collect();
+            cubes.entry(cube).or_insert_with(|| Cube::new(self.top)).add(z, *rank);
         }
-        let n = self.len() as f64;
+        Calibration::of(cubes.values(), (self.top, bins))
+    }
+
+    /// Probability of the most likely class of each prediction, and whether that class came true.
+    pub(super) fn first(&self) -> impl Iterator<Item = (f32, bool)> {
+        self.z.chunks_exact(self.top.max(1)).zip(&self.rank).map(|(z, rank)| (z[0], *rank == Some(0)))
+    }
+}
+
+/// The part of an axis, cut into `bins`, in which a probability lies.
+pub(super) fn part_of(z: f32, bins: usize) -> usize {
+    ((f64::from(z) * bins as f64) as usize).min(bins.saturating_sub(1))
+}
+
+impl Calibration {
+    /// From the sums of all cubes that are not empty; `None` for fewer than two predictions.
+    pub(super) fn of<'a>(
+        cubes: impl Iterator<Item = &'a Cube> + Clone,
+        (top, bins): (usize, usize),
+    ) -> Option<Self> {
+        let n: f64 = cubes.clone().map(|cube| cube.count).sum();
+        if n < 2.0 {
+            return None;
+        }
         let (mut squared, mut null, mut first, mut second) = (0.0, 0.0, 0.0, 0.0);
-        for cube in cubes.values() {
+        for cube in cubes {
             let Parts { pairs, variance, moment, mean } = cube.parts();
             squared += pairs / n;
             null += variance / (n * n);
@@ -119,10 +141,10 @@ impl Sample {
         let s = ((first - second * second).max(0.0) / n).sqrt();
         let (low, high) = interval(squared.max(0.0), s);
         let calibrated = squared <= ONE_SIDED * null.sqrt();
-        Some(Calibration {
-            top: self.top,
+        Some(Self {
+            top,
             bins,
-            predictions: self.len(),
+            predictions: n as usize,
             ece: squared.max(0.0).sqrt(),
             low: if calibrated { 0.0 } else { low.sqrt() },
             high: high.sqrt(),
@@ -145,15 +167,15 @@ fn interval(t: f64, s: f64) -> (f64, f64) {
 }
 
 /// Sums over the predictions of a cube.
-struct Cube {
-    count: f64,
+pub(super) struct Cube {
+    pub(super) count: f64,
     /// Σ U, k.
-    sum: Vec<f64>,
+    pub(super) sum: Vec<f64>,
     /// Σ UU', k × k.
-    products: Vec<f64>,
+    pub(super) products: Vec<f64>,
     /// Σ S, k × k, and Σ ‖S‖².
-    spread: Vec<f64>,
-    spread_squares: f64,
+    pub(super) spread: Vec<f64>,
+    pub(super) spread_squares: f64,
 }
 
 /// What a cube adds.
@@ -169,7 +191,7 @@ struct Parts {
 }
 
 impl Cube {
-    fn new(top: usize) -> Self {
+    pub(super) fn new(top: usize) -> Self {
         Self {
             count: 0.0,
             sum: vec![0.0; top],
@@ -215,7 +237,7 @@ impl Cube {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use algorithms::seed::{mix, unit};
+    use crate::seed::{mix, unit};
 
     /// Draws in [0, 1).
     fn draws(seed: u64) -> impl FnMut() -> f64 {

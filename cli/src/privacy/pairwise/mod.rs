@@ -1,5 +1,7 @@
 //! `starling privacy pairwise`: what the peers of a decentralised run learn about each other.
 
+mod heat;
+
 use super::setting::{delta, show};
 use crate::{
     exit::{Code, Failure},
@@ -12,7 +14,7 @@ use privacy::{
 };
 use proto::spec::{Mixing, RunSpec};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A matrix is printed for at most so many peers.
 const SHOWN: usize = 16;
@@ -30,7 +32,7 @@ const MOST_WORK: u64 = 2_000_000;
 ///
 /// JSON: one object with run, nodes, rounds, noise_multiplier, delta, everybody, epsilon (rows: who learns,
 /// columns: about whom; null for itself), most, mean, linear (null if the run is too large: epsilon, most,
-/// mean, proved).
+/// mean, proved), drawing (null without --svg).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run file
@@ -39,6 +41,12 @@ pub(crate) struct Args {
     /// δ; the run's own without it
     #[arg(long, value_parser = delta)]
     delta: Option<f64>,
+    /// Draws the matrix: who learns how much about whom
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Replaces an existing drawing
+    #[arg(long)]
+    force: bool,
     /// Prints JSON instead of text
     #[arg(long)]
     json: bool,
@@ -82,6 +90,9 @@ impl Matrix {
 
 /// Computes and prints.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    if let Some(file) = &args.svg {
+        output::refuse_existing(file, args.force)?;
+    }
     let wrong =
         |error: &dyn std::fmt::Display| Failure::new(Code::Data, format!("{}: {error}", args.file.display()));
     let spec = RunSpec::from_toml(&output::read_text(&args.file)?).map_err(|error| wrong(&error))?;
@@ -113,42 +124,75 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let linear = (0..nodes).map(|v| view.linear(v)).collect::<Result<Vec<_>, _>>().ok();
     let linear = linear.filter(|_| in_step).map(|squares| Matrix::new(squares, by)).transpose()?;
     let everybody = Mu::new(by.0 * all.sqrt()).map_err(|error| wrong(&error))?.epsilon(by.1);
-    if args.json {
-        let linear = linear.as_ref().map(|linear| {
-            json!({"epsilon": linear.0, "most": linear.most(), "mean": linear.mean(), "proved": spec.rounds == 1})
+    let learned = Learned { spec, z, delta: by.1, in_step, everybody, proved, linear };
+    if let Some(file) = &args.svg {
+        output::write_file(file, args.force, &[learned.svg().as_bytes()])?;
+    }
+    if args.json { output::line(learned.json(args.svg.as_deref())) } else { learned.print() }
+}
+
+/// What each peer learns.
+struct Learned {
+    spec: RunSpec,
+    z: f64,
+    delta: f64,
+    /// Whether it is known beforehand what arrives when.
+    in_step: bool,
+    everybody: f64,
+    proved: Matrix,
+    linear: Option<Matrix>,
+}
+
+impl Learned {
+    fn json(&self, drawing: Option<&Path>) -> Value {
+        let (rounds, proved) = (self.spec.rounds, &self.proved);
+        let linear = self.linear.as_ref().map(|linear| {
+            json!({"epsilon": linear.0, "most": linear.most(), "mean": linear.mean(), "proved": rounds == 1})
         });
-        return output::line(json!({
-            "run": spec.name, "nodes": nodes, "rounds": spec.rounds, "noise_multiplier": z, "delta": by.1,
-            "everybody": everybody, "epsilon": proved.0, "most": proved.most(), "mean": proved.mean(),
-            "linear": linear.unwrap_or(Value::Null),
-        }));
+        json!({
+            "run": self.spec.name, "nodes": proved.0.len(), "rounds": rounds, "noise_multiplier": self.z,
+            "delta": self.delta, "everybody": self.everybody, "epsilon": proved.0, "most": proved.most(),
+            "mean": proved.mean(), "linear": linear.unwrap_or(Value::Null), "drawing": drawing,
+        })
     }
-    let told =
-        |matrix: &Matrix| format!("at most {}, {} on average", show(matrix.most()), show(matrix.mean()));
-    if nodes <= SHOWN {
-        output::line(proved.text())?;
+
+    fn svg(&self) -> String {
+        let name = &self.spec.name;
+        let proved = (format!("{name}: epsilon at delta {:e}", self.delta), &self.proved.0[..]);
+        let condition = if self.spec.rounds == 1 { "" } else { ", if changes did not react" };
+        let linear = self.linear.as_ref();
+        let linear = linear.map(|linear| (format!("with the noise between{condition}"), &linear.0[..]));
+        heat::svg(&std::iter::once(proved).chain(linear).collect::<Vec<_>>(), self.everybody)
     }
-    output::line(format!(
-        "epsilon at delta {:e}: {} against everybody who sees all messages\n  a peer about another: {}",
-        by.1,
-        show(everybody),
-        told(&proved)
-    ))?;
-    match linear {
-        Some(linear) if spec.rounds == 1 => {
-            output::line(format!("  with the noise between them: {}", told(&linear)))
+
+    fn print(&self) -> Result<(), Failure> {
+        let told =
+            |matrix: &Matrix| format!("at most {}, {} on average", show(matrix.most()), show(matrix.mean()));
+        if self.proved.0.len() <= SHOWN {
+            output::line(self.proved.text())?;
         }
-        Some(linear) => output::line(format!(
-            "  if changes did not depend on what was received, with the noise between them: {}",
-            told(&linear)
-        )),
-        None if in_step => {
-            output::note("too many rounds or peers to count the noise between them");
-            Ok(())
-        }
-        None => {
-            output::note("not synchronous, or with deadlines: what arrives when is not known beforehand");
-            Ok(())
+        output::line(format!(
+            "epsilon at delta {:e}: {} against everybody who sees all messages\n  a peer about another: {}",
+            self.delta,
+            show(self.everybody),
+            told(&self.proved)
+        ))?;
+        match &self.linear {
+            Some(linear) if self.spec.rounds == 1 => {
+                output::line(format!("  with the noise between them: {}", told(linear)))
+            }
+            Some(linear) => output::line(format!(
+                "  if changes did not depend on what was received, with the noise between them: {}",
+                told(linear)
+            )),
+            None if self.in_step => {
+                output::note("too many rounds or peers to count the noise between them");
+                Ok(())
+            }
+            None => {
+                output::note("not synchronous, or with deadlines: what arrives when is not known beforehand");
+                Ok(())
+            }
         }
     }
 }
