@@ -63,7 +63,11 @@ fn exit_codes_tell_what_was_wrong() {
         (&["run", "submit", run.to_str().unwrap()], 64, &["run.toml", "rounds"]),
         (&["run", "list", "--coordinator", &nobody], 69, &["starling coordinator", &nobody]),
         (&["worker", "list", "--coordinator", &nobody], 69, &["starling coordinator"]),
-        (&["demo", "--mode", "decentralised", "--algorithm", "choco-sgd"], 64, &["peers cannot run", "sgp"]),
+        (
+            &["demo", "--mode", "decentralised", "--algorithm", "choco-sgd", "--topology", "base-graph"],
+            64,
+            &["base-graph", "the same neighbours"],
+        ),
         (&["demo", "--topology", "ring"], 64, &["--mode decentralised"]),
         (&["topology", "report", "--kind", "rng", "--n", "8"], 64, &["did you mean `ring`"]),
         (&["demo", "--out", out], 73, &["not empty"]),

@@ -6,6 +6,7 @@ mod crowd;
 mod gossip;
 mod kernels;
 mod limit;
+mod mixing;
 mod privacy;
 mod round;
 mod simulate;
@@ -26,6 +27,7 @@ pub(crate) struct Args {
 enum What {
     Round(round::Args),
     Gossip(gossip::Args),
+    Mixing(mixing::Args),
     Simulate(simulate::Args),
     /// The coordinator's aggregation against a plain pass over the same memory
     Aggregate(aggregate::Args),
@@ -43,6 +45,7 @@ pub(crate) fn main(args: Args) -> Result<(), Failure> {
         What::Gossip(args) => life::runtime()?.block_on(gossip::measure(&args)),
         What::Connections(args) => life::runtime()?.block_on(connections::measure(&args)),
         What::Soak(args) => life::runtime()?.block_on(soak::measure(&args)),
+        What::Mixing(args) => mixing::measure(&args),
         What::Simulate(args) => simulate::measure(&args),
         What::Kernels(args) => kernels::measure(&args),
         What::Privacy(args) => privacy::measure(&args),

@@ -1,9 +1,11 @@
 //! Rows of a comparison: runs that differ in their seed only, what tells them from the others, and the
 //! numbers over their seeds.
 
-use super::read::{self, Run};
+use super::{
+    read::{self, Line, Run},
+    theory::{Budget, Theory, told},
+};
 use crate::{exit::Failure, table};
-use proto::event::Metrics;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,21 +55,25 @@ impl Over {
 }
 
 /// Mean accuracy of the last evaluated rounds.
-fn last_accuracy(lines: &[Metrics], last: usize) -> Option<f64> {
+fn last_accuracy(lines: &[Line], last: usize) -> Option<f64> {
     let known: Vec<f64> = lines.iter().filter_map(|line| line.eval_accuracy).collect();
     Over::of(&known[known.len().saturating_sub(last)..]).map(|over| over.mean)
 }
 
 /// Rounds, bytes and seconds (virtual ones, of a simulation) until an accuracy was first reached.
-fn reached(lines: &[Metrics], target: f64) -> Option<[f64; 3]> {
+fn reached(lines: &[Line], target: f64) -> Option<[f64; 3]> {
     let at = lines.iter().position(|line| line.eval_accuracy.is_some_and(|accuracy| accuracy >= target))?;
-    let bytes: u64 = lines[..=at].iter().map(|line| line.bytes_down + line.bytes_up).sum();
+    let bytes: u64 = lines[..=at].iter().map(|line| line.bytes).sum();
     let seconds = lines[..=at].iter().map(|line| line.seconds).sum();
     Some([at as f64 + 1.0, bytes as f64, seconds])
 }
 
 impl Row {
-    fn over(&self, value: impl Fn(&[Metrics]) -> Option<f64>) -> Option<Over> {
+    pub(super) fn theory(&self) -> Option<&Theory> {
+        self.runs.first()?.theory.as_ref()
+    }
+
+    pub(super) fn over(&self, value: impl Fn(&[Line]) -> Option<f64>) -> Option<Over> {
         Over::of(&self.runs.iter().filter_map(|run| value(&run.lines)).collect::<Vec<_>>())
     }
 
@@ -140,9 +146,30 @@ impl Comparison {
         table::table(&heading, &rows)
     }
 
+    /// For people: all rows after as many rounds, and as many bytes, as the shortest run has, and what theory
+    /// said beforehand.
+    pub(crate) fn equal(&self) -> String {
+        let budget = Budget::of(&self.rows);
+        let rounds = format!("at {} rounds, %", budget.rounds);
+        let bytes = format!("at {:.1} MB, %", budget.bytes as f64 * 1e-6);
+        let row = |row: &Row| {
+            let percent = |share: f64| format!("{:.2}", share * 100.0);
+            let cell = |over: Option<Over>| table::or_dash(over, |over| over.text(percent));
+            vec![
+                row.label.clone(),
+                cell(row.over(|lines| budget.by_rounds(lines))),
+                cell(row.over(|lines| budget.by_bytes(lines))),
+            ]
+        };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(row).collect();
+        let table = table::table(&["settings", &rounds, &bytes], &rows);
+        format!("{table}\n\n{}", told(&self.rows, budget)).trim_end().to_owned()
+    }
+
     /// For programs.
     pub(crate) fn json(&self, target: Option<f64>, last: usize) -> Value {
         let json = |over: Option<Over>| over.map(Over::json);
+        let budget = Budget::of(&self.rows);
         let row = |row: &Row| {
             let to = |at: usize| {
                 json(target.and_then(|target| row.over(|lines| Some(reached(lines, target)?[at]))))
@@ -153,6 +180,9 @@ impl Comparison {
                 "best_accuracy": json(row.over(best)),
                 "federated_accuracy": json(row.over(shared)), "personal_accuracy": json(row.over(personal)),
                 "rounds_to_target": to(0), "bytes_to_target": to(1), "seconds_to_target": to(2),
+                "at_equal_rounds": json(row.over(|lines| budget.by_rounds(lines))),
+                "at_equal_bytes": json(row.over(|lines| budget.by_bytes(lines))),
+                "theory": row.theory().map(Theory::json),
                 "folders": row.runs.iter().map(|run| &run.folder).collect::<Vec<_>>(),
             })
         };
@@ -160,18 +190,18 @@ impl Comparison {
     }
 }
 
-fn best(lines: &[Metrics]) -> Option<f64> {
+fn best(lines: &[Line]) -> Option<f64> {
     lines.iter().filter_map(|line| line.eval_accuracy).reduce(f64::max)
 }
 
 /// Of the shared model on what clients hold out.
-fn shared(lines: &[Metrics]) -> Option<f64> {
+fn shared(lines: &[Line]) -> Option<f64> {
     lines.iter().rev().find_map(|line| line.federated_accuracy)
 }
 
 /// Of the clients' own models there.
-fn personal(lines: &[Metrics]) -> Option<f64> {
-    lines.iter().rev().find_map(|line| Some(line.clients.as_ref()?.personal.as_ref()?.mean_accuracy))
+fn personal(lines: &[Line]) -> Option<f64> {
+    lines.iter().rev().find_map(|line| line.personal_accuracy)
 }
 
 /// Key paths and values.
@@ -198,8 +228,15 @@ fn flatten(value: &Value) -> BTreeMap<String, String> {
 /// only where its name does not do.
 fn labels(settings: &[BTreeMap<String, String>]) -> Vec<String> {
     const KIND: &str = "algorithm.kind";
+    // What runs with and without a coordinator cannot have in common says nothing about them.
+    const APART: [&str; 2] = ["cohort.", "vetting."];
+    let mixed = settings.iter().any(|s| s.get("mode") != settings[0].get("mode"));
+    let apart = |path: &str| {
+        mixed && (path == "mode" || APART.iter().any(|part| path.starts_with(part)) || tuning(path))
+    };
     let paths: BTreeSet<&String> = settings.iter().flat_map(BTreeMap::keys).collect();
-    let differs = |path: &&String| settings.iter().any(|s| s.get(*path) != settings[0].get(*path));
+    let differs =
+        |path: &&String| !apart(path) && settings.iter().any(|s| s.get(*path) != settings[0].get(*path));
     let differing: Vec<&String> = paths.into_iter().filter(differs).collect();
     let named = differing.iter().any(|path| *path == KIND);
     let own = |path: &str| named && path != KIND && path.starts_with("algorithm.");
@@ -224,16 +261,22 @@ fn labels(settings: &[BTreeMap<String, String>]) -> Vec<String> {
     settings.iter().map(|settings| label(settings, false)).collect()
 }
 
+/// Keys of a topology beside which graph it is.
+fn tuning(path: &str) -> bool {
+    path.starts_with("topology.") && path != "topology.kind"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::events::tests::metrics;
 
     fn run(kind: &str, prox: f64, alpha: f64, seed: u64, accuracies: &[f64]) -> Run {
-        let lines = accuracies.iter().enumerate().map(|(round, a)| metrics(round as u64, *a)).collect();
+        let lines =
+            accuracies.iter().enumerate().map(|(round, a)| metrics(round as u64, *a).into()).collect();
         let settings =
             json!({"algorithm": {"kind": kind, "prox": prox}, "data": {"partition": {"alpha": alpha}}});
-        Run { folder: format!("{kind}{seed}").into(), settings, seed, lines }
+        Run { folder: format!("{kind}{seed}").into(), settings, seed, lines, theory: None }
     }
 
     #[test]
@@ -259,6 +302,25 @@ mod tests {
         near(&compared.json(None, 2)[0]["final_accuracy"]["mean"], 0.575);
         let text = compared.table(Some(0.6), 1);
         assert!(text.contains("60.00 ± 14.14") && text.contains("– (0 of 1)"), "{text}");
+    }
+
+    #[test]
+    fn runs_with_and_without_a_coordinator_differ_in_their_graph() {
+        let settings = |value: Value| flatten(&value);
+        let found = labels(&[
+            settings(json!({"mode": "federated", "algorithm": {"kind": "fedavg"}, "model": {"kind": "mlp"},
+                "cohort": {"min_workers": 8}})),
+            settings(json!({"mode": "decentralised", "algorithm": {"kind": "sgp"}, "model": {"kind": "mlp"},
+                "topology": {"kind": "ring", "nodes": 8, "retry_ms": 2000}})),
+            settings(
+                json!({"mode": "decentralised", "algorithm": {"kind": "sgp"}, "model": {"kind": "linear"},
+                "topology": {"kind": "ring", "nodes": 8, "retry_ms": 2000}}),
+            ),
+        ]);
+        assert_eq!(
+            found,
+            ["fedavg model=mlp", "sgp model=mlp topology=ring", "sgp model=linear topology=ring"]
+        );
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! Finds runs in folders and reads what they wrote.
 
+use super::theory::Theory;
 use crate::{
     exit::{Code, Failure},
     output,
 };
-use proto::{event::Metrics, spec::RunSpec};
+use proto::{
+    event::Metrics,
+    spec::{Mode, RunSpec},
+};
+use serde::Deserialize;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Folders within folders are looked into so deep.
 const DEPTH: usize = 4;
@@ -18,7 +26,55 @@ pub(super) struct Run {
     /// Run file and number of clients, without name and seed: equal for runs that are compared as one.
     pub(super) settings: Value,
     pub(super) seed: u64,
-    pub(super) lines: Vec<Metrics>,
+    pub(super) lines: Vec<Line>,
+    /// Without a coordinator.
+    pub(super) theory: Option<Theory>,
+}
+
+/// A round.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Line {
+    pub(super) round: u64,
+    /// Of the model; without a coordinator the mean over the peers.
+    pub(super) eval_accuracy: Option<f64>,
+    /// That all who take part sent, the coordinator included.
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+    /// Of the shared model on what clients hold out, and of their own models there.
+    pub(super) federated_accuracy: Option<f64>,
+    pub(super) personal_accuracy: Option<f64>,
+}
+
+impl From<Metrics> for Line {
+    fn from(metrics: Metrics) -> Self {
+        let personal = metrics.clients.as_ref().and_then(|clients| clients.personal.as_ref());
+        Self {
+            round: metrics.round,
+            eval_accuracy: metrics.eval_accuracy,
+            bytes: metrics.bytes_down + metrics.bytes_up,
+            seconds: metrics.seconds,
+            federated_accuracy: metrics.federated_accuracy,
+            personal_accuracy: personal.map(|personal| personal.mean_accuracy),
+        }
+    }
+}
+
+/// What a peer writes, as far as it is compared.
+#[derive(Debug, Deserialize)]
+struct PeerLine {
+    round: u64,
+    eval_accuracy: Option<f64>,
+    bytes_sent: u64,
+    seconds: f64,
+}
+
+/// A round as all peers saw it.
+#[derive(Debug, Default)]
+struct Round {
+    accuracies: Vec<f64>,
+    bytes: u64,
+    /// Of the slowest.
+    seconds: f64,
 }
 
 /// Every run in the folders, in the order of the folders' names.
@@ -59,12 +115,8 @@ fn read(folder: &Path) -> Result<Run, Failure> {
     };
     let spec = RunSpec::from_toml(&output::read_text(&folder.join("run.toml"))?)
         .map_err(|error| damaged("run.toml", &error))?;
-    let lines = output::read_text(&folder.join("metrics.jsonl"))?;
-    let lines: Vec<Metrics> = lines
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()
-        .map_err(|error| damaged("metrics.jsonl", &error))?;
+    let alone = spec.mode == Mode::Decentralised;
+    let lines = if alone { peers(folder)? } else { metrics::<Metrics>(folder)?.map(Line::from).collect() };
     let seed = spec.seed;
     let mut settings = serde_json::to_value(&spec).map_err(Failure::internal)?;
     if let Some(settings) = settings.as_object_mut() {
@@ -75,6 +127,46 @@ fn read(folder: &Path) -> Result<Run, Failure> {
         if let Some(point) = point {
             settings.insert("clients".into(), point["clients"].clone());
         }
+        if alone {
+            // Nobody reads these, and one that is compared with a run that does must not seem to differ in them.
+            settings.retain(|key, _| !["cohort", "vetting"].contains(&key.as_str()));
+        }
     }
-    Ok(Run { folder: folder.to_owned(), settings, seed, lines })
+    Ok(Run { folder: folder.to_owned(), settings, seed, lines, theory: Theory::of(&spec) })
+}
+
+fn metrics<T: serde::de::DeserializeOwned>(folder: &Path) -> Result<std::vec::IntoIter<T>, Failure> {
+    let file = folder.join("metrics.jsonl");
+    let lines: Result<Vec<T>, _> = output::read_text(&file)?.lines().map(serde_json::from_str).collect();
+    let lines = lines.map_err(|error| Failure::new(Code::Data, format!("{}: {error}", file.display())))?;
+    Ok(lines.into_iter())
+}
+
+/// The rounds of a run without a coordinator, from the folders of all its peers.
+fn peers(folder: &Path) -> Result<Vec<Line>, Failure> {
+    let cannot =
+        |error: std::io::Error| Failure::new(Code::NotFound, format!("{}: {error}", folder.display()));
+    let mut rounds: BTreeMap<u64, Round> = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        if !path.join("metrics.jsonl").is_file() {
+            continue;
+        }
+        for line in metrics::<PeerLine>(&path)? {
+            let round = rounds.entry(line.round).or_default();
+            round.accuracies.extend(line.eval_accuracy);
+            round.bytes += line.bytes_sent;
+            round.seconds = round.seconds.max(line.seconds);
+        }
+    }
+    if rounds.is_empty() {
+        let text = format!("{}: no peer's folder with a metrics.jsonl in it", folder.display());
+        return Err(Failure::new(Code::NotFound, text));
+    }
+    let line = |(round, Round { accuracies, bytes, seconds }): (u64, Round)| {
+        let mean = accuracies.iter().sum::<f64>() / accuracies.len() as f64;
+        let eval_accuracy = (!accuracies.is_empty()).then_some(mean);
+        Line { round, eval_accuracy, bytes, seconds, federated_accuracy: None, personal_accuracy: None }
+    };
+    Ok(rounds.into_iter().map(line).collect())
 }

@@ -177,6 +177,9 @@ fn topology(args: &Args, algorithm: &str) -> TopologySpec {
     let kind = match &args.topology {
         Some(given) => given.as_str(),
         None if algorithm == "adpsgd" => "random-pair",
+        // The same neighbours in every round.
+        None if ["choco-sgd", "qdfedavgm"].contains(&algorithm) => "ring",
+        None if algorithm == "relaysgd" => "path",
         None if symmetric => "base-graph",
         None if args.workers.is_power_of_two() => "one-peer-exponential",
         None => "static-exponential",

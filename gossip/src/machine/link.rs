@@ -37,9 +37,29 @@ pub(super) struct Link<T> {
     /// What is known of the peer: `x̂_j − x̂_i` as of the last exchange, or its last relayed sum. Empty: nothing.
     pub(super) got: Vec<T>,
     /// What the next exchange is to give.
-    pub(super) owed: Option<Payload<T>>,
-    /// Whether the peer has the whole public copy, or is owed it.
-    pub(super) told: bool,
+    pub(super) owed: Owed<T>,
+}
+
+/// What the next exchange of a link is to give.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Owed<T> {
+    /// Nothing yet: the peer knows nothing of this node.
+    Untold,
+    /// Nothing more than the peer has, or is under way.
+    Settled,
+    This(Payload<T>),
+}
+
+impl<T> Owed<T> {
+    pub(super) fn take(&mut self) -> Option<Payload<T>> {
+        match std::mem::replace(self, Self::Settled) {
+            Self::This(payload) => Some(payload),
+            before => {
+                *self = before;
+                None
+            }
+        }
+    }
 }
 
 /// A transfer without a verdict yet.
@@ -77,8 +97,7 @@ impl<T: Scalar> Link<T> {
             closed: false,
             closed_to_us: false,
             got: Vec::new(),
-            owed: None,
-            told: false,
+            owed: Owed::Untold,
         }
     }
 

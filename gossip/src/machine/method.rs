@@ -1,7 +1,7 @@
 //! What a node does between training and mixing, and what it keeps for it between rounds. All of it is part
 //! of [`super::State`], so that one record holds the model, the mass, the ledger and this.
 
-use super::{Machine, message::Payload};
+use super::{Machine, link::Owed, message::Payload};
 use crate::kernel::{Scalar, add, axpy};
 use serde::{Deserialize, Serialize};
 
@@ -196,7 +196,7 @@ impl<T: Scalar> Machine<T> {
                     let first = copy.iter().all(|value| *value == T::default());
                     add(copy, &difference);
                     let all = (!first).then(|| copy.clone());
-                    self.owe(&difference, all);
+                    self.owe(&difference, all.as_ref());
                 }
             }
         }
@@ -255,7 +255,7 @@ impl<T: Scalar> Machine<T> {
             self.state.base = again;
         }
         if self.config.method == Method::Relay {
-            self.state.links.values_mut().for_each(|link| (link.got, link.owed) = (Vec::new(), None));
+            self.state.links.values_mut().for_each(|link| (link.got, link.owed) = (Vec::new(), Owed::Untold));
         }
     }
 }

@@ -8,7 +8,7 @@
 //! **Relay**: the message to a neighbour is the own model and what the others sent last, with their number;
 //! a message that does not arrive is replaced by the next.
 
-use super::link::Link;
+use super::link::{Link, Owed};
 use super::message::{Content, Payload, Transfer};
 use super::{Machine, Method};
 use crate::kernel::{Scalar, add, axpy};
@@ -19,13 +19,12 @@ const MOST: f64 = 65_536.0;
 
 impl<T: Scalar> Link<T> {
     /// One more difference for the peer, which has (or is owed) the whole copy: `all` where it is not zero.
-    fn owe(&mut self, difference: &Payload<T>, all: Option<Vec<T>>) {
-        self.owed = Some(match self.owed.take() {
-            Some(before) => sum(&before, difference),
-            None if self.told => difference.clone(),
-            None => all.map_or_else(|| difference.clone(), Payload::from),
+    fn owe(&mut self, difference: &Payload<T>, all: Option<&Vec<T>>) {
+        self.owed = Owed::This(match &self.owed {
+            Owed::This(before) => sum(before, difference),
+            Owed::Settled => difference.clone(),
+            Owed::Untold => all.map_or_else(|| difference.clone(), |all| all.clone().into()),
         });
-        self.told = true;
     }
 
     /// What both ends gave each other in an exchange.
@@ -46,7 +45,7 @@ impl<T: Scalar> Link<T> {
         if let (Method::Compressed { .. }, Content::Offer { .. }) = (method, transfer.content) {
             let later = self.owed.take();
             let both = later.map_or_else(|| transfer.payload.clone(), |later| sum(&transfer.payload, &later));
-            self.owed = Some(both);
+            self.owed = Owed::This(both);
         }
     }
 }
@@ -57,11 +56,11 @@ fn sum<T: Scalar>(a: &[T], b: &[T]) -> Payload<T> {
 
 impl<T: Scalar> Machine<T> {
     /// Notes the difference for every neighbour, and for everybody who was told before. `all`: the whole copy.
-    pub(super) fn owe(&mut self, difference: &Payload<T>, all: Option<Vec<T>>) {
+    pub(super) fn owe(&mut self, difference: &Payload<T>, all: Option<&Vec<T>>) {
         let neighbours: BTreeSet<u64> = self.column().into_iter().map(|(peer, _)| peer.id).collect();
         for link in self.state.links.values_mut() {
-            if link.told || neighbours.contains(&link.peer.id) {
-                link.owe(difference, if link.told { None } else { all.clone() });
+            if !matches!(link.owed, Owed::Untold) || neighbours.contains(&link.peer.id) {
+                link.owe(difference, all);
             }
         }
     }
@@ -82,7 +81,7 @@ impl<T: Scalar> Machine<T> {
             messages.push((*to, Payload::from(message)));
         }
         for (to, message) in messages {
-            self.link_mut(to, |link| link.owed = Some(message));
+            self.link_mut(to, |link| link.owed = Owed::This(message));
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod book;
 mod claim;
+mod complaint;
 mod config;
 mod form;
 mod listen;
@@ -112,10 +113,7 @@ pub async fn run(
     let opened = tokio::task::spawn_blocking(move || (trainer.open(&opening), trainer)).await;
     let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
     let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
-    let shapes: Vec<Vec<usize>> =
-        tensors.iter().map(|(_, shape)| shape.iter().map(|side| *side as usize).collect()).collect();
-    let form = Form::new(&mixing, &shapes).map_err(|error| WorkerError::Run(error.to_string()))?;
-    let _ = shared.form.set(form);
+    let _ = shared.form.set(form(&mixing, &tensors)?);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
         name: config.name.to_string(),
@@ -151,6 +149,13 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// What vectors of the run look like on the wire.
+fn form(mixing: &Mixing, tensors: &[(String, Vec<u64>)]) -> Result<Form, WorkerError> {
+    let shape = |(_, shape): &(String, Vec<u64>)| shape.iter().map(|side| *side as usize).collect();
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(shape).collect();
+    Form::new(mixing, &shapes).map_err(|error| WorkerError::Run(error.to_string()))
 }
 
 /// What the topology promises, as it is told to who asks.

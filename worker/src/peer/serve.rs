@@ -1,7 +1,7 @@
 //! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
 //! run, that a vector is the announced one; then it goes to the node.
 
-use super::{claim::Refused, form::Form, listen::caller, rumour::Ear};
+use super::{claim::Refused, complaint::Complaints, form::Form, listen::caller, rumour::Ear};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
 use identity::{Identity, Role};
@@ -59,11 +59,18 @@ pub(super) struct Shared {
     pub(super) settled: Mutex<BTreeMap<Member, u64>>,
     /// Vectors of which a part has arrived, by sender and whether they are answers.
     partial: Mutex<Partial>,
+    complaints: Complaints,
 }
 
 impl Shared {
     pub(super) fn new(run: [u8; 32]) -> Self {
-        Self { run, form: OnceLock::new(), settled: Mutex::default(), partial: Mutex::default() }
+        Self {
+            run,
+            form: OnceLock::new(),
+            settled: Mutex::default(),
+            partial: Mutex::default(),
+            complaints: Complaints::default(),
+        }
     }
 }
 
@@ -125,7 +132,7 @@ impl Service {
         let wrong = |why: &str| Status::invalid_argument(why.to_owned());
         self.same_run(&header.run)?;
         let message = header.message.ok_or_else(|| wrong("a header without a message"))?;
-        let sender = sender(message.from, who, "vector")?;
+        let sender = self.sender(message.from, who, "vector")?;
         let (answer, seq) = match &message.body {
             Some(Wire::Transfer(transfer)) => (false, transfer.seq),
             Some(Wire::Verdict(verdict)) => (true, verdict.seq),
@@ -167,6 +174,20 @@ impl Service {
         self.shared.form.get().ok_or_else(|| Status::unavailable("not ready yet"))
     }
 
+    /// The sender that a message names, who must be the caller.
+    fn sender(&self, named: Option<v1::PeerMember>, who: &Identity, what: &str) -> Result<Member, Status> {
+        let from = peers::read_member(named).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if from.id == peers::id_of(&who.name) {
+            return Ok(from);
+        }
+        let why = format!(
+            "the certificate is that of {who}, but the {what} is in the name of member {:016x}",
+            from.id
+        );
+        self.shared.complaints.tell(&who.to_string(), &why);
+        Err(Status::permission_denied(why))
+    }
+
     async fn deliver(&self, message: v1::PeerMessage, words: Vec<f32>) -> Result<(), Status> {
         let bytes = words.len() as u64 * 4;
         let vector = if words.is_empty() {
@@ -182,18 +203,6 @@ impl Service {
             peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.node.send(Input::Message(envelope, bytes)).await.map_err(stopping)
     }
-}
-
-/// The sender that a message names, who must be the caller.
-fn sender(named: Option<v1::PeerMember>, who: &Identity, what: &str) -> Result<Member, Status> {
-    let from = peers::read_member(named).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    if from.id == peers::id_of(&who.name) {
-        return Ok(from);
-    }
-    let why =
-        format!("the certificate is that of {who}, but the {what} is in the name of member {:016x}", from.id);
-    tracing::warn!(why, "refused");
-    Err(Status::permission_denied(why))
 }
 
 async fn receive(requests: &mut Streaming<v1::HandRequest>, assembler: &mut Assembler) -> Result<(), Status> {
@@ -217,7 +226,7 @@ impl Peers for Service {
 
     async fn meet(&self, request: Request<v1::MeetRequest>) -> Result<Response<v1::MeetReply>, Status> {
         let who = self.peer(&request, |request| &request.run)?;
-        sender(request.into_inner().member, &who, "question")?;
+        self.sender(request.into_inner().member, &who, "question")?;
         self.ask(Ask::Meet).await.map(Response::new)
     }
 
@@ -226,7 +235,7 @@ impl Peers for Service {
         let v1::RumourRequest { address, datagram, .. } = request.into_inner();
         let address = address.parse().map_err(|_| Status::invalid_argument("the address is none"))?;
         self.ear.hear(&who.name, (address, datagram)).map_err(|refused| {
-            tracing::warn!(%who, why = %refused, "refused");
+            self.shared.complaints.tell(&who.to_string(), &refused.to_string());
             match refused {
                 Refused::Damaged(_) => Status::invalid_argument(refused.to_string()),
                 _ => Status::permission_denied(refused.to_string()),
@@ -239,11 +248,11 @@ impl Peers for Service {
         let who = self.peer(&request, |request| &request.run)?;
         match request.into_inner().body {
             Some(v1::tell_request::Body::Message(message)) => {
-                sender(message.from, &who, "message")?;
+                self.sender(message.from, &who, "message")?;
                 self.deliver(message, Vec::new()).await?;
             }
             Some(v1::tell_request::Body::Report(report)) => {
-                sender(report.from, &who, "report")?;
+                self.sender(report.from, &who, "report")?;
                 self.node.send(Input::Report(report)).await.map_err(stopping)?;
             }
             None => return Err(Status::invalid_argument("it says nothing")),

@@ -7,7 +7,7 @@ use crate::{
     exit::{Code, Failure},
     output, table,
 };
-use gossip::machine::Barrier;
+use gossip::machine::{Barrier, Method};
 use privacy::{
     Mu,
     pairwise::{Step, View},
@@ -97,6 +97,10 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         |error: &dyn std::fmt::Display| Failure::new(Code::Data, format!("{}: {error}", args.file.display()));
     let spec = RunSpec::from_toml(&output::read_text(&args.file)?).map_err(|error| wrong(&error))?;
     let mixing = spec.mixing().map_err(|error| wrong(&error))?;
+    if !matches!(mixing.config.method, Method::Average | Method::Momentum { .. }) {
+        let why = "what its peers exchange is no average of models, of which alone this knows";
+        return Err(wrong(&format!("`{}`: {why}", spec.algorithm.kind)));
+    }
     let privacy = spec.privacy.as_ref().ok_or_else(|| wrong(&"it has no [privacy] section"))?;
     let plan = privacy.plan(spec.peer_facts(1)).map_err(|error| wrong(&error))?;
     let moves = if privacy.adjacency() == privacy::Adjacency::ReplaceOne { 2.0 } else { 1.0 };
