@@ -38,6 +38,7 @@ pub type Ranges = Arc<[Range<usize>]>;
 
 /// Which parts of a model are a worker's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "own and shared are the words for it")]
 pub struct Own {
     own: Ranges,
     shared: Ranges,

@@ -201,6 +201,7 @@ impl Default for CohortSpec {
 /// When and on what the global model is evaluated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[allow(clippy::struct_excessive_bools, reason = "keys of a file")]
 pub struct EvaluationSpec {
     /// Evaluate after every so many rounds, and after the last; 0: never.
     pub every: u64,

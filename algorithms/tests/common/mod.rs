@@ -1,6 +1,7 @@
 //! A federation without a network: an algorithm's two sides, means, and the four-client quadratic
 //! problem of the reference, in `f32` (with the real accumulators) or in `f64`.
 #![allow(
+    clippy::needless_range_loop,
     clippy::unwrap_used,
     dead_code,
     unreachable_pub,

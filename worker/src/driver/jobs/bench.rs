@@ -269,6 +269,7 @@ fn lost(ours: Option<u64>, counted: Option<u64>) -> String {
     )
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn wrong(error: SpecError) -> Ended {
     Ended::Declined(DeclineReason::Spec, error.to_string())
 }
