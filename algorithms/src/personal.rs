@@ -148,6 +148,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range of tensors is what is meant")]
 mod tests {
     use super::*;
 

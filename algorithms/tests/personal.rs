@@ -1,6 +1,7 @@
 //! Personal models: what Ditto promises exactly, what frozen parts and the sparse step are by hand, and that a
 //! base does not notice what is personal.
 #![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
+#![allow(clippy::single_range_in_vec_init, reason = "one range of tensors is what is meant")]
 
 mod common;
 
@@ -15,8 +16,8 @@ use std::{convert::Infallible, sync::Arc};
 
 const ROUNDS: usize = 12;
 
-fn ditto(keys: serde_json::Value) -> Federation<f64> {
-    Federation::new(&golden().problem, "ditto", &keys)
+fn ditto(keys: &serde_json::Value) -> Federation<f64> {
+    Federation::new(&golden().problem, "ditto", keys)
 }
 
 #[test]
@@ -34,7 +35,7 @@ fn the_shared_model_of_ditto_is_its_bases_to_the_bit() {
 
 #[test]
 fn without_a_pull_ditto_is_local_training_exactly() {
-    let mut federation = ditto(json!({"lambda": 0.0}));
+    let mut federation = ditto(&json!({"lambda": 0.0}));
     let schedule = golden().problem.schedule;
     let mut alone: Vec<Option<Vec<f64>>> = vec![None; 4];
     for t in 0..ROUNDS {
@@ -67,7 +68,7 @@ fn ditto_comes_to_the_optimum_of_its_objective() {
     }
     // A stronger pull keeps it nearer to the shared model.
     let gap = |lambda: f64| {
-        let mut federation = ditto(json!({"lambda": lambda}));
+        let mut federation = ditto(&json!({"lambda": lambda}));
         federation.run(&[vec![0, 1, 2, 3]], 40);
         distance(&[federation.w()], &[federation.states[0][PERSONAL].as_ref().clone()])
     };
@@ -147,7 +148,7 @@ fn every_base_stands_still_where_parts_are_personal() {
 fn singular(m: &[f64]) -> [f64; 2] {
     let (square, det) = (m.iter().map(|x| x * x).sum::<f64>(), (m[0] * m[3] - m[1] * m[2]).abs());
     let (sum, gap) = ((square + 2.0 * det).sqrt(), (square - 2.0 * det).max(0.0).sqrt());
-    [(sum + gap) / 2.0, (sum - gap) / 2.0]
+    [f64::midpoint(sum, gap), (sum - gap) / 2.0]
 }
 
 fn fedslr(threshold: f64) -> Federation<f64> {

@@ -190,9 +190,11 @@ fn pictures(folder: &std::path::Path) {
     for split in ["train", "t10k"] {
         let mut images = vec![0, 0, 8, 3, 0, 0, 0, 10, 0, 0, 0, 4, 0, 0, 0, 4];
         images.extend((0..160).map(|i| i as u8));
-        std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
+        std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), images)
+            .expect("a folder of its own");
         let labels = [0, 0, 8, 1, 0, 0, 0, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-        std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();
+        std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), labels)
+            .expect("a folder of its own");
     }
 }
 

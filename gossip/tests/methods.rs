@@ -73,13 +73,12 @@ fn on_the_wire(net: &mut Net, nodes: usize, kills: bool) -> Vec<Matrix> {
         net.step();
         if kills && net.now > at {
             at = net.now + 25;
-            match down.take() {
-                Some(id) => net.resume(id),
-                None => {
-                    let id = (at / 25) % nodes as u64;
-                    net.crash(id);
-                    down = Some(id);
-                }
+            if let Some(id) = down.take() {
+                net.resume(id);
+            } else {
+                let id = (at / 25) % nodes as u64;
+                net.crash(id);
+                down = Some(id);
             }
         }
     }

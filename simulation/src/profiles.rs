@@ -137,7 +137,7 @@ fn byzantine(algorithm: &str, seed: u64) -> Schedule {
 
 /// FedBuff and FedAsync in turns, under faults that go in turns, too.
 fn buffered(_: &str, seed: u64) -> Schedule {
-    let (staleness, max_staleness) = (Staleness::default(), if seed % 5 == 0 { 2 } else { 20 });
+    let (staleness, max_staleness) = (Staleness::default(), if seed.is_multiple_of(5) { 2 } else { 20 });
     let concurrency = [None, Some(4), Some(2)][(seed / 2 % 3) as usize];
     let (section, rounds) = if seed.is_multiple_of(2) {
         let buffer_size = [3, 2, 9][(seed / 4 % 3) as usize];

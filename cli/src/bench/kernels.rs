@@ -105,6 +105,7 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
 fn failed(error: DeviceError) -> Failure {
     let hint = "see `starling worker devices` for what this machine has";
     Failure::new(Code::Failed, format!("{error}; {hint}"))

@@ -106,6 +106,7 @@ pub(crate) async fn follow(
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one at a time, and gone at once")]
 enum Heard {
     Last(RunEvent),
     Broken(String),

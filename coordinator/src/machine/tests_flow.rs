@@ -204,7 +204,7 @@ fn what_is_too_old_is_given_up_by_name() {
     story.join(1, &["a", "b"]);
     for version in 0..=STALE {
         assert_eq!(story.update(2 + version, "a", version), Decision::Accept);
-        assert_eq!(story.tasks().contains(&("b", 0)), true);
+        assert!(story.tasks().contains(&("b", 0)));
         story.confirm(2 + version);
     }
     let last = &story.log[story.log.len() - 12..];

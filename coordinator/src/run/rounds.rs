@@ -7,7 +7,10 @@ use super::{
     commit::{Done, Job, Refused},
     metrics::Evaluated,
 };
-use crate::machine::{Action, Counted, Event};
+use crate::{
+    machine::{Action, Counted, Event},
+    store::RunRecord,
+};
 use algorithms::{RoundFacts, Vector, average::Average};
 use proto::{
     digest::Digest,
@@ -29,25 +32,7 @@ impl Actor {
         }
         // Later events are written while the commit is under way: the log must not get ahead of these.
         self.flush();
-        let mut record = self.record.clone();
-        if let Some(ongoing) = self.machine.ongoing() {
-            record.follow(ongoing, true);
-        }
-        record.round = round + 1;
-        record.opening = None;
-        record.members.clone_from(self.machine.members());
-        record.population_before = population;
-        if self.shared.is_asynchronous() {
-            record.committed.clone_from(self.machine.committed());
-        } else {
-            record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
-        }
-        if self.machine.rules().cap.is_some() {
-            for counted in &counted {
-                *record.participations.entry(counted.worker.clone()).or_default() += 1;
-            }
-        }
-        record.profile(&counted);
+        let record = self.record_after(round, &counted, population);
         let noise = self.noise(round);
         let (bytes_down, bytes_up) = self.shared.take_bytes();
         let seconds = self.parts.clock.now().saturating_sub(opened_at) as f64 / 1_000.0;
@@ -96,6 +81,30 @@ impl Actor {
                 let _ = own.send(Command::Committed(Box::new((round, done)))).await;
             }
         });
+    }
+
+    /// The record as the commit of a round shall leave it, but for its vectors.
+    fn record_after(&self, round: u64, counted: &[Counted], population: usize) -> RunRecord {
+        let mut record = self.record.clone();
+        if let Some(ongoing) = self.machine.ongoing() {
+            record.follow(ongoing, true);
+        }
+        record.round = round + 1;
+        record.opening = None;
+        record.members.clone_from(self.machine.members());
+        record.population_before = population;
+        if self.shared.is_asynchronous() {
+            record.committed.clone_from(self.machine.committed());
+        } else {
+            record.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+        }
+        if self.machine.rules().cap.is_some() {
+            for counted in counted {
+                *record.participations.entry(counted.worker.clone()).or_default() += 1;
+            }
+        }
+        record.profile(counted);
+        record
     }
 
     pub(super) async fn committed(&mut self, round: u64, done: Result<Done, Refused>) {

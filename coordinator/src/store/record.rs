@@ -91,9 +91,12 @@ pub struct RunRecord {
     pub versions: BTreeMap<u64, Digest>,
 }
 
+/// An algorithm, and the shapes of the tensors that it was told.
+pub(crate) type LaidOut = (Arc<dyn Algorithm>, Vec<Vec<usize>>);
+
 impl RunRecord {
     /// The run's algorithm, told how the model is made, and the shapes of the model's tensors.
-    pub fn laid_out(&self) -> Result<(Arc<dyn Algorithm>, Vec<Vec<usize>>), SpecError> {
+    pub(crate) fn laid_out(&self) -> Result<LaidOut, SpecError> {
         let tensors: Vec<Vec<usize>> = self.tensors.iter().map(|(_, shape)| shape.clone()).collect();
         let mut algorithm = self.spec.algorithm.make()?;
         algorithm.lay_out(&tensors);

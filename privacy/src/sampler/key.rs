@@ -31,6 +31,7 @@ pub struct ReleaseKey(pub(super) [u8; 32]);
 pub struct Stream(Cipher);
 
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a box would be a look into memory for every draw")]
 enum Cipher {
     Plain(ChaCha20Rng),
     Wide(Box<Wide>),

@@ -90,7 +90,9 @@ impl Federation {
         let checked = invariants::counted(round, &buffer, before);
         self.report.require("counted", self.now, checked);
         if self.schedule.mutation == Mutation::FreshWeight {
-            buffer.iter_mut().for_each(|one| one.staleness = 0);
+            for one in &mut buffer {
+                one.staleness = 0;
+            }
         }
         let participants = buffer.iter().map(|one| one.worker.clone()).collect();
         let mean = match rules {

@@ -76,12 +76,11 @@ impl Server<'_> {
     /// Milliseconds until the update of a client arrives that is asked now.
     pub(super) fn duration(&mut self, client: usize, round: u64) -> u64 {
         let time = |client| {
-            let steps = match self.spec.model {
-                ModelSpec::Flat { .. } => 1,
-                _ => {
-                    let examples = self.shares.size(client);
-                    u64::from(steps_of_round(&self.spec, self.algorithm, (round, examples)))
-                }
+            let steps = if let ModelSpec::Flat { .. } = self.spec.model {
+                1
+            } else {
+                let examples = self.shares.size(client);
+                u64::from(steps_of_round(&self.spec, self.algorithm, (round, examples)))
             };
             ((steps * STEP_MS) as f64 * self.slowness[client]).ceil() as u64
         };

@@ -21,6 +21,9 @@ const GROUP: usize = 64;
 /// The vector of a release's streams that throws the coins; noise has 0.
 const COINS: u32 = 1;
 
+/// Of one shard: quanta, the last sum, and the gradient that comes of them.
+type Parts<'a> = ((&'a mut [i64], &'a [f32]), &'a mut [f32]);
+
 /// The steps of one local run.
 #[derive(Debug)]
 pub struct NoisySteps<'a> {
@@ -103,7 +106,7 @@ impl<'a> NoisySteps<'a> {
         self.sum_up(w, &drawn)?;
         let (sampler, grid, unit) = (&self.sampler, self.grid, self.unit);
         let before = (!self.empty).then_some(&self.sum);
-        let shard = |(at, ((quanta, last), grad)): (usize, ((&mut [i64], &[f32]), &mut [f32]))| {
+        let shard = |(at, ((quanta, last), grad)): (usize, Parts<'_>)| {
             let before = before.map(|sum| &sum[at * SHARD..][..last.len()]);
             grid.round_sums(before, last, quanta);
             release.add_noise(sampler, (0, at as u32), quanta, 1);

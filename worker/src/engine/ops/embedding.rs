@@ -59,7 +59,7 @@ mod tests {
 
     fn check(rows: &[u32], length: usize, [n, width]: [usize; 2]) {
         let table = [tensor(&numbers(n * width, 1), &[n, width]).unwrap()];
-        check_gradients(&table, &|t| embedding(&t[0], Characters::Host(&rows), length), &|v| {
+        check_gradients(&table, &|t| embedding(&t[0], Characters::Host(rows), length), &|v| {
             rows.iter().flat_map(|&r| v[0][r as usize * width..(r as usize + 1) * width].to_vec()).collect()
         });
     }

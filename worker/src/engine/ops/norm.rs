@@ -307,7 +307,7 @@ mod tests {
         let several = (1..=2_usize, 1..=4_usize, 1..=4_usize, 1..=3_usize, 1..=3_usize)
             .prop_filter("a group has several elements", |(_, h, w, share, _)| h * w * share > 1);
         shapes(16, &several, |(b, h, w, share, groups)| {
-            check_groups([b, h, w, share * groups, groups], false)
+            check_groups([b, h, w, share * groups, groups], false);
         });
         shapes(16, &(1..=4_usize, 2..=23_usize), |(rows, c)| check_rows(rows, c));
     }

@@ -69,7 +69,7 @@ mod stores {
             for quarter in [0, 4, 8, 12] {
                 // SAFETY: four scalars lie there in both, and those of `to`, a line, are aligned to 16 bytes.
                 unsafe {
-                    _mm_stream_ps(to.as_mut_ptr().add(quarter), _mm_loadu_ps(from.as_ptr().add(quarter)))
+                    _mm_stream_ps(to.as_mut_ptr().add(quarter), _mm_loadu_ps(from.as_ptr().add(quarter)));
                 }
             }
         }
