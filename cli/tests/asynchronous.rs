@@ -33,7 +33,7 @@ fn spec(section: &str) -> String {
     format!(
         "name = \"async\"\nrounds = {ROUNDS}\nseed = 5\nmodel = {{ kind = \"mlp\", hidden = [16] }}\n\
          data = {{ name = \"digits\", partition = {{ kind = \"size\", exponent = 1.5 }} }}\n\
-         local = {{ epochs = 60, batch = 10, lr = 0.05, lr_decay = 0.99 }}\n\
+         local = {{ epochs = 200, batch = 10, lr = 0.05, lr_decay = 0.99 }}\n\
          cohort = {{ min_workers = {WORKERS}, rejoin_s = 120 }}\n[async]\n{section}\n"
     )
 }

@@ -197,7 +197,7 @@ fn an_owner_has_a_budget_whatever_a_run_asks_for() {
     let event = told.iter().find(declined).unwrap_or_else(|| panic!("{told:?}"));
     assert!(event["detail"].as_str().unwrap().contains("ε = 3 at δ = 1e-5"), "{event}");
     // A run that asks for less than noise on the worker does not get the data at all.
-    let plain = fleet.submit(1, 1);
+    let plain = fleet.submit(2, 1);
     let log = until("refused", || {
         let log = fleet.log("worker-1");
         log.contains("owner has set").then_some(log)

@@ -116,9 +116,11 @@ impl RunSpec {
         let local = self.privacy.is_some() && !self.has_central_noise();
         let personal = self.has_personal_models(algorithm);
         require(!(local && personal), "privacy.mechanism", || {
-            "what workers pay for does not cover personal models in this version; use a mechanism of the \
-             coordinator, or leave personal models out"
-                .into()
+            let whose = if self.personal.is_some() { "[personal]" } else { &self.algorithm.kind };
+            format!(
+                "what workers pay for does not cover the personal models of `{whose}` in this version; use a mechanism \
+                 of the coordinator, or leave them out"
+            )
         })?;
         let Some(own) = &self.personal else { return Ok(()) };
         let alone = own.epochs.is_none() && own.steps.is_none() && own.lr.is_none() && own.momentum == 0.0;

@@ -212,7 +212,17 @@ mod tests {
                 refused.insert(rule.name);
             }
         }
-        let want = ["afedpdsam", "fedgamma", "fedsam", "fedsmoo", "fedspeed", "mofedsam", "qfedavg"];
+        let want = [
+            "afedpdsam",
+            "ditto",
+            "fedgamma",
+            "fedsam",
+            "fedslr",
+            "fedsmoo",
+            "fedspeed",
+            "mofedsam",
+            "qfedavg",
+        ];
         assert_eq!(refused, BTreeSet::from(want));
     }
 
