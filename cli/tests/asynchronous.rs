@@ -26,7 +26,7 @@ use worker::{
     engine::Model,
 };
 
-const ROUNDS: u64 = 14;
+const ROUNDS: u64 = 40;
 
 /// The first worker has most of the data, and trains several times as long as the last.
 fn spec(section: &str) -> String {
