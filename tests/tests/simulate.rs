@@ -171,12 +171,11 @@ async fn personal_models_are_the_same_in_both() {
         assert_eq!((own.accuracy.clients, last.accuracy.clients), (CLIENTS, CLIENTS), "{name}");
         assert_ne!(own.mean_loss, real[3].federated_loss.expect("as it was told"), "{name}");
         if *name == "fedslr" {
-            // Four scalars a word; the first round sends the first model as it is.
+            // Bytes of the model as it is. Who has that of the first round from another run fetches nothing.
             let dense = (784 * 16 + 16 + 16 * 10 + 10) * 4;
             let down = real.iter().map(|line| line.bytes_down).collect::<Vec<_>>();
-            assert!(down[0] >= 3 * dense, "{down:?}");
             // Three train and four evaluate; whoever trained has fetched already what it evaluated.
-            assert!(down[3] < 3 * dense, "{down:?}");
+            assert!(down[1..].iter().all(|bytes| (1..3 * dense).contains(bytes)), "{down:?}");
         }
     }
 }
