@@ -362,6 +362,11 @@ fn with_a_kill((algorithm, steps, graph): (&str, u64, &str), messages: f64) -> f
             let accuracy =
                 lines.iter().filter_map(|line| line["eval_accuracy"].as_f64()).next_back().unwrap();
             assert!(accuracy > 0.5, "{algorithm}: {accuracy}");
+            // Σ y = Σ g over all peers, measured on what they told each other, also over the kill.
+            let errors: Vec<f64> = lines.iter().filter_map(|line| line["tracking_error"].as_f64()).collect();
+            let tracks = algorithm.contains("tracking") || algorithm.contains("diging");
+            assert_eq!(errors.len() > 40, tracks, "{algorithm}: {} of {} lines", errors.len(), lines.len());
+            assert!(errors.iter().all(|error| *error < 1e-4), "{algorithm}: {errors:?}");
             // A message that leaves as a round ends may be counted in the next one.
             let calm = lines.iter().filter(|line| line["round"].as_u64() >= Some(20));
             let mut bytes: Vec<f64> = calm.map(|line| line["bytes_sent"].as_f64().unwrap()).collect();

@@ -1,7 +1,10 @@
 //! What theory lets one say before and during a run: the topology's part of generalisation bounds, how
 //! far nodes will be apart, how large a step may be, how fast loss would kill a run without a ledger.
 
+mod course;
+
 use crate::{Schedule, analysis::dense::Dense};
+pub use course::Forecast;
 use serde::{Deserialize, Serialize};
 
 /// `κ_λ = sup_{t ≥ 1} t · Σ_{s<t} λ^(t−1−s)/(s+1)`, the constant of the consensus lemma for steps that

@@ -33,6 +33,17 @@ pub fn spread(sketches: &[Vec<f32>]) -> f64 {
     centred.iter().map(|row| dot(row, row)).sum::<f64>() / n
 }
 
+/// `‖Σ s_i‖ / Σ ‖s_i‖`: 0 for vectors that sum up to nothing, 1 for those of one direction, 0 without any.
+pub fn gap(sketches: &[&[f32]]) -> f64 {
+    let mut sum = vec![0.0; sketches.first().map_or(0, |sketch| sketch.len())];
+    let mut lengths = 0.0;
+    for sketch in sketches {
+        sum.iter_mut().zip(*sketch).for_each(|(sum, x)| *sum += f64::from(*x));
+        lengths += sketch.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    }
+    if lengths > 0.0 { dot(&sum, &sum).sqrt() / lengths } else { 0.0 }
+}
+
 /// What changes of several rounds tell (outer: rounds, inner: nodes), for
 /// [`crate::predict::consensus_distance`]. `None` with fewer than two rounds.
 pub fn pilot(rounds: &[Vec<Vec<f32>>]) -> Option<Pilot> {
@@ -104,6 +115,14 @@ mod tests {
         let mut one = vec![0.0; 100];
         one[7] = 3.0_f32;
         assert!((spread(&[sketch(2, &one), sketch(2, &vec![0.0_f32; 100])]) - 2.25).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_sums_up_to_nothing_has_no_gap() {
+        let (a, b) = (sketch(1, &drawn(1, 500)), sketch(1, &drawn(2, 500)));
+        let rest: Vec<f32> = a.iter().zip(&b).map(|(a, b)| -a - b).collect();
+        assert!(gap(&[&a, &b, &rest]) < 1e-6 && gap(&[&a, &b]) > 0.3);
+        assert_eq!((gap(&[&a, &a]), gap(&[])), (1.0, 0.0));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn on_the_wire(net: &mut Net, nodes: usize, kills: bool) -> Vec<Matrix> {
         for node in training.filter(|node| node.round() <= ROUNDS as u64) {
             let place = &mut models[node.round() as usize][node.me().id as usize];
             if place.is_empty() {
-                *place = node.model().unwrap();
+                *place = node.model().unwrap().to_vec();
             }
         }
         net.step();
@@ -144,7 +144,7 @@ fn peers_follow_the_rules_on_a_bad_network() {
 
 /// Distance from the common optimum of a run with a node that dies and is evicted, one that dies and comes
 /// back as new, one that joins and one that leaves; then many calm rounds.
-fn after_changes(config: Config, steps: u64, rounds: u64) -> f64 {
+fn after_changes(config: Config, steps: u64, rounds: u64) -> (f64, Net) {
     let mut net = Net::new(config, 7, 11);
     (net.eta, net.steps) = (0.02, steps);
     net.faults = Faults { loss: 0.1, duplicate: 0.1, delay: 10 };
@@ -171,7 +171,7 @@ fn after_changes(config: Config, steps: u64, rounds: u64) -> f64 {
     net.faults = CALM;
     let round = net.lowest_round() + rounds;
     assert!(net.run_to_round(round));
-    net.distance(&net.optimum())
+    (net.distance(&net.optimum()), net)
 }
 
 #[test]
@@ -185,9 +185,15 @@ fn tracking_finds_the_optimum_of_those_who_are_left() {
     ] {
         for steps in [1, 3] {
             let tracking = Config { method: Method::Tracking, ..config(kind, json!({}), mode, barrier) };
-            let off = after_changes(tracking.clone(), steps, 2_000);
-            let plain = after_changes(Config { method: Method::Average, ..tracking }, steps, 2_000);
+            let (off, net) = after_changes(tracking.clone(), steps, 2_000);
+            let (plain, _) = after_changes(Config { method: Method::Average, ..tracking }, steps, 2_000);
             assert!(off < 1e-7 && plain > 1e-3, "{kind}, {barrier:?}, {steps} steps: {off}, without {plain}");
+            // Σ y = Σ g was looked at after every event, also under loss and with other members.
+            assert!(net.tracked > 10_000, "{kind}, {barrier:?}: {}", net.tracked);
+            // It can fail: without one of the nodes it does.
+            let all: Vec<_> = net.up().collect();
+            let missing = Net::tracked_gap(&all[1..]);
+            assert!(missing.is_none_or(|(gap, size)| gap > 1e-3 * size), "{missing:?}");
         }
     }
 }
@@ -195,7 +201,7 @@ fn tracking_finds_the_optimum_of_those_who_are_left() {
 #[test]
 fn compressed_and_relayed_runs_survive_changes_of_the_membership() {
     let run = |method, kind: &str, rounds| {
-        after_changes(Config { method, ..symmetric(kind, json!({})) }, 1, rounds)
+        after_changes(Config { method, ..symmetric(kind, json!({})) }, 1, rounds).0
     };
     let plain = run(Method::Average, "ring", 1_000);
     let compressed = run(Method::Compressed { gamma: 1.0 }, "ring", 1_000);

@@ -11,11 +11,12 @@ use gossip::{
     report::Mode,
 };
 use serde_json::json;
+use std::sync::Arc;
 use support::{CALM, Faults, Net, Return, config};
 
 /// Bits of all models after some rounds.
 fn fingerprint(net: &Net) -> Vec<(u64, Vec<u64>)> {
-    let bits = |model: Vec<f64>| model.into_iter().map(f64::to_bits).collect();
+    let bits = |model: Arc<Vec<f64>>| model.iter().map(|x| x.to_bits()).collect();
     net.up().map(|node| (node.round(), bits(node.model().unwrap()))).collect()
 }
 

@@ -333,7 +333,7 @@ const ONE_STEP: Alone = Alone { steps: 1, momentum: 0.0, compress: <[f64]>::to_v
 
 impl Alone {
     fn change(self, node: usize, errand: &Errand<f64>) -> Vec<f64> {
-        let (mut y, mut before) = (errand.model.clone(), errand.model.clone());
+        let (mut y, mut before) = (errand.model.to_vec(), errand.model.to_vec());
         for _ in 0..self.steps {
             let slope = &gradients(&vec![y.clone(); 4])[node];
             let shift = |k: usize| errand.shift.as_ref().map_or(0.0, |shift| shift[k]);
@@ -342,7 +342,7 @@ impl Alone {
                 .collect();
             before = std::mem::replace(&mut y, next);
         }
-        y.iter().zip(&errand.model).map(|(y, x)| y - x).collect()
+        y.iter().zip(&*errand.model).map(|(y, x)| y - x).collect()
     }
 }
 
@@ -377,7 +377,7 @@ fn machines(
                 inbox.extend(nodes[envelope.to.id as usize].handle(Event::Received(envelope), round));
             }
         }
-        let models = nodes.iter().map(|node| node.model().unwrap()).collect();
+        let models = nodes.iter().map(|node| node.model().unwrap().to_vec()).collect();
         out.push((models, nodes.iter().map(|node| node.mass().value()).collect()));
     }
     out

@@ -31,16 +31,24 @@ pub fn read_member(member: Option<v1::PeerMember>) -> Result<Member, PeerError> 
 
 /// A membership for the wire.
 pub fn membership(membership: &Membership) -> v1::PeerMembership {
-    let standing = |(of, gone)| v1::PeerStanding { member: Some(member(of)), gone };
+    let standing = |(of, gone)| {
+        let examples = if gone { 0 } else { membership.examples(of) };
+        v1::PeerStanding { member: Some(member(of)), gone, examples }
+    };
     v1::PeerMembership { standings: membership.all().map(standing).collect() }
 }
 
 /// A membership from the wire.
 pub fn read_membership(wire: v1::PeerMembership) -> Result<Membership, PeerError> {
     let mut membership = Membership::default();
-    for v1::PeerStanding { member, gone } in wire.standings {
+    for v1::PeerStanding { member, gone, examples } in wire.standings {
         let member = read_member(member)?;
-        if gone { membership.evict(member) } else { membership.admit(member) }
+        if gone {
+            membership.evict(member);
+        } else {
+            membership.admit(member);
+            membership.weigh(member, examples);
+        }
     }
     Ok(membership)
 }
@@ -156,6 +164,7 @@ mod tests {
     fn messages_survive_the_wire() {
         let (a, b) = (Member { id: 1, incarnation: 7 }, Member { id: u64::MAX, incarnation: 0 });
         let mut membership = Membership::new([a, b]);
+        membership.weigh(a, 17);
         membership.evict(b);
         let some = || Payload::from(vec![1.0, -2.5]);
         let transfer =

@@ -88,7 +88,11 @@ impl Train for Bowl {
 
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
         let length = length(spec)?;
-        Ok(Opened { tensors: vec![("w".to_owned(), vec![length as u64])], initial: vec![0.0; length] })
+        Ok(Opened {
+            tensors: vec![("w".to_owned(), vec![length as u64])],
+            initial: vec![0.0; length],
+            examples: 1,
+        })
     }
 
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {

@@ -142,7 +142,7 @@ async fn speak_as(liar: &Liar, to: SocketAddr, victim: v1::PeerMember, me: v1::P
     for body in [
         v1::peer_message::Body::Leave(v1::PeerLeave {}),
         v1::peer_message::Body::Membership(v1::PeerMembership {
-            standings: vec![v1::PeerStanding { member: Some(victim), gone: true }],
+            standings: vec![v1::PeerStanding { member: Some(victim), gone: true, examples: 0 }],
         }),
     ] {
         let body = Some(v1::tell_request::Body::Message(message(body)));

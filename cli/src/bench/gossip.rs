@@ -73,10 +73,12 @@ pub(crate) async fn measure(args: &Args) -> Result<(), Failure> {
 async fn one(args: &Args, parameters: u64) -> Result<Value, Failure> {
     let folder = tempfile::tempdir().map_err(Failure::internal)?;
     let (peers, rounds) = (usize::from(args.peers), args.rounds + WARM);
+    // A share that is still on its way, or being stored, is not to be sent again.
+    let retry = (parameters / 500).clamp(20_000, 600_000);
     let run = format!(
         "name = \"bench\"\nmode = \"decentralised\"\nrounds = {rounds}\n[model]\nkind = \"flat\"\n\
          parameters = {parameters}\n[data]\nname = \"none\"\n[algorithm]\nkind = \"{}\"\n[evaluation]\nevery = 0\n\
-         [topology]\nkind = \"{}\"\nnodes = {peers}\nretry_ms = 20000\n",
+         [topology]\nkind = \"{}\"\nnodes = {peers}\nretry_ms = {retry}\n",
         args.algorithm, args.topology
     );
     let spec = proto::spec::RunSpec::from_toml(&run).map_err(Failure::usage)?;

@@ -1,9 +1,13 @@
-//! What mixing itself costs: all peers of a run as machines in one process, without sockets, disks or training,
-//! against a plain copy of the vectors that they send.
+//! What mixing itself costs: all peers of a run as machines in one process, without sockets, disks or training, and
+//! its loops alone, against plain copies of the vectors that they send. A share is read and written twice and what
+//! it is split off and added to as well: no mixing moves less than three copies of what it sends.
 
 use super::round::Size;
 use crate::{exit::Failure, output, table};
-use gossip::machine::{Action, Envelope, Event, Machine, Member, Membership};
+use gossip::{
+    kernel::Slices,
+    machine::{Action, Envelope, Event, Machine, Member, Membership},
+};
 use proto::spec::{Mixing, RunSpec};
 use serde_json::{Value, json};
 use std::{collections::VecDeque, hint::black_box, time::Instant};
@@ -15,7 +19,9 @@ const WARM: u64 = 2;
 ///
 /// JSON: one object a line for each number of peers, with peers, parameters, topology, algorithm, rounds, seconds
 /// (a round of all peers, on one thread, median), seconds_each (of one peer), bytes_each (that a peer sends in a
-/// round), copy_seconds (of a plain copy of all vectors that are sent) and ratio (seconds over copy_seconds).
+/// round), copy_seconds (of a plain copy of all vectors that are sent, from memory to memory), ratio (seconds over
+/// copy_seconds), kernel_seconds (splitting shares off and adding them alone, push mode) and kernel_ratio (that over
+/// the three copies that it moves).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Numbers of peers
@@ -55,12 +61,16 @@ pub(crate) fn measure(args: &Args) -> Result<(), Failure> {
             cell("seconds_each", 1e3, 2),
             table::bytes(found["bytes_each"].as_f64().unwrap_or_default() as u64),
             cell("ratio", 1.0, 2),
+            cell("kernel_ratio", 1.0, 2),
         ]);
     }
     if args.json {
         return Ok(());
     }
-    output::line(table::table(&["peers", "ms a round", "ms each", "sent by each", "× a copy"], &rows))
+    output::line(table::table(
+        &["peers", "ms a round", "ms each", "sent by each", "× a copy", "loops × their copies"],
+        &rows,
+    ))
 }
 
 fn one(args: &Args, peers: u16) -> Result<Value, Failure> {
@@ -91,11 +101,14 @@ fn one(args: &Args, peers: u16) -> Result<Value, Failure> {
     }
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    let copy = copied(sent, length);
+    drop(network);
+    let times = (sent / (4 * length as u64)).max(1);
+    let (copy, kernel) = loops(times, length);
     Ok(json!({
         "peers": peers, "parameters": length, "topology": args.topology, "algorithm": args.algorithm,
         "rounds": args.rounds, "seconds": median, "seconds_each": median / f64::from(peers),
         "bytes_each": sent as f64 / f64::from(peers), "copy_seconds": copy, "ratio": median / copy,
+        "kernel_seconds": kernel, "kernel_ratio": kernel / (3.0 * copy),
     }))
 }
 
@@ -110,7 +123,7 @@ impl Network {
     fn new(mixing: &Mixing, length: usize) -> Result<Self, Failure> {
         let members = Membership::new((0..mixing.nodes as u64).map(|id| Member { id, incarnation: 0 }));
         let node = |member: Member| {
-            let model = (0..length).map(|k| ((k as u64 + member.id) % 113) as f32 * 0.01).collect();
+            let model: Vec<f32> = (0..length).map(|k| ((k as u64 + member.id) % 113) as f32 * 0.01).collect();
             Machine::new(mixing.config.clone(), member, members.clone(), (0, model))
         };
         let nodes: Result<Vec<_>, _> = members.live().into_iter().map(node).collect();
@@ -151,15 +164,32 @@ impl Network {
     }
 }
 
-/// Seconds that a copy of so many bytes takes, vector by vector into memory that was used before.
-fn copied(bytes: u64, length: usize) -> f64 {
-    let (from, mut to) = (vec![1.0_f32; length], vec![0.0_f32; length]);
-    let times = (bytes / (4 * length as u64)).max(1);
-    to.copy_from_slice(&from);
-    let began = Instant::now();
-    for _ in 0..times {
-        to.copy_from_slice(black_box(&from));
-        black_box(&mut to);
+/// Bytes of each side of a copy that no cache holds.
+const BEYOND: u64 = 256 << 20;
+
+/// Seconds that copies of so many vectors take, and to split as many shares off and to add them elsewhere: in turns
+/// over the same memory, which was used before and does not fit into a cache; each the least of three.
+fn loops(times: u64, length: usize) -> (f64, f64) {
+    let pairs = (BEYOND / (4 * length as u64)).clamp(2, times.max(2)) as usize;
+    let mut x = vec![vec![1.0_f32; length]; pairs];
+    let mut shares: Vec<[(f32, Vec<f32>); 1]> = (0..pairs).map(|_| [(0.5, vec![0.0; length])]).collect();
+    let (mut copy, mut kernel) = (f64::INFINITY, f64::INFINITY);
+    let each = || (0..times as usize).map(|k| k % pairs);
+    for _ in 0..3 {
+        let began = Instant::now();
+        for k in each() {
+            shares[k][0].1.copy_from_slice(black_box(&x[k]));
+            black_box(&mut shares[k][0].1);
+        }
+        copy = began.elapsed().as_secs_f64().min(copy);
+        let began = Instant::now();
+        for k in each() {
+            f32::split(black_box(&mut x[k]), &mut shares[k]);
+        }
+        for k in each() {
+            f32::add_all(black_box(&mut x[(k + 1) % pairs]), &[&shares[k][0].1]);
+        }
+        kernel = began.elapsed().as_secs_f64().min(kernel);
     }
-    began.elapsed().as_secs_f64()
+    (copy, kernel)
 }

@@ -3,19 +3,26 @@
 //! equal bytes.
 
 mod relay;
+mod slices;
 
 use crate::{Mixing, Schedule};
 pub use relay::{RelayError, RelaySum};
+pub use slices::Slices;
 use std::ops::{Add, Mul, Sub};
 
 /// `f32` or `f64`.
 pub trait Scalar:
-    Copy + Default + PartialEq + std::fmt::Debug + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+    Copy
+    + Default
+    + PartialEq
+    + std::fmt::Debug
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Slices
 {
     /// Nearest value.
     fn of(value: f64) -> Self;
-    /// Neither infinite nor not a number.
-    fn finite(self) -> bool;
     /// As `f64`.
     fn wide(self) -> f64;
 }
@@ -23,9 +30,6 @@ pub trait Scalar:
 impl Scalar for f32 {
     fn of(value: f64) -> Self {
         value as Self
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
     }
     fn wide(self) -> f64 {
         f64::from(self)
@@ -35,9 +39,6 @@ impl Scalar for f32 {
 impl Scalar for f64 {
     fn of(value: f64) -> Self {
         value
-    }
-    fn finite(self) -> bool {
-        self.is_finite()
     }
     fn wide(self) -> f64 {
         self
@@ -49,10 +50,7 @@ impl Scalar for f64 {
 /// # Panics
 /// If the lengths differ.
 pub fn axpy<T: Scalar>(y: &mut [T], factor: T, x: &[T]) {
-    assert_eq!(y.len(), x.len(), "axpy: equal lengths");
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = *y + factor * *x;
-    }
+    T::axpy(y, factor, x);
 }
 
 /// `y ← y + x`.
@@ -60,16 +58,14 @@ pub fn axpy<T: Scalar>(y: &mut [T], factor: T, x: &[T]) {
 /// # Panics
 /// If the lengths differ.
 pub fn add<T: Scalar>(y: &mut [T], x: &[T]) {
-    assert_eq!(y.len(), x.len(), "add: equal lengths");
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = *y + *x;
-    }
+    T::add_all(y, &[x]);
 }
 
 /// `factor · x`.
 pub fn scaled<T: Scalar>(factor: f64, x: &[T]) -> Vec<T> {
-    let factor = T::of(factor);
-    x.iter().map(|x| factor * *x).collect()
+    let mut to = Vec::new();
+    T::scaled(T::of(factor), x, &mut to);
+    to
 }
 
 /// `P X` for the models of all nodes, `n` vectors of length d: one mixing step.

@@ -30,6 +30,8 @@ pub struct Config {
     pub mode: Mode,
     /// What is mixed.
     pub method: Method,
+    /// Whether every example counts alike, by what the membership says of them, instead of every node.
+    pub weighted: bool,
     /// When to go on.
     pub barrier: Barrier,
     /// The run's seed.
@@ -120,6 +122,9 @@ pub enum MachineError {
     /// A method of symmetric mode in push mode.
     #[error("{0:?} needs symmetric mode")]
     NotForPush(Method),
+    /// Tracked gradients are means over nodes.
+    #[error("tracked gradients count nodes alike, not examples")]
+    NotWeighted,
     /// No such schedule.
     #[error(transparent)]
     Mixing(#[from] MixingError),

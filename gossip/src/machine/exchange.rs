@@ -4,7 +4,7 @@
 //! Methods with a payload of their own for each link exchange that instead.
 
 use super::link::Link;
-use super::message::{Content, Payload, Refusal, Transfer, Verdict, all_finite};
+use super::message::{Content, Payload, Refusal, Transfer, Verdict};
 use super::{Held, Machine, Phase};
 use crate::kernel::Scalar;
 
@@ -14,6 +14,7 @@ impl<T: Scalar> Machine<T> {
         let by_link = self.config.method.by_link();
         let model = (!by_link).then(|| Payload::from(self.state.x.clone()));
         self.state.base = model.clone().filter(|_| self.in_step());
+        self.in_use = 1;
         let (at, now, me) = (self.moment(), self.now, self.state.me);
         for (peer, weight) in self.column().into_iter().filter(|(peer, _)| peer.id > me.id) {
             let Some(link) = self.state.links.get_mut(&peer.id).filter(|link| link.free()) else { continue };
@@ -70,9 +71,9 @@ impl<T: Scalar> Machine<T> {
     }
 
     /// The offering end of an exchange that the other end has decided.
-    pub(super) fn answered(&mut self, link: &mut Link<T>, offer: &Transfer<T>, theirs: &[T]) {
+    pub(super) fn answered(&mut self, link: &mut Link<T>, offer: &Transfer<T>, theirs: &Payload<T>) {
         let (peer, method) = (link.peer.id, self.config.method);
-        let sound = theirs.len() == offer.payload.len() && all_finite(theirs) && self.counted(theirs);
+        let sound = theirs.len() == offer.payload.len() && T::all_finite(theirs) && self.counted(theirs);
         match offer.content {
             Content::Offer { weight } if sound && method.by_link() => {
                 link.exchanged(method, &offer.payload, theirs);
@@ -96,9 +97,9 @@ impl<T: Scalar> Machine<T> {
         (offer, weight): (&Transfer<T>, f64),
         (mine, theirs): (&[T], &[T]),
     ) {
-        let step = |(mine, theirs): (&T, &T)| T::of(weight) * (*theirs - *mine);
-        let payload = mine.iter().zip(theirs).map(step).collect();
-        let payload = self.without_tracked(offer.epoch, payload);
+        let mut payload = self.fresh();
+        T::towards(T::of(weight), (mine, theirs), &mut payload);
+        let payload = self.without_tracked(offer.epoch, payload.into());
         self.take((offer.round, peer), Held { mass: crate::Mass::ZERO, payload });
     }
 }

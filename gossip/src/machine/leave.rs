@@ -39,7 +39,7 @@ impl<T: Scalar> Machine<T> {
         }
         let (at, now, mass) = (self.moment(), self.now, self.state.w);
         let Some(link) = self.state.links.values_mut().find(|link| link.free()) else { return };
-        let nothing = vec![T::default(); self.state.x.len()];
+        let nothing = vec![T::default(); self.state.x.len()].into();
         let payload = Payload::from(std::mem::replace(&mut self.state.x, nothing));
         self.state.w = Mass::ZERO;
         link.begin(at, Content::Share { mass }, payload).retry_at = now;

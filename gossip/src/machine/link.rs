@@ -5,8 +5,8 @@
 //! does: otherwise a copy that arrives after the sender has taken its share back could still be applied,
 //! and the mass would be there twice.
 
-use super::Member;
 use super::message::{Content, Payload, Transfer, Verdict};
+use super::{Member, Vector};
 use crate::{Mass, kernel::Scalar};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub(super) struct Link<T> {
     pub(super) sent: Mass,
     /// Number of the last transfer settled here, and what became of it.
     last: u64,
-    verdict: Option<Verdict<T>>,
+    pub(super) verdict: Option<Verdict<T>>,
     /// Mass taken from the link.
     pub(super) received: Mass,
     /// A transfer that has to wait for this node's round.
@@ -35,7 +35,7 @@ pub(super) struct Link<T> {
     /// The peer said so of this node, which is leaving.
     pub(super) closed_to_us: bool,
     /// What is known of the peer: `x̂_j − x̂_i` as of the last exchange, or its last relayed sum. Empty: nothing.
-    pub(super) got: Vec<T>,
+    pub(super) got: Vector<T>,
     /// What the next exchange is to give.
     pub(super) owed: Owed<T>,
 }
@@ -96,7 +96,7 @@ impl<T: Scalar> Link<T> {
             suspected: false,
             closed: false,
             closed_to_us: false,
-            got: Vec::new(),
+            got: Vector::default(),
             owed: Owed::Untold,
         }
     }

@@ -11,6 +11,9 @@ pub(super) fn schedule(config: &Config, nodes: usize) -> Result<Schedule, Machin
     if config.mode == Mode::Push && !matches!(config.method, Method::Average | Method::Tracking) {
         return Err(MachineError::NotForPush(config.method));
     }
+    if config.weighted && config.method == Method::Tracking {
+        return Err(MachineError::NotWeighted);
+    }
     if config.mode == Mode::Symmetric && !schedule.symmetric() {
         return Err(MachineError::NotSymmetric(config.topology.name()));
     }
@@ -31,7 +34,9 @@ pub(super) fn ring(config: &Config, nodes: usize) -> Schedule {
 
 impl<T: Scalar> Machine<T> {
     pub(super) fn merge(&mut self, membership: &Membership) {
-        if !self.state.membership.merge(membership) {
+        let before = self.state.membership.epoch();
+        // That somebody has other examples is no change of who takes part.
+        if !self.state.membership.merge(membership) || self.state.membership.epoch() == before {
             return;
         }
         if !self.state.membership.is_live(self.state.me) {

@@ -21,6 +21,8 @@ pub struct Member {
 struct Standing {
     incarnation: u64,
     gone: bool,
+    /// How many examples it trains on; 0: not told.
+    examples: u64,
 }
 
 /// The latest known standing of each peer.
@@ -43,27 +45,51 @@ impl Membership {
 
     /// Adds a member, unless it was evicted or a later incarnation is known.
     pub fn admit(&mut self, member: Member) {
-        self.note(member, false);
+        self.note(member.id, Standing { incarnation: member.incarnation, gone: false, examples: 0 });
     }
 
     /// Records that a member left, crashed or was cut off: for ever.
     pub fn evict(&mut self, member: Member) {
-        self.note(member, true);
+        self.note(member.id, Standing { incarnation: member.incarnation, gone: true, examples: 0 });
     }
 
     /// Takes over all that `other` knows later; says whether anything changed.
     pub fn merge(&mut self, other: &Self) -> bool {
-        let before = self.epoch();
+        let mut changed = false;
         for (id, standing) in &other.0 {
-            self.note(Member { id: *id, incarnation: standing.incarnation }, standing.gone);
+            changed |= self.note(*id, *standing);
         }
-        self.epoch() != before
+        changed
     }
 
-    fn note(&mut self, member: Member, gone: bool) {
-        let standing = Standing { incarnation: member.incarnation, gone };
-        let known = self.0.entry(member.id).or_insert(standing);
-        *known = standing.max(*known);
+    fn note(&mut self, id: u64, standing: Standing) -> bool {
+        let before = self.0.insert(id, standing);
+        let known = before.map_or(standing, |before| before.max(standing));
+        self.0.insert(id, known);
+        before != Some(known)
+    }
+
+    /// Notes on how many examples a live member trains: what counts where every example counts alike.
+    pub fn weigh(&mut self, member: Member, examples: u64) {
+        if self.is_live(member) {
+            self.note(member.id, Standing { incarnation: member.incarnation, gone: false, examples });
+        }
+    }
+
+    /// On how many examples a member trains; 0 if nobody said so.
+    pub fn examples(&self, member: Member) -> u64 {
+        let known = self.0.get(&member.id).filter(|known| known.incarnation == member.incarnation);
+        known.map_or(0, |known| known.examples)
+    }
+
+    /// By how much the changes of a live member are multiplied so that in the sum over all every example counts
+    /// alike: `n · examples / Σ examples`, exactly 1 where all have as many.
+    pub fn weight(&self, member: Member) -> f64 {
+        let live = self.0.values().filter(|standing| !standing.gone);
+        let (n, all) =
+            live.fold((0, 0_u128), |(n, all), standing| (n + 1, all + u128::from(standing.examples)));
+        let own = n * u128::from(self.examples(member));
+        if own == all { 1.0 } else { own as f64 / all as f64 }
     }
 
     /// Everybody of whom something is known, by ascending id, and whether that incarnation is over.
@@ -81,13 +107,14 @@ impl Membership {
 
     /// Whether that incarnation takes part.
     pub fn is_live(&self, member: Member) -> bool {
-        self.0.get(&member.id) == Some(&Standing { incarnation: member.incarnation, gone: false })
+        let same = |known: &Standing| known.incarnation == member.incarnation && !known.gone;
+        self.0.get(&member.id).is_some_and(same)
     }
 
     /// Whether that incarnation is known to be over.
     pub fn is_gone(&self, member: Member) -> bool {
-        let gone = Standing { incarnation: member.incarnation, gone: true };
-        self.0.get(&member.id).is_some_and(|known| *known >= gone)
+        let later = |known: &Standing| (known.incarnation, known.gone) >= (member.incarnation, true);
+        self.0.get(&member.id).is_some_and(later)
     }
 
     /// The member as which `id` may come back: its next incarnation.
@@ -118,6 +145,26 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!(a.live(), [member(1, 1)]);
         assert!(!a.merge(&left) && a.epoch() > left.epoch() && a.epoch() > right.epoch());
+    }
+
+    #[test]
+    fn examples_are_merged_and_weigh() {
+        let (a, b) = (member(1, 0), member(2, 0));
+        let mut left = Membership::new([a, b]);
+        assert_eq!((left.weight(a), left.weight(b)), (1.0, 1.0), "nobody said anything");
+        left.weigh(a, 30);
+        let mut right = Membership::new([a, b]);
+        right.weigh(b, 10);
+        assert!(left.merge(&right) && right.merge(&left) && !left.merge(&right));
+        assert_eq!((left.weight(a), left.weight(b), left.epoch()), (1.5, 0.5, right.epoch()));
+        right.weigh(b, 30);
+        assert_eq!((right.weight(a), right.weight(b)), (1.0, 1.0));
+        right.evict(b);
+        right.weigh(b, 7);
+        assert_eq!((right.weight(a), right.examples(b)), (1.0, 0));
+        // What was told before is not forgotten when somebody admits it again.
+        left.admit(a);
+        assert_eq!(left.examples(a), 30);
     }
 
     #[test]

@@ -1,17 +1,33 @@
 //! What peers say to each other. A driver puts it on the wire and checks the frame (checksum, size);
 //! a frame that fails there counts as lost.
 
-use super::{Member, Membership};
-use crate::{Mass, kernel::Scalar};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::{Member, Membership, Vector};
+use crate::Mass;
+use serde::{Deserialize, Serialize};
 use std::{ops::Deref, sync::Arc};
 
 /// A vector that is shared between the ledger and the messages made of it, and the words that travel in its
 /// place where it is compressed. Both ends compute with the vector.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Payload<T> {
-    values: Arc<[T]>,
-    words: Option<Arc<[u32]>>,
+    pub(super) values: Vector<T>,
+    words: Option<Words>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<u32>", into = "Vec<u32>")]
+struct Words(Arc<[u32]>);
+
+impl From<Vec<u32>> for Words {
+    fn from(words: Vec<u32>) -> Self {
+        Self(words.into())
+    }
+}
+
+impl From<Words> for Vec<u32> {
+    fn from(words: Words) -> Self {
+        words.0.to_vec()
+    }
 }
 
 impl<T> Payload<T> {
@@ -22,7 +38,12 @@ impl<T> Payload<T> {
 
     /// What travels, unless the vector does.
     pub fn words(&self) -> Option<&[u32]> {
-        self.words.as_deref()
+        self.words.as_ref().map(|words| &*words.0)
+    }
+
+    /// The vector.
+    pub fn vector(&self) -> &Vector<T> {
+        &self.values
     }
 }
 
@@ -32,23 +53,16 @@ impl<T> From<Vec<T>> for Payload<T> {
     }
 }
 
+impl<T> From<Vector<T>> for Payload<T> {
+    fn from(values: Vector<T>) -> Self {
+        Self { values, words: None }
+    }
+}
+
 impl<T> Deref for Payload<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         &self.values
-    }
-}
-
-impl<T: Serialize> Serialize for Payload<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&*self.values, self.words()).serialize(serializer)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Payload<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (values, words) = <(Vec<T>, Option<Vec<u32>>)>::deserialize(deserializer)?;
-        Ok(Self { values: values.into(), words: words.map(Into::into) })
     }
 }
 
@@ -148,8 +162,4 @@ pub enum Refusal {
     /// The receiver closed that round without it.
     #[error("the round is over")]
     Late,
-}
-
-pub(super) fn all_finite<T: Scalar>(values: &[T]) -> bool {
-    values.iter().all(|value| value.finite())
 }

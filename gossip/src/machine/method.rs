@@ -1,9 +1,10 @@
 //! What a node does between training and mixing, and what it keeps for it between rounds. All of it is part
 //! of [`super::State`], so that one record holds the model, the mass, the ledger and this.
 
-use super::{Machine, link::Owed, message::Payload};
+use super::{Machine, Vector, link::Owed, message::Payload};
 use crate::kernel::{Scalar, add, axpy};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What nodes mix, and how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -55,35 +56,50 @@ impl Method {
 pub(super) enum Memory<T> {
     Nothing,
     Momentum {
-        m: Vec<T>,
+        m: Vector<T>,
         /// The model when the round began.
-        before: Vec<T>,
+        before: Vector<T>,
         /// The learning rate of the round, once it was trained.
         step: Option<f64>,
     },
     /// The node's last mean gradient: what it has added to Σ y since the epoch began.
-    Gradient(Vec<T>),
+    Gradient(Vector<T>),
     /// The public copy, counted from the model that all nodes start from.
-    Copy(Vec<T>),
+    Copy(Vector<T>),
 }
 
 /// What there is to train, see [`Machine::errand`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Errand<T> {
     /// Where local steps begin: d parameters.
-    pub model: Vec<T>,
+    pub model: Arc<Vec<T>>,
     /// What is added to each gradient; d parameters.
-    pub shift: Option<Vec<T>>,
-    copy: Option<Vec<T>>,
+    pub shift: Option<Arc<Vec<T>>>,
+    copy: Option<Vector<T>>,
     tracks: bool,
+    weight: f64,
 }
 
 impl<T: Scalar> Errand<T> {
+    /// Gives a change of the model the weight of the node's examples. To be done first, where it is wanted; with
+    /// equal numbers of examples it does nothing.
+    pub fn weigh(&self, change: &mut [T]) {
+        if self.weight != 1.0 {
+            let weight = T::of(self.weight);
+            change.iter_mut().for_each(|x| *x = weight * *x);
+        }
+    }
+
+    /// What the steps are corrected by, `y − g`, where gradients are tracked: over all nodes it sums up to nothing.
+    pub fn correction(&self) -> Option<&[T]> {
+        self.shift.as_ref().filter(|_| self.tracks).map(|shift| shift.as_slice())
+    }
+
     /// What has to be compressed after that change of `model`: how far it is from the public copy. `origin` is
     /// the model that all nodes start from. `None` where nothing is compressed.
     pub fn off(&self, (model, change): (&[T], &[T]), origin: &[T]) -> Option<Vec<T>> {
         let copy = self.copy.as_ref()?;
-        let moved = model.iter().zip(change).zip(origin).zip(copy);
+        let moved = model.iter().zip(change).zip(origin).zip(&**copy);
         Some(moved.map(|(((model, change), origin), copy)| *model + *change - *origin - *copy).collect())
     }
 
@@ -93,8 +109,8 @@ impl<T: Scalar> Errand<T> {
         let far = step * steps as f64;
         let gradient = self.shift.filter(|_| self.tracks && far > 0.0).map(|mut shift| {
             let slope = |(shift, change): (&mut T, &T)| *shift = T::of(-change.wide() / far) - *shift;
-            shift.iter_mut().zip(&change).for_each(slope);
-            shift
+            Arc::make_mut(&mut shift).iter_mut().zip(&change).for_each(slope);
+            shift.into()
         });
         Done { change, step, gradient, difference }
     }
@@ -108,7 +124,7 @@ pub struct Done<T> {
     /// The learning rate of the round.
     pub step: f64,
     /// The mean gradient of the local steps, where it is tracked.
-    pub gradient: Option<Vec<T>>,
+    pub gradient: Option<Vector<T>>,
     /// The compressed difference, where differences travel.
     pub difference: Option<Payload<T>>,
 }
@@ -122,10 +138,12 @@ impl<T> From<Vec<T>> for Done<T> {
 impl<T: Scalar> Memory<T> {
     /// Of a node that begins with `model`.
     pub(super) fn new(method: Method, model: &[T]) -> Self {
-        let zeros = || vec![T::default(); model.len()];
+        let zeros = || vec![T::default(); model.len()].into();
         match method {
             Method::Average | Method::Relay => Self::Nothing,
-            Method::Momentum { .. } => Self::Momentum { m: zeros(), before: model.to_vec(), step: None },
+            Method::Momentum { .. } => {
+                Self::Momentum { m: zeros(), before: model.to_vec().into(), step: None }
+            }
             Method::Tracking => Self::Gradient(zeros()),
             Method::Compressed { .. } => Self::Copy(zeros()),
         }
@@ -145,23 +163,24 @@ impl<T: Scalar> Machine<T> {
         let (mut shift, mut copy) = (None, None);
         match (&self.state.memory, self.config.method) {
             (Memory::Momentum { m, .. }, Method::Momentum { theta }) => {
-                shift = Some(m.iter().map(|m| T::of(theta) * *m).collect());
+                shift = Some(Arc::new(m.iter().map(|m| T::of(theta) * *m).collect()));
             }
             (Memory::Gradient(gradient), _) => {
                 let y = &self.state.x[self.parameters()..];
-                shift = Some(y.iter().zip(gradient).map(|(y, g)| *y - *g).collect());
+                shift = Some(Arc::new(y.iter().zip(&**gradient).map(|(y, g)| *y - *g).collect()));
             }
             (Memory::Copy(public), _) => copy = Some(public.clone()),
             _ => {}
         }
         let tracks = self.config.method == Method::Tracking;
-        Some(Errand { model, shift, copy, tracks })
+        let weight = if self.config.weighted { self.state.membership.weight(self.state.me) } else { 1.0 };
+        Some(Errand { model, shift, copy, tracks, weight })
     }
 
     /// Whether training gave what the method needs, and only that.
     pub(super) fn sound(&self, done: &Done<T>) -> Result<(), String> {
         let length = self.parameters();
-        let right = |vector: &[T]| vector.len() == length && vector.iter().all(|value| value.finite());
+        let right = |vector: &[T]| vector.len() == length && T::all_finite(vector);
         let all = [Some(&done.change[..]), done.gradient.as_deref(), done.difference.as_deref()];
         if !all.into_iter().flatten().all(right) || !done.step.is_finite() {
             return Err(format!(
@@ -180,21 +199,23 @@ impl<T: Scalar> Machine<T> {
     pub(super) fn absorb(&mut self, done: Done<T>) {
         let Done { change, step, gradient, difference } = done;
         let d = self.parameters();
-        add(&mut self.state.x[..d], &change);
+        add(&mut self.state.x.edit()[..d], &change);
+        self.recycle(change.into());
         match &mut self.state.memory {
             Memory::Nothing => {}
             Memory::Momentum { step: last, .. } => *last = Some(step),
             Memory::Gradient(before) => {
                 if let Some(gradient) = gradient {
-                    add(&mut self.state.x[d..], &gradient);
-                    axpy(&mut self.state.x[d..], T::of(-1.0), before);
+                    let y = &mut self.state.x.edit()[d..];
+                    add(y, &gradient);
+                    axpy(y, T::of(-1.0), before);
                     *before = gradient;
                 }
             }
             Memory::Copy(copy) => {
                 if let Some(difference) = difference {
                     let first = copy.iter().all(|value| *value == T::default());
-                    add(copy, &difference);
+                    add(copy.edit(), &difference);
                     let all = (!first).then(|| copy.clone());
                     self.owe(&difference, all.as_ref());
                 }
@@ -208,11 +229,11 @@ impl<T: Scalar> Machine<T> {
         let Some(model) = self.model() else { return };
         if let Memory::Momentum { m, before, step } = &mut self.state.memory {
             if let Some(step) = step.take().filter(|step| *step > 0.0) {
-                for ((m, before), now) in m.iter_mut().zip(&*before).zip(&model) {
+                for ((m, before), now) in m.edit().iter_mut().zip(&**before).zip(&*model) {
                     *m = T::of(theta * m.wide() + (1.0 - theta) * (before.wide() - now.wide()) / step);
                 }
             }
-            *before = model;
+            *before = model.into();
         }
     }
 
@@ -222,7 +243,7 @@ impl<T: Scalar> Machine<T> {
     pub fn from_origin(mut self, origin: &[T]) -> Self {
         if let Memory::Copy(copy) = &mut self.state.memory {
             let off = self.state.x.iter().zip(origin).map(|(x, origin)| *x - *origin);
-            *copy = off.collect();
+            *copy = off.collect::<Vec<T>>().into();
         }
         self
     }
@@ -233,10 +254,10 @@ impl<T: Scalar> Machine<T> {
     }
 
     /// Empties the second half of what travelled in an earlier epoch.
-    pub(super) fn without_tracked(&self, epoch: u64, mut payload: Vec<T>) -> Vec<T> {
+    pub(super) fn without_tracked(&self, epoch: u64, mut payload: Vector<T>) -> Vector<T> {
         if !self.current(epoch) {
             let d = self.parameters();
-            payload[d..].fill(T::default());
+            payload.edit()[d..].fill(T::default());
         }
         payload
     }
@@ -247,15 +268,18 @@ impl<T: Scalar> Machine<T> {
     pub(super) fn begin_epoch(&mut self) {
         let d = self.parameters();
         if let Memory::Gradient(gradient) = &mut self.state.memory {
-            gradient.fill(T::default());
-            self.state.x[d..].fill(T::default());
+            gradient.edit().fill(T::default());
+            self.state.x.edit()[d..].fill(T::default());
             let held = self.state.held.values_mut().flat_map(|round| round.values_mut());
-            held.for_each(|held| held.payload[d..].fill(T::default()));
+            held.for_each(|held| held.payload.edit()[d..].fill(T::default()));
             let again = self.state.base.is_some().then(|| Payload::from(self.state.x.clone()));
             self.state.base = again;
         }
         if self.config.method == Method::Relay {
-            self.state.links.values_mut().for_each(|link| (link.got, link.owed) = (Vec::new(), Owed::Untold));
+            self.state
+                .links
+                .values_mut()
+                .for_each(|link| (link.got, link.owed) = (Vector::default(), Owed::Untold));
         }
     }
 }

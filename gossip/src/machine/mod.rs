@@ -30,16 +30,21 @@ mod public;
 mod push;
 mod round;
 mod transfer;
+mod vector;
 
 use crate::{Mass, MixingError, Schedule, kernel::Scalar, report::Mode};
 pub use events::{Action, Barrier, Config, Event, MachineError};
-use link::Link;
+use link::{Link, Owed};
 pub use membership::{Member, Membership};
 pub use message::{Body, Content, Envelope, Payload, Refusal, Transfer, Verdict};
 use method::Memory;
 pub use method::{Done, Errand, Method};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+pub use vector::Vector;
 
 /// Where a node is in its round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +70,7 @@ pub struct State<T> {
     membership: Membership,
     round: u64,
     phase: Phase,
-    x: Vec<T>,
+    x: Vector<T>,
     w: Mass,
     account: Mass,
     links: BTreeMap<u64, Link<T>>,
@@ -89,7 +94,7 @@ impl<T> State<T> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held<T> {
     mass: Mass,
-    payload: Vec<T>,
+    payload: Vector<T>,
 }
 
 /// A peer.
@@ -101,6 +106,10 @@ pub struct Machine<T> {
     live: Vec<Member>,
     now: u64,
     actions: Vec<Action<T>>,
+    /// Memory of vectors that are not needed any more.
+    spare: Vec<Vec<T>>,
+    /// Vectors that the last round sent.
+    in_use: usize,
 }
 
 impl<T: Scalar> Machine<T> {
@@ -110,12 +119,13 @@ impl<T: Scalar> Machine<T> {
         config: Config,
         me: Member,
         membership: Membership,
-        (round, model): (u64, Vec<T>),
+        (round, model): (u64, impl Into<Vector<T>>),
     ) -> Result<Self, MachineError> {
-        let memory = Memory::new(config.method, &model);
-        let mut x = model;
+        let mut x = model.into();
+        let memory = Memory::new(config.method, &x);
         if config.method == Method::Tracking {
-            x.resize(2 * x.len(), T::default());
+            let both = 2 * x.len();
+            x.edit().resize(both, T::default());
         }
         let state = State {
             me,
@@ -146,7 +156,8 @@ impl<T: Scalar> Machine<T> {
             Err(MachineError::Mixing(MixingError::Size(_))) => members::ring(&config, live.len()),
             other => other?,
         };
-        let mut machine = Self { config, state, schedule, live, now: 0, actions: Vec::new() };
+        let (actions, spare) = (Vec::new(), Vec::new());
+        let mut machine = Self { config, state, schedule, live, now: 0, actions, spare, in_use: 0 };
         machine.open_links();
         Ok(machine)
     }
@@ -213,13 +224,14 @@ impl<T: Scalar> Machine<T> {
 
     /// The model `z = x/w`: d parameters. What has arrived for a later mix is not in it. `None` without
     /// mass, that is, when a node that leaves has handed over everything.
-    pub fn model(&self) -> Option<Vec<T>> {
-        let (w, x) = (self.state.w.value(), &self.state.x[..self.parameters()]);
-        let divided = || x.iter().map(|x| T::of(x.wide() / w)).collect();
+    pub fn model(&self) -> Option<Arc<Vec<T>>> {
+        let (w, x) = (self.state.w.value(), &self.state.x);
+        let d = self.parameters();
         match self.state.w {
             Mass::ZERO => None,
-            Mass::ONE => Some(x.to_vec()),
-            _ => Some(divided()),
+            Mass::ONE if d == x.len() => Some(x.shared()),
+            Mass::ONE => Some(Arc::new(x[..d].to_vec())),
+            _ => Some(Arc::new(T::divided(&x[..d], w))),
         }
     }
 
@@ -261,7 +273,7 @@ impl<T: Scalar> Machine<T> {
     /// The numerator that it has: `x` and what has arrived for a later mix; with [`Method::Tracking`] `y`
     /// follows.
     pub fn numerator(&self) -> Vec<T> {
-        let mut sum = self.state.x.clone();
+        let mut sum = self.state.x.to_vec();
         for held in self.state.held() {
             crate::kernel::add(&mut sum, &held.payload);
         }

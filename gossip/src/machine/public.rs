@@ -10,7 +10,7 @@
 
 use super::link::{Link, Owed};
 use super::message::{Content, Payload, Transfer};
-use super::{Machine, Method};
+use super::{Machine, Method, Vector};
 use crate::kernel::{Scalar, add, axpy};
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ const MOST: f64 = 65_536.0;
 
 impl<T: Scalar> Link<T> {
     /// One more difference for the peer, which has (or is owed) the whole copy: `all` where it is not zero.
-    fn owe(&mut self, difference: &Payload<T>, all: Option<&Vec<T>>) {
+    fn owe(&mut self, difference: &Payload<T>, all: Option<&Vector<T>>) {
         self.owed = Owed::This(match &self.owed {
             Owed::This(before) => sum(before, difference),
             Owed::Settled => difference.clone(),
@@ -28,16 +28,17 @@ impl<T: Scalar> Link<T> {
     }
 
     /// What both ends gave each other in an exchange.
-    pub(super) fn exchanged(&mut self, method: Method, mine: &[T], theirs: &[T]) {
+    pub(super) fn exchanged(&mut self, method: Method, mine: &Payload<T>, theirs: &Payload<T>) {
         if method == Method::Relay {
-            self.got = theirs.to_vec();
+            self.got = theirs.values.clone();
             return;
         }
         if self.got.is_empty() {
-            self.got = vec![T::default(); theirs.len()];
+            self.got = vec![T::default(); theirs.len()].into();
         }
-        add(&mut self.got, theirs);
-        axpy(&mut self.got, T::of(-1.0), mine);
+        let got = self.got.edit();
+        add(got, theirs);
+        axpy(got, T::of(-1.0), mine);
     }
 
     /// An offer that the other end will never take: a difference is owed still.
@@ -56,7 +57,7 @@ fn sum<T: Scalar>(a: &[T], b: &[T]) -> Payload<T> {
 
 impl<T: Scalar> Machine<T> {
     /// Notes the difference for every neighbour, and for everybody who was told before. `all`: the whole copy.
-    pub(super) fn owe(&mut self, difference: &Payload<T>, all: Option<&Vec<T>>) {
+    pub(super) fn owe(&mut self, difference: &Payload<T>, all: Option<&Vector<T>>) {
         let neighbours: BTreeSet<u64> = self.column().into_iter().map(|(peer, _)| peer.id).collect();
         for link in self.state.links.values_mut() {
             if !matches!(link.owed, Owed::Untold) || neighbours.contains(&link.peer.id) {
@@ -71,7 +72,7 @@ impl<T: Scalar> Machine<T> {
         let got = |id: &u64| self.state.links.get(id).map(|link| &link.got).filter(|got| !got.is_empty());
         let mut messages = Vec::new();
         for to in &neighbours {
-            let mut message = self.state.x.clone();
+            let mut message = self.state.x.to_vec();
             message.push(T::of(1.0));
             neighbours
                 .iter()
@@ -92,8 +93,8 @@ impl<T: Scalar> Machine<T> {
         let Method::Compressed { gamma } = self.config.method else { return };
         if self.in_step() && missed > 0 {
             let step = T::of(gamma * weight * missed as f64);
-            axpy(&mut self.state.x, step, theirs);
-            axpy(&mut self.state.x, T::of(-1.0) * step, mine);
+            axpy(self.state.x.edit(), step, theirs);
+            axpy(self.state.x.edit(), T::of(-1.0) * step, mine);
         }
     }
 
@@ -113,7 +114,7 @@ impl<T: Scalar> Machine<T> {
             Method::Compressed { gamma } => {
                 let mut step = vec![T::default(); self.state.x.len()];
                 near.for_each(|(link, weight)| axpy(&mut step, T::of(weight), &link.got));
-                axpy(&mut self.state.x, T::of(gamma), &step);
+                axpy(self.state.x.edit(), T::of(gamma), &step);
             }
             Method::Relay => {
                 let d = self.state.x.len();
@@ -124,7 +125,7 @@ impl<T: Scalar> Machine<T> {
                 }
                 // More than there are: a sum along another tree, for as many rounds as it has hops.
                 let own = (self.live.len() as f64 - count).max(1.0);
-                for (x, sum) in self.state.x.iter_mut().zip(&sum) {
+                for (x, sum) in self.state.x.edit().iter_mut().zip(&sum) {
                     *x = T::of((own * x.wide() + sum.wide()) / (own + count));
                 }
             }

@@ -1,11 +1,8 @@
 //! Push mode: shares of numerator and mass go out, the rest stays.
 
-use super::message::{Content, Payload};
+use super::message::Content;
 use super::{Machine, Member};
-use crate::{
-    Mass, Share,
-    kernel::{Scalar, axpy, scaled},
-};
+use crate::{Mass, Share, kernel::Scalar};
 
 /// Below this part of its shares a node that is low on mass does not send them at all.
 const WORTH_SENDING: f64 = 0.125;
@@ -18,19 +15,21 @@ impl<T: Scalar> Machine<T> {
         let free = |peer: &Member| self.state.links.get(&peer.id).is_some_and(super::link::Link::free);
         let free: Vec<_> = column.into_iter().filter(|(peer, _)| free(peer)).collect();
         let part = self.guarded(own, free.iter().map(|(_, weight)| weight).sum());
-        let share = |(peer, weight): (Member, f64)| {
-            let mass = w.portion(weight * part);
-            let payload = || Payload::from(scaled(mass.value() / w.value(), &self.state.x));
-            (mass > Mass::ZERO).then(|| (peer, mass, payload()))
-        };
-        let shares: Vec<_> = free.into_iter().filter_map(share).collect();
-        for (_, mass, payload) in &shares {
-            axpy(&mut self.state.x, T::of(-1.0), payload);
-            self.state.w -= *mass;
+        let mass = |(peer, weight): (Member, f64)| (peer, w.portion(weight * part));
+        let masses = free.into_iter().map(mass).filter(|(_, mass)| *mass > Mass::ZERO);
+        let masses: Vec<(Member, Mass)> = masses.collect();
+        self.in_use = masses.len();
+        if masses.is_empty() {
+            return;
         }
+        let share = |(_, mass): &(Member, Mass)| (T::of(mass.value() / w.value()), self.fresh());
+        let mut shares: Vec<(T, Vec<T>)> = masses.iter().map(share).collect();
+        T::split(self.state.x.edit(), &mut shares);
         let (now, at) = (self.now, self.moment());
-        for (peer, mass, payload) in shares {
-            self.link_mut(peer.id, |link| link.begin(at, Content::Share { mass }, payload).retry_at = now);
+        for ((peer, mass), (_, payload)) in masses.into_iter().zip(shares) {
+            self.state.w -= mass;
+            let content = Content::Share { mass };
+            self.link_mut(peer.id, |link| link.begin(at, content, payload.into()).retry_at = now);
         }
     }
 

@@ -4,6 +4,7 @@
 use super::message::Body;
 use super::{Action, Barrier, Done, Machine, Member, Method, Mode, Phase};
 use crate::kernel::Scalar;
+use std::collections::BTreeMap;
 
 impl<T: Scalar> Machine<T> {
     /// Whether rounds are closed in step, so that what arrives waits for its round.
@@ -87,8 +88,15 @@ impl<T: Scalar> Machine<T> {
     pub(super) fn mix_held(&mut self, round: u64) {
         let later = self.state.held.split_off(&round.saturating_add(1));
         let due = std::mem::replace(&mut self.state.held, later);
-        for held in due.values().flat_map(|round| round.values()) {
-            self.apply(held);
+        let due: Vec<_> = due.into_values().flat_map(BTreeMap::into_values).collect();
+        if due.is_empty() {
+            return;
+        }
+        let payloads: Vec<&[T]> = due.iter().map(|held| &*held.payload).collect();
+        T::add_all(self.state.x.edit(), &payloads);
+        for held in due {
+            self.state.w += held.mass;
+            self.recycle(held.payload);
         }
     }
 

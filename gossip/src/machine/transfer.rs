@@ -1,7 +1,7 @@
 //! The receiving and the concluding end of a transfer, for both modes, and its repetition.
 
 use super::link::{Arrival, Link};
-use super::message::{Body, Content, Refusal, Transfer, Verdict, all_finite};
+use super::message::{Body, Content, Refusal, Transfer, Verdict};
 use super::{Held, Machine, Member, Method, Mode, Phase};
 use crate::{
     Mass,
@@ -36,7 +36,7 @@ impl<T: Scalar> Machine<T> {
         if transfer.payload.len() != self.config.method.scalars(self.parameters()) {
             return refused(Refusal::Shape);
         }
-        if !all_finite(&transfer.payload) || !self.counted(&transfer.payload) {
+        if !T::all_finite(&transfer.payload) || !self.counted(&transfer.payload) {
             return refused(Refusal::NotFinite);
         }
         if self.config.method == Method::Tracking {
@@ -49,7 +49,7 @@ impl<T: Scalar> Machine<T> {
         }
         match (transfer.content, self.config.mode) {
             (Content::Share { mass }, Mode::Push) if mass > Mass::ZERO => {
-                self.take((transfer.round, peer), Held { mass, payload: transfer.payload.to_vec() });
+                self.take((transfer.round, peer), Held { mass, payload: transfer.payload.values.clone() });
                 Some(Verdict::Applied)
             }
             (Content::Share { .. }, Mode::Push) => refused(Refusal::NotFinite),
@@ -61,14 +61,14 @@ impl<T: Scalar> Machine<T> {
     /// Adds it now, or at the end of its round where rounds are closed in order.
     pub(super) fn take(&mut self, (round, peer): (u64, u64), held: Held<T>) {
         if !self.in_step() {
-            self.apply(&held);
+            self.apply(held);
             return;
         }
         // Two lives of a peer may both have been in that round.
         match self.state.held.entry(round).or_default().entry(peer) {
             Entry::Occupied(mut before) => {
                 before.get_mut().mass += held.mass;
-                add(&mut before.get_mut().payload, &held.payload);
+                add(before.get_mut().payload.edit(), &held.payload);
             }
             Entry::Vacant(place) => {
                 place.insert(held);
@@ -76,22 +76,24 @@ impl<T: Scalar> Machine<T> {
         }
     }
 
-    pub(super) fn apply(&mut self, held: &Held<T>) {
+    pub(super) fn apply(&mut self, held: Held<T>) {
         self.state.w += held.mass;
-        add(&mut self.state.x, &held.payload);
+        add(self.state.x.edit(), &held.payload);
+        self.recycle(held.payload);
     }
 
     pub(super) fn verdict(&mut self, from: Member, seq: u64, verdict: Verdict<T>) {
         let Some(mut link) = self.state.links.remove(&from.id) else { return };
         if let Some(transfer) = link.conclude(seq) {
+            let (content, round) = (transfer.content, transfer.round);
             match verdict {
-                Verdict::Applied => {}
+                Verdict::Applied => self.recycle(transfer.payload.values),
                 Verdict::Refused(_) => self.take_back(&mut link, &transfer),
                 Verdict::Answered(theirs) => self.answered(&mut link, &transfer, &theirs),
             }
-            if let Content::Offer { .. } = transfer.content {
-                link.note(transfer.round);
-                self.state.expected.retain(|(r, id)| *id != from.id || *r > transfer.round);
+            if let Content::Offer { .. } = content {
+                link.note(round);
+                self.state.expected.retain(|(r, id)| *id != from.id || *r > round);
             }
         }
         self.state.links.insert(from.id, link);
@@ -101,8 +103,8 @@ impl<T: Scalar> Machine<T> {
     pub(super) fn take_back(&mut self, link: &mut Link<T>, transfer: &Transfer<T>) {
         if let Content::Share { .. } = transfer.content {
             self.state.w += link.refund(transfer);
-            let payload = self.without_tracked(transfer.epoch, transfer.payload.to_vec());
-            add(&mut self.state.x, &payload);
+            let payload = self.without_tracked(transfer.epoch, transfer.payload.values.clone());
+            add(self.state.x.edit(), &payload);
         }
         link.owe_again(self.config.method, transfer);
     }

@@ -78,6 +78,8 @@ pub struct Net {
     /// Step size, and for each id the diagonal and the optimum of its quadratic.
     pub eta: f64,
     pub tasks: BTreeMap<u64, (Vec<f64>, Vec<f64>)>,
+    /// By how many more examples than the last each node has; 0: all as many.
+    pub sizes: u64,
     /// Local steps a round.
     pub steps: u64,
     /// What neighbours decode of a vector.
@@ -87,6 +89,8 @@ pub struct Net {
     pub lowest_mass: f64,
     /// Times the whole mass was compared with the published sum.
     pub counted: u64,
+    /// Times the tracked gradients were compared with what was put in.
+    pub tracked: u64,
     config: Config,
     stream: Stream,
     queue: BTreeMap<(u64, u64), Due>,
@@ -98,11 +102,17 @@ pub fn config(kind: &str, keys: serde_json::Value, mode: Mode, barrier: Barrier)
     let params: Params = serde_json::from_value(keys).unwrap();
     let topology = Arc::from(make(kind, &params).unwrap());
     let method = Method::Average;
-    Config { topology, mode, method, barrier, seed: 5, w_min: 0.3, deadline_ms: None, retry_ms: 20 }
+    let (w_min, deadline_ms, retry_ms) = (0.3, None, 20);
+    Config { topology, mode, method, weighted: false, barrier, seed: 5, w_min, deadline_ms, retry_ms }
 }
 
 impl Net {
     pub fn new(config: Config, nodes: u64, seed: u64) -> Self {
+        Self::sized(config, nodes, (seed, 0))
+    }
+
+    /// Of nodes with unequal numbers of examples.
+    pub fn sized(config: Config, nodes: u64, (seed, sizes): (u64, u64)) -> Self {
         let members = Membership::new((0..nodes).map(|id| Member { id, incarnation: 0 }));
         let mut net = Self {
             now: 0,
@@ -112,11 +122,13 @@ impl Net {
             return_by: Return::Own,
             eta: 0.05,
             tasks: BTreeMap::new(),
+            sizes,
             steps: 1,
             compress: <[f64]>::to_vec,
             training: 5,
             lowest_mass: 1.0,
             counted: 0,
+            tracked: 0,
             config,
             stream: Stream::new(seed, "network", &[]),
             queue: BTreeMap::new(),
@@ -128,8 +140,10 @@ impl Net {
             let diagonal = (0..3).map(|_| 0.5 + 1.5 * tasks.unit()).collect();
             net.tasks.insert(id, (diagonal, (0..3).map(|_| 4.0 * tasks.unit() - 2.0).collect()));
         }
+        let mut all = members.clone();
+        members.live().into_iter().for_each(|member| all.weigh(member, net.examples(member)));
         for member in members.live() {
-            net.start(member, members.clone(), (0, vec![0.0; 3]));
+            net.start(member, all.clone(), (0, vec![0.0; 3]));
         }
         net.schedule(5, Due::Gossip);
         net
@@ -139,24 +153,31 @@ impl Net {
     fn train(&self, node: &Node) -> Done<f64> {
         let (a, c) = &self.tasks[&node.me().id];
         let errand = node.errand().unwrap();
-        let mut y = errand.model.clone();
+        let mut y = errand.model.to_vec();
         for _ in 0..self.steps {
             for (k, y) in y.iter_mut().enumerate() {
                 let shift = errand.shift.as_ref().map_or(0.0, |shift| shift[k]);
                 *y -= self.eta * (a[k] * (*y - c[k]) + shift);
             }
         }
-        let change: Vec<f64> = y.iter().zip(&errand.model).map(|(y, x)| y - x).collect();
+        let mut change: Vec<f64> = y.iter().zip(&*errand.model).map(|(y, x)| y - x).collect();
+        errand.weigh(&mut change);
         let difference =
             errand.off((&errand.model, &change), &ORIGIN).map(|off| (self.compress)(&off).into());
         errand.done(change, (self.eta, self.steps), difference)
     }
 
-    /// Minimum of the sum of the quadratics of those who are up.
+    /// Minimum of the weighted sum of the quadratics of those who are up.
     pub fn optimum(&self) -> Vec<f64> {
-        let up: Vec<_> = self.up().map(|node| &self.tasks[&node.me().id]).collect();
-        let total = |k: usize| up.iter().map(|(a, _)| a[k]).sum::<f64>();
-        (0..3).map(|k| up.iter().map(|(a, c)| a[k] * c[k]).sum::<f64>() / total(k)).collect()
+        let weight = |node: &Node| if self.config.weighted { self.examples(node.me()) as f64 } else { 1.0 };
+        let up: Vec<_> = self.up().map(|node| (weight(node), &self.tasks[&node.me().id])).collect();
+        let total = |k: usize| up.iter().map(|(n, (a, _))| n * a[k]).sum::<f64>();
+        (0..3).map(|k| up.iter().map(|(n, (a, c))| n * a[k] * c[k]).sum::<f64>() / total(k)).collect()
+    }
+
+    /// On how many examples a node trains.
+    fn examples(&self, member: Member) -> u64 {
+        if self.sizes == 0 { 7 } else { 1 + member.id * self.sizes }
     }
 
     /// Largest distance of any model from `point`.
@@ -233,7 +254,7 @@ impl Net {
         let others: Vec<u64> = self.up().filter(able).map(|node| node.me().id).filter(|o| *o != id).collect();
         let sponsor = *others.get(self.stream.below(others.len()))?;
         let node = &self.peers[&sponsor].node;
-        Some((node.membership().clone(), (node.round(), node.model()?)))
+        Some((node.membership().clone(), (node.round(), node.model()?.to_vec())))
     }
 
     /// A new peer, or one that crashed, as a new incarnation with a sponsor's model.
@@ -244,6 +265,7 @@ impl Net {
             member = member.max(old.node.membership().next(id));
         }
         membership.admit(member);
+        membership.weigh(member, self.examples(member));
         self.start(member, membership, start);
     }
 
@@ -310,7 +332,7 @@ impl Net {
     }
 
     fn come_back(&mut self, id: u64) {
-        let own = self.peers[&id].node.model();
+        let own = self.peers[&id].node.model().map(|model| model.to_vec());
         let copies = self.return_by == Return::Copy && self.sponsor(id).is_some();
         let Some(model) = own.filter(|_| !copies) else {
             self.join(id);
@@ -320,6 +342,7 @@ impl Net {
         let mut membership = node.membership().clone();
         let me = membership.next(id);
         membership.admit(me);
+        membership.weigh(me, self.examples(me));
         self.start(me, membership, (node.round(), model));
     }
 
@@ -448,8 +471,40 @@ impl Net {
             _ => accounts,
         };
         assert_eq!((physical, accounts), (published, published), "at {} ms", self.now);
+        let gap = Self::tracked_gap(&nodes);
+        if let Some((gap, size)) = gap {
+            assert!(gap <= 1e-11 * size, "Σ y is {gap} from Σ g, of {size}, at {} ms", self.now);
+            self.tracked += 1;
+        }
         self.published = Some((membership, published));
         self.counted += 1;
+    }
+
+    /// How far Σ y over nodes and links is from Σ g, and the size of both, where gradients are tracked; `None`
+    /// while one end of an exchange has moved and the other does not know it yet.
+    pub fn tracked_gap(nodes: &[&Node]) -> Option<(f64, f64)> {
+        let (mut off, mut size) = ([0.0; 3], 0.0);
+        let mut count = |sign: f64, vector: &[f64]| {
+            for (off, value) in off.iter_mut().zip(vector) {
+                *off += sign * value;
+                size += value.abs();
+            }
+        };
+        for node in nodes {
+            count(-1.0, node.tracked()?);
+            count(1.0, &node.numerator()[3..]);
+        }
+        for (from, to) in nodes.iter().flat_map(|from| nodes.iter().map(move |to| (from, to))) {
+            let Some(transfer) = from.under_way(to.me()) else { continue };
+            match (transfer.content, to.has_taken(from.me(), transfer.seq)) {
+                (Content::Offer { .. }, true) => return None,
+                (Content::Share { .. }, false) if transfer.epoch == from.membership().epoch() => {
+                    count(1.0, &transfer.payload[3..]);
+                }
+                _ => {}
+            }
+        }
+        Some((off.iter().map(|off| off.abs()).sum(), size))
     }
 
     /// The last published sum.

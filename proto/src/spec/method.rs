@@ -1,6 +1,6 @@
 //! What a decentralised algorithm asks of the rest of a run file, beside a graph.
 
-use super::{RunSpec, SpecError, check::require};
+use super::{RunSpec, SpecError, check::require, topology::Weighting};
 use algorithms::compress::Compressor;
 use gossip::{
     Schedule,
@@ -36,6 +36,14 @@ impl RunSpec {
             format!(
                 "`{name}` sends gradients, whose sum over the rounds a promise for changes does not cover"
             )
+        })?;
+        let weighted =
+            self.topology.as_ref().is_some_and(|topology| topology.weighting == Weighting::Examples);
+        require(!weighted || method != Method::Tracking, "topology.weighting", || {
+            format!("`{name}` tracks the mean gradient of the peers, expected \"peers\"")
+        })?;
+        require(!weighted || self.privacy.is_none(), "topology.weighting", || {
+            "peers would tell on how many examples they train, which [privacy] does not cover; expected \"peers\"".into()
         })?;
         if !matches!(method, Method::Compressed { .. } | Method::Relay) {
             return Ok(None);

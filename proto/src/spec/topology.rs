@@ -38,6 +38,9 @@ pub struct TopologySpec {
     /// A peer that cannot be reached for so many seconds is evicted; until then nobody waits for it.
     #[serde(default = "default_evict_after_s")]
     pub evict_after_s: f64,
+    /// What counts alike in what the peers minimise.
+    #[serde(default, skip_serializing_if = "Weighting::is_default")]
+    pub weighting: Weighting,
     /// The topology's own keys.
     #[serde(flatten)]
     pub params: gossip::Params,
@@ -54,6 +57,24 @@ pub enum BarrierSpec {
     Bounded,
     /// At once.
     Asynchronous,
+}
+
+/// What counts alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weighting {
+    /// Peers: the mean of their losses.
+    #[default]
+    Peers,
+    /// Examples: the mean of the loss over all of them. A peer's changes are multiplied by its part of all
+    /// examples and the number of peers, so peers tell each other on how many they train.
+    Examples,
+}
+
+impl Weighting {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn one() -> u64 {
@@ -143,6 +164,7 @@ impl RunSpec {
             topology: Arc::clone(&topology),
             mode: chosen.row.mode,
             method: chosen.rule.method(),
+            weighted: spec.weighting == Weighting::Examples,
             barrier,
             seed: self.seed,
             w_min: spec.w_min,
@@ -201,6 +223,7 @@ impl TopologySpec {
             deadline_s: None,
             retry_ms: default_retry_ms(),
             evict_after_s: default_evict_after_s(),
+            weighting: Weighting::default(),
             params: gossip::Params::new(),
         }
     }
@@ -244,7 +267,11 @@ mod tests {
         assert_eq!(RunSpec::from_json(&spec.to_json()).unwrap(), spec);
         let mixing = spec.mixing().unwrap();
         assert_eq!((mixing.config.barrier, mixing.local.rho), (Barrier::Bounded { rounds: 1 }, 0.05));
-        assert!(mixing.report(spec.rounds).accepted());
+        assert!(mixing.report(spec.rounds).accepted() && !mixing.config.weighted);
+        // A run file that says nothing of it stays the run that it was.
+        assert!(!spec.to_json().contains("weighting"));
+        let weighted = format!("{GOOD}\nweighting = \"examples\"");
+        assert!(RunSpec::from_toml(&weighted).unwrap().mixing().unwrap().config.weighted);
     }
 
     #[test]
@@ -274,6 +301,9 @@ mod tests {
             ("relaysgd", "ring", "", "expected an undirected tree"),
             ("relaysgd'\nrelax=0.1#", "path", "", "algorithm.relax"),
             ("gradient-tracking'\nmomentum=0.9#", "ring", "", "plain steps"),
+            ("gradient-tracking", "ring", "weighting='examples'", "expected \"peers\""),
+            ("dpsgd", "ring", "weighting='exampels'", "examples"),
+            ("dpsgd", "ring", "weigthing='examples'", "weighting"),
             ("dpsgd'\nform='awc'#", "ring", "", "mixes while it trains"),
         ] {
             let text = format!(

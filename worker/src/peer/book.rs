@@ -3,9 +3,9 @@
 
 use crate::trainer::Scores;
 use gossip::{
-    Mass, Schedule,
-    predict::consensus_distance,
-    sketch::{BUCKETS, pilot, spread},
+    Mass,
+    predict::Forecast,
+    sketch::{BUCKETS, gap, spread},
 };
 use proto::{digest::Digest, spec::Mixing, v1};
 use serde::Serialize;
@@ -17,8 +17,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Rounds that the prediction looks back on.
-const WINDOW: u64 = 5;
 /// Rounds that are remembered.
 const KEPT: u64 = 16;
 /// A line waits no longer for the reports of others.
@@ -41,8 +39,12 @@ pub(super) struct Line {
     pub(super) bytes_received: u64,
     /// `(1/n) Σ‖z_i − z̄‖²` over those who reported, from sketches.
     pub(super) consensus_distance: f64,
-    /// What the topology makes of the changes of the last rounds.
+    /// What the topology makes of changes like those of the last rounds.
     pub(super) consensus_predicted: Option<f64>,
+    /// `‖Σ (y_i − g_i)‖ / Σ ‖y_i − g_i‖` over all peers, where gradients are tracked: nothing but rounding while
+    /// Σ y = Σ g.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tracking_error: Option<f64>,
     /// Σ w of those who reported, and the sum that they published.
     pub(super) mass: f64,
     pub(super) mass_published: f64,
@@ -77,6 +79,7 @@ struct Report {
     account: Mass,
     model: Vec<f32>,
     change: Vec<f32>,
+    correction: Option<Vec<f32>>,
 }
 
 /// All rounds that are not written yet, and the reports of the last ones.
@@ -88,13 +91,14 @@ pub(super) struct Book {
     reports: BTreeMap<u64, BTreeMap<u64, Report>>,
     written: Option<u64>,
     pub(super) last: Option<Line>,
-    schedule: Option<Schedule>,
+    /// For those who take part.
+    forecast: Option<(BTreeSet<u64>, Forecast)>,
 }
 
 impl Book {
     pub(super) fn new(mixing: Mixing, file: PathBuf) -> Self {
         let (own, reports) = (BTreeMap::new(), BTreeMap::new());
-        Self { mixing, file, own, reports, written: None, last: None, schedule: None }
+        Self { mixing, file, own, reports, written: None, last: None, forecast: None }
     }
 
     /// Notes what a peer reported; one that makes no sense is dropped.
@@ -108,6 +112,7 @@ impl Book {
             tracing::warn!(from = from.id, "a report without sketches");
             return;
         };
+        let correction = vector(&report.correction);
         let mass = Mass::from_units(report.mass.into());
         let account = Mass::from_units(report.account.into());
         // Nobody can make this peer remember rounds that are far from its own.
@@ -118,7 +123,7 @@ impl Book {
         self.reports
             .entry(report.round)
             .or_default()
-            .insert(from.id, Report { mass, account, model, change });
+            .insert(from.id, Report { mass, account, model, change, correction });
     }
 
     /// Notes what this peer did.
@@ -175,25 +180,21 @@ impl Book {
             w_max: extreme(own.w, f64::max),
             epsilon: own.epsilon,
             model_digest: own.digest,
+            tracking_error: tracking_error(&live, own.members.len()),
             consensus_predicted: self.predicted(round, &own.members),
         }
     }
 
-    /// From the changes of the last rounds, if the same peers made all of them.
+    /// From the changes of the last rounds, if all of those who take part told of them.
     fn predicted(&mut self, round: u64, members: &BTreeSet<u64>) -> Option<f64> {
-        let first = round.saturating_sub(WINDOW - 1);
-        let changes: Vec<Vec<Vec<f32>>> = self
-            .reports
-            .range(first..=round)
-            .filter(|(_, reports)| reports.keys().eq(members.iter()))
-            .map(|(_, reports)| reports.values().map(|report| report.change.clone()).collect())
-            .collect();
-        let pilot = pilot(&changes)?;
-        if self.schedule.as_ref().is_none_or(|schedule| schedule.nodes() != members.len()) {
-            self.schedule = self.mixing.schedule().resized(members.len()).ok();
+        let all = self.reports.get(&round).filter(|reports| reports.keys().eq(members.iter()));
+        let changes = all.map(|reports| reports.values().map(|report| report.change.clone()).collect());
+        if self.forecast.as_ref().is_none_or(|(of, _)| of != members) {
+            let schedule = self.mixing.schedule().resized(members.len()).ok()?;
+            self.forecast = Some((members.clone(), Forecast::new(schedule, self.mixing.repeats)));
         }
-        let predicted = consensus_distance(self.schedule.as_ref()?, self.mixing.repeats, &pilot)?;
-        predicted.is_finite().then_some(predicted.max(0.0))
+        let (_, forecast) = self.forecast.as_mut()?;
+        forecast.after(round, changes).map(|predicted| predicted.max(0.0))
     }
 
     fn write(&self, line: &Line) {
@@ -205,4 +206,10 @@ impl Book {
             tracing::warn!(file = %self.file.display(), error, "a line of metrics was not written");
         }
     }
+}
+
+/// See [`Line::tracking_error`]; only where everybody told.
+fn tracking_error(live: &[&Report], members: usize) -> Option<f64> {
+    let told: Vec<&[f32]> = live.iter().filter_map(|report| report.correction.as_deref()).collect();
+    (told.len() == members).then(|| gap(&told))
 }

@@ -38,6 +38,8 @@ pub(super) struct Meeting<'a> {
     pub(super) run: [u8; 32],
     pub(super) name: &'a str,
     pub(super) length: usize,
+    /// See [`super::node::Parts`].
+    pub(super) examples: u64,
 }
 
 impl Meeting<'_> {
@@ -51,7 +53,7 @@ impl Meeting<'_> {
         let answering = async {
             while let Some(input) = inbox.recv().await {
                 if let Input::Ask(ask) = input {
-                    not_begun(ask, self.name, me);
+                    not_begun(ask, self.name, self.alone(me));
                 }
             }
         };
@@ -60,6 +62,13 @@ impl Meeting<'_> {
             start = self.meet(me, nodes, rumours) => start,
             () = answering => std::future::pending().await,
         }
+    }
+
+    /// This peer as the only member.
+    pub(super) fn alone(&self, me: Member) -> Membership {
+        let mut alone = Membership::new([me]);
+        alone.weigh(me, self.examples);
+        alone
     }
 
     async fn meet(&self, mut me: Member, nodes: usize, rumours: &Rumours) -> Start {
@@ -81,7 +90,7 @@ impl Meeting<'_> {
                 tracing::info!(sponsor = name, round = reply.round, "the run has begun: joining it");
                 if let Some(model) = self.model((name, address)).await {
                     me = me.max(membership.next(me.id));
-                    membership.admit(me);
+                    membership.merge(&self.alone(me));
                     return Start { me, membership, round: reply.round, model: Some(model) };
                 }
             }
@@ -96,7 +105,7 @@ impl Meeting<'_> {
 
     /// Everybody who is there, with the incarnations that they tell; `None` if one does not answer.
     async fn founders(&self, live: &BTreeMap<String, SocketAddr>, me: Member) -> Option<Membership> {
-        let mut membership = Membership::new([me]);
+        let mut membership = self.alone(me);
         for (name, address) in live.iter().filter(|(name, _)| *name != self.name) {
             let reply = self.ask((name, address), me).await?;
             let theirs = peers::read_membership(reply.membership?).ok()?;
@@ -105,7 +114,9 @@ impl Meeting<'_> {
                 return None;
             }
             let id = peers::id_of(name);
-            membership.admit(theirs.live().into_iter().find(|member| member.id == id)?);
+            let member = theirs.live().into_iter().find(|member| member.id == id)?;
+            membership.admit(member);
+            membership.weigh(member, theirs.examples(member));
         }
         Some(membership)
     }
@@ -151,11 +162,11 @@ impl Meeting<'_> {
 }
 
 /// Answers a question before the run has begun.
-fn not_begun(ask: Ask, name: &str, me: Member) {
+fn not_begun(ask: Ask, name: &str, alone: Membership) {
     match ask {
         Ask::Leave => {}
         Ask::Meet(reply) => {
-            let membership = Some(peers::membership(&Membership::new([me])));
+            let membership = Some(peers::membership(&alone));
             let _ = reply.send(v1::MeetReply { begun: false, membership, round: 0 });
         }
         Ask::Status(reply) => {

@@ -2,12 +2,13 @@
 //! crate's trainer around it. No coordinator is needed.
 //!
 //! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
-//! `rumour` and `claim` (who is there), `post`, `serve` and `form` (messages out and in), `store` (what survives), `book` (metrics).
+//! `rumour` and `claim` (who is there), `post`, `serve` and `form` (messages out and in), `store` and `slots` (what survives), `book` (metrics).
 
 mod book;
 mod claim;
 mod complaint;
 mod config;
+mod digests;
 mod form;
 mod listen;
 mod meeting;
@@ -18,6 +19,7 @@ mod private;
 mod rounds;
 mod rumour;
 mod serve;
+mod slots;
 mod status;
 mod store;
 mod watch;
@@ -80,7 +82,7 @@ pub async fn run_with_engine(
 pub async fn run(
     config: Config,
     spec: RunSpec,
-    (listener, mut trainer): (TcpListener, Box<dyn Train>),
+    (listener, trainer): (TcpListener, Box<dyn Train>),
     stop: CancellationToken,
 ) -> Result<Ended, WorkerError> {
     config.check()?;
@@ -109,10 +111,9 @@ pub async fn run(
     let service = Service { shared: Arc::clone(&shared), node: sender.clone(), ear };
     let _serving = serve(service, listener, &bundle).map_err(wrong)?;
     let spec = Arc::new(spec);
-    let opening = Arc::clone(&spec);
-    let opened = tokio::task::spawn_blocking(move || (trainer.open(&opening), trainer)).await;
-    let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
-    let Opened { tensors, initial } = opened.map_err(|error| WorkerError::Training(error.to_string()))?;
+    let (opened, trainer) = opened(trainer, &spec).await?;
+    let Opened { tensors, initial, examples } = opened;
+    let examples = if mixing.config.weighted { examples } else { 0 };
     let _ = shared.form.set(form(&mixing, &tensors)?);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
@@ -123,16 +124,17 @@ pub async fn run(
         shared,
         net,
         rumours,
-        store,
+        store: Arc::new(store),
         report,
         private,
+        examples,
     };
     let start = if stored.is_some() {
         tracing::info!("going on from the stored state");
         None
     } else {
         let me = Member { id: peers::id_of(config.name.as_str()), incarnation: now };
-        let meeting = Meeting { net: &parts.net, run, name: &parts.name, length: initial.len() };
+        let meeting = Meeting { net: &parts.net, run, name: &parts.name, length: initial.len(), examples };
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(Ended::Stopped),
@@ -149,6 +151,17 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// What a run begins with, and the trainer again.
+async fn opened(
+    mut trainer: Box<dyn Train>,
+    spec: &Arc<RunSpec>,
+) -> Result<(Opened, Box<dyn Train>), WorkerError> {
+    let spec = Arc::clone(spec);
+    let opened = tokio::task::spawn_blocking(move || (trainer.open(&spec), trainer)).await;
+    let (opened, trainer) = opened.map_err(|error| WorkerError::Internal(error.to_string()))?;
+    Ok((opened.map_err(|error| WorkerError::Training(error.to_string()))?, trainer))
 }
 
 /// What vectors of the run look like on the wire.

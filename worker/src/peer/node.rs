@@ -9,13 +9,12 @@ use super::{
     private::Private,
     rumour::Rumours,
     serve::{Ask, Input, Shared},
-    store::{self, Record, Store},
+    store::{Record, Store},
     work::Trained,
 };
 use crate::{WorkerError, trainer::Train};
-use gossip::machine::{Action, Body, Envelope, Event, Machine, Phase, State};
+use gossip::machine::{Action, Body, Envelope, Event, Machine, Phase};
 use proto::{
-    digest::Digest,
     peers,
     spec::{Mixing, RunSpec},
     v1,
@@ -47,10 +46,12 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) net: Net,
     pub(super) rumours: Rumours,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
     pub(super) report: String,
     /// In a private run.
     pub(super) private: Option<Arc<Mutex<Private>>>,
+    /// What it trains on, where every example counts alike; else 0.
+    pub(super) examples: u64,
 }
 
 /// The peer, once it has begun.
@@ -70,7 +71,7 @@ pub(super) struct Node {
     pub(super) life: u64,
     /// The machine's round that waits for the trainer.
     pub(super) wanted: Option<u64>,
-    pub(super) last_end: Option<Vec<f32>>,
+    pub(super) last_end: Option<Arc<Vec<f32>>>,
     /// The last local run, for the report of its round.
     pub(super) trained: Option<Trained>,
     pub(super) opened: Instant,
@@ -106,18 +107,21 @@ impl Node {
         sender: mpsc::Sender<Input>,
     ) -> Result<Self, WorkerError> {
         let config = parts.mixing.config.clone();
+        let initial = Arc::new(initial);
         let (machine, last_end) = match (stored, start) {
-            (Some(record), _) => (Machine::resume(config, record.machine), record.last_end),
+            (Some(record), _) => {
+                (Machine::resume(config, record.machine), record.last_end.map(|end| end.shared()))
+            }
             (None, Some(Start { me, membership, round, model })) => {
-                let model = model.unwrap_or_else(|| initial.clone());
+                let model = model.map_or_else(|| Arc::clone(&initial), Arc::new);
                 let machine = Machine::new(config, me, membership, (round, model));
                 (machine.map(|machine| machine.from_origin(&initial)), None)
             }
             (None, None) => return Err(WorkerError::Internal("a peer without a beginning".into())),
         };
         let machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
-        let origin = Arc::new(if parts.mixing.compressor.is_some() { initial } else { Vec::new() });
-        let post = Post::new(parts.net.clone(), parts.shared.run);
+        let origin = if parts.mixing.compressor.is_some() { initial } else { Arc::default() };
+        let post = Post::new(parts.net.clone(), &parts.shared);
         let book = Book::new(parts.mixing.clone(), parts.store.path("metrics.jsonl"));
         let now = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -293,18 +297,12 @@ impl Node {
     }
 
     async fn save(&mut self) -> Result<(), WorkerError> {
-        let file = self.parts.store.path("state");
-        let failed = |problem: String| WorkerError::StateDir { path: file.clone(), problem };
-        let record: Record<&State<f32>> = Record {
-            run: self.parts.shared.run,
-            machine: self.machine.state(),
-            last_end: self.last_end.clone(),
-        };
-        let bytes = store::bytes(&record).map_err(failed)?;
-        let to = file.clone();
-        let written = spawn_blocking(move || store::replace(&to, &bytes)).await;
-        let written = written.map_err(|error| failed(error.to_string()))?;
-        written.map_err(|error| WorkerError::StateDir { path: file, problem: error.to_string() })
+        let (run, machine) = (self.parts.shared.run, self.machine.state().clone());
+        let last_end = self.last_end.clone().map(Into::into);
+        let (store, shared) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.shared));
+        let written = spawn_blocking(move || store.save(Record { run, machine, last_end }, &shared.digests));
+        let written = written.await.map_err(|error| error.to_string()).flatten();
+        written.map_err(|problem| WorkerError::StateDir { path: self.parts.store.path("state"), problem })
     }
 
     /// Lets the server answer repetitions without their vectors.
@@ -341,10 +339,7 @@ impl Node {
             }
             Ask::Status(reply) => drop(reply.send(self.status())),
             Ask::Model(reply) => {
-                let model = self.machine.model().map(|model| {
-                    let model = Arc::new(model);
-                    (self.header(&model), model)
-                });
+                let model = self.machine.model().map(|model| (self.header(&model), model));
                 let _ = reply.send(model);
             }
             Ask::Leave => {}
@@ -359,7 +354,7 @@ impl Node {
             round: self.round().checked_sub(1),
             model: Some(v1::VectorRef {
                 name: algorithms::MODEL.to_owned(),
-                digest: Digest::of_vector(model).0.to_vec(),
+                digest: self.parts.shared.digests.of(model).0.to_vec(),
                 length: model.len() as u64,
             }),
             tensors: self.parts.tensors.clone(),

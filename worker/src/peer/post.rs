@@ -5,6 +5,7 @@
 use super::{
     form::words,
     net::{Lane, Net},
+    serve::Shared as About,
 };
 use bytes::Bytes;
 use futures::{StreamExt, future, stream};
@@ -74,15 +75,15 @@ fn key(envelope: &Envelope<f32>) -> Option<Key> {
 /// All mailboxes.
 pub(super) struct Post {
     net: Net,
-    run: Vec<u8>,
+    about: Arc<About>,
     boxes: BTreeMap<u64, Mailbox>,
     /// Bytes of vectors and masses that were handed over.
     sent: Arc<AtomicU64>,
 }
 
 impl Post {
-    pub(super) fn new(net: Net, run: [u8; 32]) -> Self {
-        Self { net, run: run.to_vec(), boxes: BTreeMap::new(), sent: Arc::default() }
+    pub(super) fn new(net: Net, about: &Arc<About>) -> Self {
+        Self { net, about: Arc::clone(about), boxes: BTreeMap::new(), sent: Arc::default() }
     }
 
     /// Bytes of vectors and masses that were handed over so far.
@@ -106,7 +107,8 @@ impl Post {
         let (sender, place) = watch::channel(address.to_owned());
         let (small, queue) = mpsc::channel(QUEUE);
         let vectors = Arc::<Vectors>::default();
-        let line = Line { net: self.net.clone(), name: name.into(), place, run: self.run.clone() };
+        let about = Arc::clone(&self.about);
+        let line = Line { net: self.net.clone(), name: name.into(), place, about };
         let telling = tell(line.clone(), queue);
         let handing = hand(line, Arc::clone(&vectors), Arc::clone(&self.sent));
         let tasks = [tokio::spawn(telling), tokio::spawn(handing)].map(AbortOnDropHandle::new);
@@ -133,7 +135,8 @@ impl Post {
     pub(super) fn tell(&self, to: u64, body: v1::tell_request::Body) {
         if let Some(mailbox) = self.boxes.get(&to) {
             // A full queue is a peer that cannot be reached: what it misses is repeated.
-            let _ = mailbox.small.try_send(v1::TellRequest { run: self.run.clone(), body: Some(body) });
+            let run = self.about.run.to_vec();
+            let _ = mailbox.small.try_send(v1::TellRequest { run, body: Some(body) });
         }
     }
 }
@@ -158,7 +161,7 @@ struct Line {
     net: Net,
     name: Arc<str>,
     place: watch::Receiver<String>,
-    run: Vec<u8>,
+    about: Arc<About>,
 }
 
 async fn hand(line: Line, vectors: Arc<Vectors>, sent: Arc<AtomicU64>) {
@@ -223,12 +226,16 @@ async fn attempt_one(line: &Line, envelope: &Envelope<f32>) -> Result<u64, Strin
         _ => false,
     };
     let length = words(&payload).len() as u64;
+    let digest = match payload.words() {
+        Some(_) => Digest::of_vector(words(&payload)),
+        None => line.about.digests.of(&payload.vector().shared()),
+    };
     let bytes = length * 4 + if mass { 8 } else { 0 };
     let header = v1::HandHeader {
-        run: line.run.clone(),
+        run: line.about.run.to_vec(),
         message: Some(message),
         length,
-        digest: Digest::of_vector(words(&payload)).0.to_vec(),
+        digest: digest.0.to_vec(),
     };
     let (start, started) = oneshot::channel();
     let parts = vec![Bytes::from_owner(Shared(payload))];

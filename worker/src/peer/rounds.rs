@@ -6,7 +6,10 @@ use super::{
     serve::Input,
     work::{self, Job, Measured, Outcome, Trained},
 };
-use crate::{WorkerError, trainer::packing_seed};
+use crate::{
+    WorkerError,
+    trainer::{Train, packing_seed},
+};
 use gossip::machine::Event;
 use proto::{peers, v1};
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
@@ -16,7 +19,7 @@ impl Node {
     pub(super) fn work(&mut self) {
         let Some(step) = self.wanted.filter(|_| self.trainer.is_some()) else { return };
         let (round, within) = (step / self.parts.mixing.repeats, step % self.parts.mixing.repeats);
-        let spec = &self.parts.spec;
+        let spec = Arc::clone(&self.parts.spec);
         if within > 0 {
             // Mixing goes on; nothing is trained.
             self.wanted = None;
@@ -26,13 +29,14 @@ impl Node {
             return;
         }
         let Some(errand) = self.machine.errand() else { return };
-        let Some(trainer) = self.trainer.take() else { return };
+        let Some(mut trainer) = self.trainer.take() else { return };
         self.wanted = None;
+        self.hand_out(trainer.as_mut());
         let every = spec.evaluation.every;
         let evaluate = every > 0 && (round % every == 0 || round == spec.rounds);
         let measured = round > 0 && self.trained.is_some();
         let job = Job {
-            spec: Arc::clone(spec),
+            spec: Arc::clone(&spec),
             local: self.parts.mixing.local,
             life: self.life,
             step,
@@ -52,6 +56,17 @@ impl Node {
             let done = job.run(trainer, tell);
             tell(done);
         });
+    }
+
+    /// Memory of the last round, for what this one trains and receives.
+    fn hand_out(&mut self, trainer: &mut dyn Train) {
+        if let Some(memory) = self.machine.spare() {
+            trainer.reuse(memory);
+        }
+        while self.parts.shared.wants_memory() {
+            let Some(memory) = self.machine.spare() else { break };
+            self.parts.shared.keep_memory(memory);
+        }
     }
 
     fn send_idle(&mut self, step: u64, idle: Trained) {
@@ -77,7 +92,7 @@ impl Node {
                     Some(mut trained) => {
                         let done = trained.done.take();
                         if let Some(end) = trained.end.take() {
-                            self.last_end = Some(end);
+                            self.last_end = Some(Arc::new(end));
                         }
                         if step % self.parts.mixing.repeats == 0 {
                             self.trained = Some(trained);
@@ -97,7 +112,7 @@ impl Node {
 
     /// The round before `step` is over: tells everybody how this peer stands, and notes it.
     pub(super) fn report(&mut self, step: u64, measured: Measured) {
-        let Measured { sketch, digest, scores } = measured;
+        let Measured { sketch, correction, digest, scores } = measured;
         let round = (step / self.parts.mixing.repeats).saturating_sub(1);
         let trained = self.trained.take();
         let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
@@ -110,6 +125,7 @@ impl Node {
             epoch: self.machine.membership().epoch(),
             model: bytes(&sketch),
             change: trained.as_ref().map(|trained| bytes(&trained.sketch)).unwrap_or_default(),
+            correction: correction.map(|correction| bytes(&correction)).unwrap_or_default(),
         };
         let members: BTreeSet<u64> =
             self.machine.membership().live().iter().map(|member| member.id).collect();

@@ -1,7 +1,9 @@
 //! What a peer answers. Everything that comes in is checked here: whose certificate it is, that it is of this
 //! run, that a vector is the announced one; then it goes to the node.
 
-use super::{claim::Refused, complaint::Complaints, form::Form, listen::caller, rumour::Ear};
+use super::{
+    claim::Refused, complaint::Complaints, digests::Digests, form::Form, listen::caller, rumour::Ear,
+};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
 use identity::{Identity, Role};
@@ -60,7 +62,13 @@ pub(super) struct Shared {
     /// Vectors of which a part has arrived, by sender and whether they are answers.
     partial: Mutex<Partial>,
     complaints: Complaints,
+    pub(super) digests: Digests,
+    /// Memory of vectors, for those that arrive.
+    memory: Mutex<Vec<Vec<f32>>>,
 }
+
+/// Vectors for whose arrival memory is kept.
+const KEPT: usize = 2;
 
 impl Shared {
     pub(super) fn new(run: [u8; 32]) -> Self {
@@ -70,7 +78,32 @@ impl Shared {
             settled: Mutex::default(),
             partial: Mutex::default(),
             complaints: Complaints::default(),
+            digests: Digests::default(),
+            memory: Mutex::default(),
         }
+    }
+
+    /// Whether there is too little memory for what arrives.
+    pub(super) fn wants_memory(&self) -> bool {
+        self.memory().len() < KEPT
+    }
+
+    /// Keeps memory for what arrives.
+    pub(super) fn keep_memory(&self, memory: Vec<f32>) {
+        self.memory().push(memory);
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What puts a vector together, in memory that was used before if there is some.
+    fn assembler(&self, length: usize, digest: Digest) -> Assembler {
+        let mut memory = self.memory().pop().unwrap_or_default();
+        if memory.len() != length {
+            memory = vec![0.0; length];
+        }
+        Assembler::filling(memory, digest)
     }
 }
 
@@ -144,7 +177,7 @@ impl Service {
         // The machine answers a repetition by its number alone, and refuses another length.
         let repeated = !answer && known().is_some_and(|settled| seq <= settled);
         let Some(length) = expected.filter(|length| !repeated && *length as u64 == header.length) else {
-            return self.deliver(message, Vec::new()).await;
+            return self.deliver(message, None).await;
         };
         let digest = Digest::from_bytes(&header.digest).map_err(|error| wrong(&error.to_string()))?;
         let place = (sender.id, answer);
@@ -153,7 +186,7 @@ impl Service {
             .remove(&place)
             .filter(|(of, number, assembler)| (*of, *number, assembler.announced()) == (sender, seq, digest));
         let mut assembler =
-            begun.map_or_else(|| Assembler::new(length, digest), |(_, _, assembler)| assembler);
+            begun.map_or_else(|| self.shared.assembler(length, digest), |(_, _, assembler)| assembler);
         let ready =
             v1::HandReply { body: Some(Reply::Ready(v1::HandReady { offset: assembler.received() })) };
         replies.send(Ok(ready)).await.map_err(stopping)?;
@@ -163,7 +196,7 @@ impl Service {
             return Err(status);
         }
         let vector = assembler.finish().map_err(|error| Status::data_loss(error.to_string()))?;
-        self.deliver(message, vector).await
+        self.deliver(message, Some((vector, digest))).await
     }
 
     fn partial(&self) -> MutexGuard<'_, Partial> {
@@ -188,16 +221,25 @@ impl Service {
         Err(Status::permission_denied(why))
     }
 
-    async fn deliver(&self, message: v1::PeerMessage, words: Vec<f32>) -> Result<(), Status> {
-        let bytes = words.len() as u64 * 4;
-        let vector = if words.is_empty() {
-            words.into()
-        } else {
-            self.form()?.payload(words, peers::packed(&message)).unwrap_or_else(|error| {
-                tracing::warn!(%error, "a vector that the run's compressor did not make");
-                // The machine refuses another length, for good.
-                Vec::new().into()
-            })
+    async fn deliver(
+        &self,
+        message: v1::PeerMessage,
+        words: Option<(Vec<f32>, Digest)>,
+    ) -> Result<(), Status> {
+        let bytes = words.as_ref().map_or(0, |(words, _)| words.len() as u64 * 4);
+        let vector = match words {
+            None => Vec::new().into(),
+            Some((words, digest)) => {
+                let made = self.form()?.payload(words, peers::packed(&message)).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "a vector that the run's compressor did not make");
+                    // The machine refuses another length, for good.
+                    Vec::new().into()
+                });
+                if made.words().is_none() && !made.is_empty() {
+                    self.shared.digests.know(&made.vector().shared(), digest);
+                }
+                made
+            }
         };
         let envelope =
             peers::read(message, vector).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -249,7 +291,7 @@ impl Peers for Service {
         match request.into_inner().body {
             Some(v1::tell_request::Body::Message(message)) => {
                 self.sender(message.from, &who, "message")?;
-                self.deliver(message, Vec::new()).await?;
+                self.deliver(message, None).await?;
             }
             Some(v1::tell_request::Body::Report(report)) => {
                 self.sender(report.from, &who, "report")?;

@@ -5,7 +5,10 @@ use super::{meeting::Meeting, node::Node};
 use crate::WorkerError;
 use gossip::machine::{Body, Envelope, Event, Machine, Member};
 use proto::peers;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// What is known of the membership is told to one other peer so often.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -84,8 +87,8 @@ impl Node {
         let mut me = membership.next(old.id);
         let mut start = (self.machine.round(), self.machine.model());
         let length = self.parameters();
-        let meeting =
-            Meeting { net: &self.parts.net, run: self.parts.shared.run, name: &self.parts.name, length };
+        let (run, examples) = (self.parts.shared.run, self.parts.examples);
+        let meeting = Meeting { net: &self.parts.net, run, name: &self.parts.name, length, examples };
         for (id, (name, address)) in self.known.iter().filter(|(id, _)| **id != old.id) {
             if !self.reachable.contains(id) {
                 continue;
@@ -97,13 +100,13 @@ impl Node {
                 me = me.max(membership.next(old.id));
             }
             if start.1.is_none() || reply.round > start.0 + BEHIND * self.parts.mixing.repeats {
-                start = (reply.round, meeting.model((name, address)).await.or(start.1));
+                start = (reply.round, meeting.model((name, address)).await.map(Arc::new).or(start.1));
             }
             break;
         }
         let (round, Some(model)) = start else { return Ok(()) };
         tracing::warn!(incarnation = me.incarnation, round, "was evicted: coming back");
-        membership.admit(me);
+        membership.merge(&meeting.alone(me));
         let machine = Machine::new(self.parts.mixing.config.clone(), me, membership, (round, model));
         let machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
         self.machine = machine.from_origin(&self.origin);

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// A model after a round.
 pub(super) struct Measured {
     pub(super) sketch: Vec<f32>,
+    /// Of what steps are corrected by, where gradients are tracked.
+    pub(super) correction: Option<Vec<f32>>,
     pub(super) digest: Digest,
     /// `None` when this round is not evaluated, or there is nothing to evaluate on.
     pub(super) scores: Option<Scores>,
@@ -71,7 +73,7 @@ pub(super) struct Job {
     pub(super) measure: Option<bool>,
     /// The training round; `None` when the run is over.
     pub(super) train: Option<u64>,
-    pub(super) last_end: Option<Vec<f32>>,
+    pub(super) last_end: Option<Arc<Vec<f32>>>,
     pub(super) cancel: CancellationToken,
     pub(super) private: Option<Arc<Mutex<Private>>>,
 }
@@ -79,12 +81,13 @@ pub(super) struct Job {
 impl Job {
     /// Does it, telling what was measured before it trains.
     pub(super) fn run(mut self, mut trainer: Box<dyn Train>, tell: impl Fn(Outcome)) -> Outcome {
-        let model = Arc::new(std::mem::take(&mut self.errand.model));
+        let model = std::mem::take(&mut self.errand.model);
         if let Some(evaluate) = self.measure {
             let scores = evaluate.then(|| self.evaluate(trainer.as_mut(), &model)).flatten();
             let measured = Measured {
                 sketch: sketch(self.spec.seed, &model),
-                digest: Digest::of_vector(&model),
+                correction: self.errand.correction().map(|off| sketch(self.spec.seed, off)),
+                digest: self.way.digests.of(&model),
                 scores,
             };
             tell(Outcome::Measured { life: self.life, step: self.step, measured });
@@ -119,27 +122,29 @@ impl Job {
         }
         let offset =
             self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
-        let relaxed = |last: &Vec<f32>| {
+        let relaxed = |last: &Arc<Vec<f32>>| {
             let beta = self.local.relax as f32;
-            Arc::new(model.iter().zip(last).map(|(z, last)| beta * (z - last)).collect())
+            Arc::new(model.iter().zip(&**last).map(|(z, last)| beta * (z - last)).collect())
         };
-        let shift = self.errand.shift.clone().map(Arc::new);
+        let shift = self.errand.shift.clone();
         let plan = LocalPlan { offset: offset.map(relaxed), shift, ..plan(&self.local) };
         let spec = Arc::clone(&self.spec);
         let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
-        let mut change: Vec<f32> = run.end.iter().zip(model.iter()).map(|(end, z)| end - z).collect();
+        let end = (self.local.relax != 0.0).then(|| run.end.clone());
+        let (steps, mut change) = (run.steps.into(), run.end);
+        change.iter_mut().zip(model.iter()).for_each(|(end, z)| *end -= z);
         if let Some(private) = &self.private {
             let released = lock(private).release(round, &mut change);
             released.map_err(|why| TrainError::Training(format!("privacy: {why}")))?;
         }
-        let end = (self.local.relax != 0.0).then_some(run.end);
-        Ok(Ran { change, steps: run.steps.into(), end, loss })
+        Ok(Ran { change, steps, end, loss })
     }
 
     /// What the machine needs to know of a local run; what travels is made of it alone.
     fn finish(self, (round, model): (u64, &[f32]), ran: Ran) -> Result<Trained, TrainError> {
-        let Ran { change, steps, end, loss } = ran;
+        let Ran { mut change, steps, end, loss } = ran;
+        self.errand.weigh(&mut change);
         let sketch = sketch(self.spec.seed, &change);
         let off = self.errand.off((model, &change), &self.origin);
         let pack = |off: Vec<f32>| {

@@ -175,16 +175,20 @@ impl Train for EngineTrainer {
     }
 
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
-        let info = match spec.model {
+        let (info, examples) = match spec.model {
             // A bare vector has no input; any shape will do.
-            ModelSpec::Flat { .. } => DataInfo::Features { dimension: 1, classes: 2 },
-            _ => self.examples.training(spec)?.info().clone(),
+            ModelSpec::Flat { .. } => (DataInfo::Features { dimension: 1, classes: 2 }, 1),
+            _ => {
+                let data = self.examples.training(spec)?;
+                (data.info().clone(), data.len() as u64)
+            }
         };
         let model = self.model(&spec.model, &info)?;
         let tensor = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().map(|n| *n as u64).collect());
         Ok(Opened {
             tensors: model.tensors().iter().map(tensor).collect(),
             initial: model.initial(spec.seed),
+            examples,
         })
     }
 

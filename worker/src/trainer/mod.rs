@@ -78,6 +78,8 @@ pub struct Opened {
     pub tensors: Vec<(String, Vec<u64>)>,
     /// The first weights, a function of the run's seed.
     pub initial: Vec<f32>,
+    /// On how many examples this worker trains.
+    pub examples: u64,
 }
 
 /// What an evaluation measured: counts and a sum, never data.
