@@ -17,6 +17,7 @@ mod post;
 mod private;
 mod rounds;
 mod rumour;
+mod seen;
 mod serve;
 mod status;
 mod store;
@@ -26,6 +27,7 @@ mod work;
 pub use config::Config;
 pub use net::{Lane, Net};
 pub use node::Ended;
+pub use seen::{SEEN, Seen};
 
 use crate::{
     WorkerError,
@@ -43,6 +45,7 @@ use proto::{
     v1::{self, peers_server::PeersServer},
 };
 use rumour::Rumours;
+use seen::Diary;
 use serve::{Service, Shared};
 use std::{
     sync::{Arc, Mutex},
@@ -116,6 +119,7 @@ pub async fn run(
     let _ = shared.form.set(form(&mixing, &tensors)?);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
+        diary: diary(&config, &spec, &mixing)?,
         name: config.name.to_string(),
         spec,
         mixing,
@@ -149,6 +153,20 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// Where a private run notes what reaches this peer.
+fn diary(config: &Config, spec: &RunSpec, mixing: &Mixing) -> Result<Option<Diary>, WorkerError> {
+    if spec.privacy.is_none() {
+        return Ok(None);
+    }
+    let ledgers = config.ledger_dir.as_ref().unwrap_or(&config.state_dir);
+    let started = Seen::Started {
+        peer: config.name.to_string(),
+        run: spec.name.clone(),
+        ledgers: std::path::absolute(ledgers).unwrap_or_else(|_| ledgers.clone()),
+    };
+    Diary::open(config.state_dir.join(SEEN), &started, mixing.config.barrier).map(Some)
 }
 
 /// What vectors of the run look like on the wire.
