@@ -116,7 +116,13 @@ fn read(folder: &Path) -> Result<Run, Failure> {
     let spec = RunSpec::from_toml(&output::read_text(&folder.join("run.toml"))?)
         .map_err(|error| damaged("run.toml", &error))?;
     let alone = spec.mode == Mode::Decentralised;
-    let lines = if alone { peers(folder)? } else { metrics::<Metrics>(folder)?.map(Line::from).collect() };
+    // Simulated peers have one file of lines, which are like a coordinator's.
+    let simulated = folder.join("point.json").is_file();
+    let lines = if alone && !simulated {
+        peers(folder)?
+    } else {
+        metrics::<Metrics>(folder)?.map(Line::from).collect()
+    };
     let seed = spec.seed;
     let mut settings = serde_json::to_value(&spec).map_err(Failure::internal)?;
     if let Some(settings) = settings.as_object_mut() {
