@@ -269,7 +269,29 @@ fn tuning(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::tests::metrics;
+    use proto::{digest::Digest, event::Metrics};
+    use std::collections::BTreeMap;
+
+    fn metrics(round: u64, accuracy: f64) -> Metrics {
+        Metrics {
+            round,
+            seconds: 12.34,
+            participants: 4,
+            rejected: 1,
+            train_loss: Some(0.5),
+            eval_loss: Some(1.0 - accuracy),
+            eval_accuracy: Some(accuracy),
+            federated_loss: None,
+            federated_accuracy: None,
+            clients: None,
+            bytes_down: 1_740_000,
+            bytes_up: 999,
+            averages: BTreeMap::new(),
+            epsilon: None,
+            asynchronous: None,
+            model_digest: Digest::of(b"m"),
+        }
+    }
 
     fn run(kind: &str, prox: f64, alpha: f64, seed: u64, accuracies: &[f64]) -> Run {
         let lines =
