@@ -110,7 +110,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         let compared = compare::Comparison::read(&outcome.folders)?;
         let plot = args.out.join("comparison.svg");
         // Runs that are not evaluated have nothing to draw.
-        let drawn = compared.draw(&plot, None).map(|()| format!("\n\n{}", plot.display()));
+        let drawn =
+            compared.draw(&plot, compare::What::HeldOut, None).map(|()| format!("\n\n{}", plot.display()));
         if !args.json {
             output::line(format!("\n{}{}", compared.table(None, 1), drawn.unwrap_or_default()))?;
         }
