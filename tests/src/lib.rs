@@ -10,6 +10,7 @@ use tempfile::TempDir;
 pub mod decoders;
 pub mod federation;
 pub mod host;
+pub mod http;
 pub mod operator;
 pub mod peer;
 pub mod toy;
