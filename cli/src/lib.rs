@@ -93,7 +93,10 @@ pub fn main() -> ExitCode {
         Command::Topology(args) => topology::main(&args),
         Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
-        Command::Simulate(args) => simulate::main(&args),
+        Command::Simulate(args) => {
+            memory::keep();
+            simulate::main(&args)
+        }
         Command::Compare(args) => compare::main(&args),
         Command::Evaluate(args) => evaluate::main(&args),
         Command::Bench(args) => bench::main(args),

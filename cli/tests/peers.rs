@@ -400,3 +400,32 @@ fn relayed_sums_survive_a_kill() {
     let (message, hub) = (4.0 + 4.0 / LINEAR, bytes);
     assert!(hub == message || hub * 3.0 == message, "{bytes}");
 }
+
+/// What real peers over TLS and simulated ones make of the same run file, peer for peer, bit for bit.
+#[test]
+fn simulated_peers_have_the_models_of_real_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    for (algorithm, topology) in [("sgp", "one-peer-exponential"), ("dfedavgm", "ring")] {
+        let (real, alone) = (folder.path().join(algorithm), folder.path().join(format!("{algorithm}-alone")));
+        let demo = "demo --mode decentralised --workers 4 --rounds 4 --model linear --examples 600 --json";
+        let mut command = starling(&demo.split(' ').collect::<Vec<_>>());
+        command.args(["--algorithm", algorithm, "--topology", topology, "--out", text(&real)]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut command =
+            starling(&["simulate", text(&real.join("run.toml")), "--examples", "600", "--json"]);
+        command.args(["--device", "cpu", "--out", text(&alone)]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let peers = summary["peers"].as_array().unwrap();
+        assert_eq!((peers.len(), summary["mass"].as_f64()), (4, Some(4.0)));
+        for peer in peers {
+            let name = peer["name"].as_str().unwrap();
+            let lines = std::fs::read_to_string(real.join(name).join("metrics.jsonl")).unwrap();
+            let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let last = lines.iter().find(|line| line["round"] == 3).unwrap();
+            assert_eq!(last["model_digest"], peer["digest"], "{algorithm}: {name}");
+        }
+    }
+}

@@ -30,7 +30,7 @@ pub use config::{Config, Page, Tls};
 pub use host::{Evaluation, HostedModel, ModelHost};
 pub use identity::Listen;
 pub use run::{
-    aggregate::fold,
+    aggregate::{fold, fold_vector},
     combine::{centre_name, keep_centres},
     flow::asynchrony,
 };

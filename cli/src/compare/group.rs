@@ -98,7 +98,9 @@ impl Comparison {
         }
         let settings: Vec<BTreeMap<String, String>> =
             groups.iter().map(|(settings, _)| flatten(settings)).collect();
-        let labels = labels(&settings);
+        let names: Option<Vec<String>> = groups.iter().map(|(_, runs)| name_of(runs)).collect();
+        let told = |names: &Vec<String>| names.iter().collect::<BTreeSet<_>>().len() == groups.len();
+        let labels = names.filter(told).unwrap_or_else(|| labels(&settings));
         let rows = groups.into_iter().zip(labels).map(|((_, runs), label)| Row { label, runs });
         Self { rows: rows.collect() }
     }
@@ -204,6 +206,12 @@ fn personal(lines: &[Line]) -> Option<f64> {
     lines.iter().rev().find_map(|line| line.personal_accuracy)
 }
 
+/// What all of them are called.
+fn name_of(runs: &[Run]) -> Option<String> {
+    let name = runs.first()?.name.as_ref()?;
+    runs.iter().all(|run| run.name.as_ref() == Some(name)).then(|| name.clone())
+}
+
 /// Key paths and values.
 fn flatten(value: &Value) -> BTreeMap<String, String> {
     fn walk(value: &Value, path: &str, out: &mut BTreeMap<String, String>) {
@@ -298,7 +306,7 @@ mod tests {
             accuracies.iter().enumerate().map(|(round, a)| metrics(round as u64, *a).into()).collect();
         let settings =
             json!({"algorithm": {"kind": kind, "prox": prox}, "data": {"partition": {"alpha": alpha}}});
-        Run { folder: format!("{kind}{seed}").into(), settings, seed, lines, theory: None }
+        Run { folder: format!("{kind}{seed}").into(), settings, seed, name: None, lines, theory: None }
     }
 
     #[test]
@@ -343,6 +351,18 @@ mod tests {
             found,
             ["fedavg model=mlp", "sgp model=mlp topology=ring", "sgp model=linear topology=ring"]
         );
+    }
+
+    #[test]
+    fn settings_that_a_sweep_names_go_by_it() {
+        let called =
+            |kind: &str, name: &str| Run { name: Some(name.into()), ..run(kind, 0.1, 1.0, 0, &[0.1]) };
+        let label =
+            |runs: Vec<Run>| Comparison::of(runs).rows.into_iter().map(|row| row.label).collect::<Vec<_>>();
+        assert_eq!(label(vec![called("a", "small"), called("b", "large")]), ["small", "large"]);
+        // Not where two have the same name, or one has none.
+        assert_eq!(label(vec![called("a", "small"), called("b", "small")]), ["a", "b"]);
+        assert_eq!(label(vec![called("a", "small"), run("b", 0.1, 1.0, 0, &[0.1])]), ["a", "b"]);
     }
 
     #[test]

@@ -20,18 +20,20 @@ mod rumour;
 mod serve;
 mod status;
 mod store;
+mod turn;
 mod watch;
 mod work;
 
 pub use config::Config;
+pub use form::Form;
 pub use net::{Lane, Net};
 pub use node::Ended;
+pub use turn::{Turn, answer, difference_seed};
 
 use crate::{
     WorkerError,
     trainer::{EngineTrainer, Opened, Train},
 };
-use form::Form;
 use gossip::machine::Member;
 use identity::{Bundle, Role, Tcp};
 use meeting::Meeting;
