@@ -95,10 +95,14 @@ fn catch_up(handle: &RunHandle, store: &Store, history: &mut History) -> Result<
     let lines = store.metrics_from(run, history.next(), LINES)?;
     let all = lines.len() < LINES;
     let (settled, open): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line.round < told);
-    settled.iter().for_each(|line| history.push(line));
+    for line in &settled {
+        history.push(line);
+    }
     Ok(all.then(|| {
         let mut newest = history.clone();
-        open.iter().for_each(|line| newest.push(line));
+        for line in &open {
+            newest.push(line);
+        }
         newest
     }))
 }

@@ -2,6 +2,7 @@
 
 use super::Known;
 use crate::{run::RunHandle, service::Service, store::StoredEvent};
+use futures::{StreamExt, stream};
 use page::{
     events,
     view::{Census, Detail, Line, Part, Run, Site, Workers},
@@ -10,12 +11,17 @@ use proto::v1::WorkerSummary;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// Runs that are remembered.
 const MOST: usize = 256;
 /// Runs that metrics tell of beside those under way.
 const ENDED: usize = 50;
+/// Runs that are looked at together.
+const AT_ONCE: usize = 16;
+/// A list of workers is used again for so long.
+const FRESH: Duration = Duration::from_secs(1);
 /// Lines of metrics on a run's page.
 const LINES: usize = 20;
 /// Bytes of events that are read for one part of a log.
@@ -28,11 +34,12 @@ type Memory = Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Known>>>>;
 pub(super) struct Looks {
     service: Service,
     memory: Memory,
+    workers: Mutex<Option<(Instant, Arc<Vec<WorkerSummary>>)>>,
 }
 
 impl Looks {
     pub(super) fn new(service: Service) -> Self {
-        Self { service, memory: Mutex::default() }
+        Self { service, memory: Mutex::default(), workers: Mutex::default() }
     }
 
     /// The coordinator itself.
@@ -75,24 +82,22 @@ impl Looks {
     /// Part of all runs.
     pub(super) async fn part(&self, page: usize, size: usize) -> Part<Run> {
         let part = Part::of(self.newest(), page, size);
-        let mut runs = Vec::with_capacity(part.items.len());
-        for handle in &part.items {
-            runs.push(Run::clone(&*self.look(handle).await));
-        }
-        part.with(runs)
+        part.with(self.all(&part.items).await)
+    }
+
+    /// Some at a time: one that has no time to answer does not hold up the others.
+    async fn all(&self, handles: &[RunHandle]) -> Vec<Run> {
+        let looks = stream::iter(handles.to_vec())
+            .map(|handle| async move { Run::clone(&*self.look(&handle).await) });
+        looks.buffered(AT_ONCE).collect().await
     }
 
     /// The runs that metrics tell of: those under way, and the newest of the others.
     pub(super) async fn for_metrics(&self) -> Vec<Run> {
-        let (mut runs, mut ended) = (Vec::new(), 0);
-        for handle in self.newest() {
-            let over = handle.log.borrow().1;
-            ended += usize::from(over);
-            if !over || ended <= ENDED {
-                runs.push(Run::clone(&*self.look(&handle).await));
-            }
-        }
-        runs
+        let (ended, active): (Vec<_>, Vec<_>) =
+            self.newest().into_iter().partition(|handle| handle.log.borrow().1);
+        let told: Vec<RunHandle> = active.into_iter().chain(ended.into_iter().take(ENDED)).collect();
+        self.all(&told).await
     }
 
     /// A run with its newest lines and events; `None`: there is none of that id.
@@ -112,7 +117,7 @@ impl Looks {
             run,
             spec: serde_json::from_str(&handle.shared.spec.to_json()).unwrap_or_default(),
             metrics,
-            events: events.into_iter().map(line).collect(),
+            events: events.iter().map(line).collect(),
         }))
     }
 
@@ -128,20 +133,35 @@ impl Looks {
         let from = from.unwrap_or_else(|| run.events.saturating_sub(size));
         let (store, id) = (Arc::clone(&self.service.parts.store), handle.shared.id.clone());
         let read = blocking(move || store.events_within(&id, from, (size as usize, LOG_BYTES))).await;
-        Some(read.map(|events| (run, from, events.into_iter().map(line).collect())))
+        Some(read.map(|events| (run, from, events.iter().map(line).collect())))
     }
 
-    /// Part of the workers: those in quarantine, those who are there, the others.
+    /// Part of the workers: those in quarantine, those who are there, the others. Listing them takes the lock
+    /// that sessions take, so it is done once a second at most.
     pub(super) fn workers(&self, page: usize, size: usize) -> Workers {
-        let mut all = self.service.fleet().workers();
-        all.sort_by_key(|worker| (!worker.quarantined, !worker.connected));
+        let all = {
+            let mut listed = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = listed.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
+            let all = fresh.map_or_else(|| Arc::new(self.list()), |(_, all)| Arc::clone(all));
+            if fresh.is_none() {
+                *listed = Some((Instant::now(), Arc::clone(&all)));
+            }
+            all
+        };
         let count = |of: fn(&WorkerSummary) -> bool| all.iter().filter(|worker| of(worker)).count();
         let census = Census {
             known: all.len(),
             connected: count(|worker| worker.connected),
             quarantined: count(|worker| worker.quarantined),
         };
-        Workers { census, part: Part::of(all, page, size) }
+        let part = Part::of(all.iter().collect(), page, size);
+        Workers { census, part: part.with(part.items.iter().copied().cloned().collect()) }
+    }
+
+    fn list(&self) -> Vec<WorkerSummary> {
+        let mut all = self.service.fleet().workers();
+        all.sort_by_key(|worker| (!worker.quarantined, !worker.connected));
+        all
     }
 }
 
@@ -152,7 +172,7 @@ async fn blocking<T: Send + 'static>(
     read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
-fn line(event: StoredEvent) -> Line {
+fn line(event: &StoredEvent) -> Line {
     Line {
         sequence: event.sequence,
         time_ms: event.time_ms,
