@@ -14,8 +14,9 @@ use std::{
     fs::OpenOptions,
     io::Write,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Rounds that the prediction looks back on.
 const WINDOW: u64 = 5;
