@@ -50,8 +50,6 @@ pub struct NoisySteps<'a> {
     sum: Vec<f64>,
     /// Whether there are none.
     empty: bool,
-    /// Of the last group.
-    part: Vec<f32>,
 }
 
 impl<'a> NoisySteps<'a> {
@@ -92,7 +90,6 @@ impl<'a> NoisySteps<'a> {
             step: 0,
             sum: vec![0.0; length],
             empty: true,
-            part: vec![0.0; length],
         })
     }
 
@@ -107,7 +104,7 @@ impl<'a> NoisySteps<'a> {
         let mut drawn: Vec<usize> =
             (0..self.examples.len()).filter(|_| u128::from(coins.next_u64()) < self.below).collect();
         drawn.truncate(self.most);
-        self.sum_up(w, &drawn)?;
+        self.sum_up(w, &drawn, grad)?;
         let perturb = |(at, values): (usize, &mut [f32])| self.perturb(&release, at, values);
         // A client of a simulation has one thread, and others beside it.
         if self.model.threads() == 1 {
@@ -118,23 +115,23 @@ impl<'a> NoisySteps<'a> {
         Ok(())
     }
 
-    /// Writes the mean of one shard, with its noise.
+    /// Makes of one shard of the last group's sum the mean of all, with its noise.
     fn perturb(&self, release: &ReleaseKey, at: usize, values: &mut [f32]) {
-        let shard = at * SHARD..at * SHARD + values.len();
-        let last = &self.part[shard.clone()];
-        let before = (!self.empty).then(|| &self.sum[shard]);
+        let before = (!self.empty).then(|| &self.sum[at * SHARD..][..values.len()]);
         match &self.noise {
             StepNoise::Short(short) => {
                 let mut draws = short.draws(release, (0, at as u32));
+                let mut last = [0.0; DRAWS];
                 for (i, values) in values.chunks_mut(DRAWS).enumerate() {
-                    let part = i * DRAWS..i * DRAWS + values.len();
-                    let sums = (before.map(|before| &before[part.clone()]), &last[part.clone()]);
-                    self.grid.noised_sums(sums, draws.next_batch(), self.unit, values);
+                    let last = &mut last[..values.len()];
+                    last.copy_from_slice(values);
+                    let before = before.map(|before| &before[i * DRAWS..][..values.len()]);
+                    self.grid.noised_sums((before, last), draws.next_batch(), self.unit, values);
                 }
             }
             StepNoise::Long(sampler) => {
                 let mut quanta = vec![0; values.len()];
-                self.grid.round_sums(before, last, &mut quanta);
+                self.grid.round_sums(before, values, &mut quanta);
                 release.add_noise(sampler, (0, at as u32), &mut quanta, 1);
                 Grid::values(&quanta, self.unit, values);
             }
@@ -142,40 +139,40 @@ impl<'a> NoisySteps<'a> {
     }
 
     /// Leaves the sum of the clipped gradients of these records in `sum`, unless `empty`, and `part`.
-    fn sum_up(&mut self, w: &[f32], drawn: &[usize]) -> Result<(), TrainError> {
+    fn sum_up(&mut self, w: &[f32], drawn: &[usize], part: &mut [f32]) -> Result<(), TrainError> {
         let mut groups = drawn.chunks(GROUP);
         let last = groups.next_back();
         self.empty = true;
         for group in groups {
-            self.measure(w, group)?;
-            self.add();
+            self.measure(w, group, part)?;
+            self.add(part);
         }
         if let Some(group) = last {
-            return self.measure(w, group);
+            return self.measure(w, group, part);
         }
-        self.part.fill(0.0);
+        part.fill(0.0);
         Ok(())
     }
 
     /// Overwrites `part` by the clipped gradients of these records. A record without a finite gradient counts
     /// as zero: it must not touch what others add.
-    fn measure(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
+    fn measure(&mut self, w: &[f32], group: &[usize], part: &mut [f32]) -> Result<(), TrainError> {
         let batch = self.examples.batch(group, None);
-        let clipped = self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
+        let clipped = self.model.clipped_gradient(w, &batch, self.clip, part).map_err(failed)?;
         // A gradient whose squares have a finite sum is finite, and so is the sum of 64 that were clipped.
         if clipped.norms.iter().all(|norm| norm.is_finite()) {
             return Ok(());
         }
         for one in group.chunks(1).filter(|_| group.len() > 1) {
-            self.measure(w, one)?;
-            self.add();
+            self.measure(w, one, part)?;
+            self.add(part);
         }
-        self.part.fill(0.0);
+        part.fill(0.0);
         Ok(())
     }
 
-    fn add(&mut self) {
-        let (sum, part) = (&mut self.sum, &self.part);
+    fn add(&mut self, part: &[f32]) {
+        let sum = &mut self.sum;
         if std::mem::take(&mut self.empty) {
             sum.iter_mut().zip(part).for_each(|(sum, x)| *sum = f64::from(*x));
         } else {

@@ -479,71 +479,33 @@ __device__ u64 mix(u64 x) {
     return z ^ (z >> 31);
 }
 
-// Logarithm, sine and cosine as the crate libm has them (they are FreeBSD's, by Sun Microsystems, 1993),
-// operation by operation, so that noise is the CPU's to the bit. For 0 < x <= 1.
-__device__ double ln(double x) {
-    if (x == 1.0) return 0.0;
-    u64 bits = __double_as_longlong(x);
-    u32 high = (u32)(bits >> 32) + (0x3ff00000u - 0x3fe6a09eu);
-    int k = (int)(high >> 20) - 0x3ff;
-    high = (high & 0x000fffffu) + 0x3fe6a09eu;
-    double f = __longlong_as_double((u64)high << 32 | (bits & 0xffffffffu)) - 1.0;
-    double hfsq = 0.5 * f * f, s = f / (2.0 + f), z = s * s, w = z * z;
-    double t1 = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01));
-    double t2 = z * (6.666666666666735130e-01 +
-                     w * (2.857142874366239149e-01 +
-                          w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01)));
-    double r = t2 + t1, dk = k;
-    return s * (hfsq + r) + dk * 1.90821492927058770002e-10 - hfsq + f + dk * 6.93147180369123816490e-01;
+// The steps of `vectors/noise.rs`, one by one, so that noise is the CPU's to the bit. -2 ln of the odd
+// multiple of 2^-31 that the bits name.
+__device__ float radius_square(u32 bits) {
+    u32 shifted = __float_as_uint((float)(int)(bits >> 1 | 1)) + (0x3f800000u - 0x3f3504f3u);
+    float k = (float)((int)(shifted >> 23) - (127 + 31));
+    float f = __uint_as_float((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float p = 7.0376836e-2f * f - 1.151461e-1f;
+    p = p * f + 1.1676999e-1f;
+    p = p * f - 1.2420141e-1f;
+    p = p * f + 1.4249323e-1f;
+    p = p * f - 1.6668058e-1f;
+    p = p * f + 2.0000715e-1f;
+    p = p * f - 2.4999994e-1f;
+    p = p * f + 3.333333e-1f;
+    float z = f * f;
+    return -2.0f * (f * z * p + k * -2.1219444e-4f - 0.5f * z + f + k * 0.6933594f);
 }
 
-__device__ double kernel_sine(double x, double y, bool tail) {
-    double z = x * x, w = z * z;
-    double r = 8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 + z * 2.75573137070700676789e-06) +
-               z * w * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10);
-    double v = z * x, s1 = -1.66666666666666324348e-01;
-    return tail ? x - ((z * (0.5 * y - v * r) - y) - v * s1) : x + v * (s1 + z * r);
-}
-
-__device__ double kernel_cosine(double x, double y) {
-    double z = x * x, w = z * z;
-    double r = z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * 2.48015872894767294178e-05)) +
-               w * w * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11));
-    double hz = 0.5 * z;
-    w = 1.0 - hz;
-    return w + (((1.0 - w) - hz) + (z * r - x * y));
-}
-
-// For 0 <= x <= 2 pi.
-__device__ void sine_cosine(double x, double &sine, double &cosine) {
-    u32 high = (u32)((u64)__double_as_longlong(x) >> 32);
-    if (high <= 0x3fe921fbu) {
-        bool tiny = high < 0x3e46a09eu;
-        sine = tiny ? x : kernel_sine(x, 0.0, false);
-        cosine = tiny ? 1.0 : kernel_cosine(x, 0.0);
-        return;
-    }
-    int n = high <= 0x4002d97cu ? 1 : high <= 0x400f6a7au ? 2 : high <= 0x4015fdbcu ? 3 : 4;
-    // pi/2 in parts of 33 bits, each with what is missing.
-    double first = 1.57079632673412561417e+00, rest1 = 6.07710050650619224932e-11;
-    double second = 6.07710050630396597660e-11, rest2 = 2.02226624879595063154e-21;
-    double third = 2.02226624871116645580e-21, rest3 = 8.47842766036889956997e-32;
-    double r = x - n * first, w = n * rest1, y0 = r - w;
-    bool near = high == 0x3ff921fbu || high == 0x400921fbu || high == 0x4012d97cu || high == 0x401921fbu;
-    int exponent = high >> 20;
-    if (near && exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 16) {
-        double t = r;
-        w = n * second, r = t - w;
-        w = n * rest2 - ((t - r) - w), y0 = r - w;
-        if (exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 49) {
-            t = r;
-            w = n * third, r = t - w;
-            w = n * rest3 - ((t - r) - w), y0 = r - w;
-        }
-    }
-    double y1 = (r - y0) - w, s = kernel_sine(y0, y1, true), c = kernel_cosine(y0, y1);
-    sine = n == 1 ? c : n == 2 ? -s : n == 3 ? -c : s;
-    cosine = n == 1 ? -s : n == 2 ? -c : n == 3 ? s : c;
+// Cosine and sine of 2 pi times the 32 bits' part of a turn.
+__device__ void turn(u32 bits, float &cosine, float &sine) {
+    u32 quarter = (bits + (1u << 29)) >> 30;
+    float x = (float)(int)(bits - (quarter << 30)) * 1.4629181e-9f, z = x * x;
+    float s = ((-1.9515296e-4f * z + 8.332161e-3f) * z - 1.6666655e-1f) * z * x + x;
+    float c = ((2.4433157e-5f * z - 1.3887316e-3f) * z + 4.1666646e-2f) * z * z - 0.5f * z + 1.0f;
+    bool odd = quarter & 1;
+    cosine = __uint_as_float(__float_as_uint(odd ? s : c) ^ ((quarter + 1) & 2) << 30);
+    sine = __uint_as_float(__float_as_uint(odd ? c : s) ^ (quarter & 2) << 30);
 }
 
 // Adds Gaussian noise named by key and index (Box and Muller on 32 bits each); simulations only.
@@ -553,12 +515,10 @@ extern "C" __global__ void add_noise(float *x, u64 n, float deviation, u64 key) 
         read4(v, x, i, n);
         for (int pair = 0; pair < 2; pair++) {
             u64 word = mix(key ^ (i / 2 + pair));
-            double radius = ((double)(word >> 32) + 1.0) / 4294967296.0;
-            double angle = (double)(u32)word / 4294967296.0;
-            double length = (double)deviation * sqrt(-2.0 * ln(radius)), sine, cosine;
-            sine_cosine(6.283185307179586 * angle, sine, cosine);
-            v[2 * pair] += (float)(length * cosine);
-            v[2 * pair + 1] += (float)(length * sine);
+            float length = deviation * sqrtf(radius_square((u32)(word >> 32))), cosine, sine;
+            turn((u32)word, cosine, sine);
+            v[2 * pair] += length * cosine;
+            v[2 * pair + 1] += length * sine;
         }
         write4(x, i, n, v);
     }
