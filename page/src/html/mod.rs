@@ -73,6 +73,3 @@ pub(crate) fn turn(path: &str, page: usize, pages: usize) -> Markup {
 pub(crate) fn picture(svg: &str) -> PreEscaped<&str> {
     PreEscaped(svg)
 }
-
-#[cfg(test)]
-mod tests;

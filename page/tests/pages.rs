@@ -1,13 +1,40 @@
-//! Whatever a stranger may have written appears as text, on every page.
+//! What pages, JSON and metrics make of what they are given: whatever a stranger may have written appears as
+//! text, and a long run is as short as any other.
 
-use super::*;
-use crate::{
-    events::tests::metrics as line,
+use page::{
+    History,
+    html::{detail, log, overview, workers, wrong},
     metrics,
-    view::{Cohort, Detail, Line, Part, Run, Site, Workers},
+    view::{Cohort, Detail, Line, Part, Privacy, Run, Site, Workers},
 };
-use proto::v1::{CohortMember, RunState, RunSummary, WorkerSummary};
+use proto::{
+    digest::Digest,
+    event::Metrics,
+    v1::{CohortMember, RunState, RunSummary, WorkerSummary},
+};
 use std::collections::BTreeMap;
+
+/// The metrics of a round that went well.
+fn line(round: u64, accuracy: f64) -> Metrics {
+    Metrics {
+        round,
+        seconds: 12.34,
+        participants: 4,
+        rejected: 1,
+        train_loss: Some(0.5),
+        eval_loss: Some(1.0 - accuracy),
+        eval_accuracy: Some(accuracy),
+        federated_loss: None,
+        federated_accuracy: None,
+        clients: None,
+        bytes_down: 1_740_000,
+        bytes_up: 999,
+        averages: BTreeMap::new(),
+        epsilon: None,
+        asynchronous: None,
+        model_digest: Digest::of(b"m"),
+    }
+}
 
 const EVIL: &str = "<script>alert(\"1\")</script>&'";
 
@@ -36,7 +63,7 @@ fn run() -> Run {
         states: BTreeMap::from([(evil(), 7)]),
         members: vec![member],
     };
-    let privacy = crate::view::Privacy {
+    let privacy = Privacy {
         dataset: evil(),
         unit: privacy::Unit::Client,
         adjacency: privacy::Adjacency::ZeroOut,
@@ -50,7 +77,7 @@ fn run() -> Run {
         releases: 3,
         resets: 0,
     };
-    let mut history = crate::History::default();
+    let mut history = History::default();
     (0..3).for_each(|round| history.push(&line(round, 0.5)));
     let rejections = BTreeMap::from([(evil(), 2)]);
     let mut run = Run { summary, cohort, rejections, privacy: Some(privacy), events: 9, ..Run::default() };
@@ -131,6 +158,48 @@ fn lists_come_in_parts() {
     assert_eq!(Part::of((0..23).collect(), 0, 10).items.len(), 10);
     assert_eq!(Part::of((0..23).collect(), usize::MAX, 10).page, 3);
     assert_eq!(Part::<u8>::of(Vec::new(), 9, 10).pages, 1);
-    let links = turn("/x", 2, 3).into_string();
-    assert!(links.contains("/x?page=1") && links.contains("/x?page=3"), "{links}");
+    let middle =
+        workers(&Workers { part: Part { page: 2, pages: 3, ..Part::default() }, ..Workers::default() });
+    assert!(middle.contains("/workers?page=1") && middle.contains("/workers?page=3"), "{middle}");
+}
+
+/// Points of a curve.
+const MOST: usize = 256;
+
+#[test]
+fn a_long_run_is_a_short_curve_and_exact_sums() {
+    let mut history = History::default();
+    let rounds = 10_000;
+    for round in 0..rounds {
+        // Evaluated now and then, as most runs are.
+        let mut one = line(round, round as f64 / rounds as f64);
+        one.eval_accuracy = one.eval_accuracy.filter(|_| (round + 1).is_multiple_of(10));
+        history.push(&one);
+        history.push(&one);
+    }
+    let totals = history.totals();
+    let sums = (totals.bytes_down, totals.bytes_up, totals.rejected, history.next());
+    assert_eq!(sums, (1_740_000 * rounds, 999 * rounds, rounds, rounds));
+    let points = history.points();
+    assert!((MOST / 2..=MOST).contains(&points.len()), "{}", points.len());
+    assert!(points.is_sorted_by(|a, b| a.round < b.round));
+    assert_eq!(points.last().map(|point| point.round), Some(rounds - 1));
+    assert!(points.iter().all(|point| point.eval_accuracy.is_some() && point.train_loss.is_some()));
+    // Each point is no further from the truth than the rounds that it stands for.
+    let stride = rounds as f64 / points.len() as f64;
+    for point in points {
+        let off = (point.eval_accuracy.unwrap() * rounds as f64 - point.round as f64).abs();
+        assert!(off <= 2.0 * stride + 10.0, "{point:?}");
+    }
+}
+
+#[test]
+fn few_rounds_are_all_there() {
+    let mut history = History::default();
+    (0..MOST as u64).for_each(|round| history.push(&line(round, 0.5)));
+    assert_eq!(history.points().len(), MOST);
+    assert_eq!(history.last().map(|line| line.round), Some(MOST as u64 - 1));
+    history.push(&line(MOST as u64, 0.5));
+    assert_eq!(history.points().len(), MOST / 2 + 1);
+    assert_eq!(history.points().iter().map(|point| point.round).take(3).collect::<Vec<_>>(), [1, 3, 5]);
 }
