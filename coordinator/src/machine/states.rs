@@ -94,6 +94,7 @@ mod reason {
     use proto::v1::RejectReason;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     pub(super) fn serialize<S: Serializer>(reason: &RejectReason, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_i32((*reason).into())
     }
