@@ -50,7 +50,8 @@ fn records(canary: f32) -> Dataset {
         values.extend([0.0, 0.1 * f32::from(i)]);
     }
     let labels = vec![0, 1, 0, 1, 0, 1];
-    Dataset::of_features(2, values, labels)
+    let owners = vec![0; labels.len()];
+    Dataset::of_features((2, 2), values, labels, owners)
 }
 
 fn model(data: &Dataset) -> Model {

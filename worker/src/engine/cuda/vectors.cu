@@ -240,39 +240,74 @@ extern "C" __global__ void keep_of(float *x, u64 n, u32 keep, u32 m) {
     }
 }
 
-// The state of a search for the k-th magnitude: nothing known, k from the top.
-extern "C" __global__ void begin(u64 *state, u64 k) {
-    if (threadIdx.x == 0) state[0] = 0, state[1] = k;
+// Of a search for the k-th magnitude.
+struct Search {
+    // The bits that are known, and which of those with these bits it is, from the top.
+    u64 prefix, left;
+    // How many have these bits, how many had those of the pass before, and how many of them are listed.
+    u64 equal, candidates, listed;
+    // Behind the last of its magnitude that stays; where few were candidates.
+    u64 last;
+};
+
+// Candidates that are worth a list.
+#define FEW 4096
+
+// Nothing is known, k from the top.
+extern "C" __global__ void begin(Search *search, u64 k) {
+    if (threadIdx.x == 0) *search = {0, k, ~0ull, ~0ull, 0, 0};
 }
 
 // Adds to counts how many magnitudes have which digit (bits `low` .. `low + bits`, at most 11), among
-// those whose bits above it are state[0]: three of these passes find the threshold of the k largest.
-extern "C" __global__ void count_digits(const float *x, u64 n, const u64 *state, u32 low, u32 bits, u64 *counts) {
-    __shared__ u32 mine[2048];
-    u64 prefix = state[0];
-    for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) mine[i] = 0;
+// those whose bits above it are known: three of these passes find the threshold of the k largest. Where few
+// are, the last pass lists them: place and digit.
+extern "C" __global__ void count_digits(const float *x, u64 n, Search *search, u32 low, u32 bits, u64 *counts,
+                                        u64 *list) {
+    // Lanes count by turns in four places, since most digits are of a few.
+    __shared__ u32 mine[4 * 2048];
+    u64 prefix = search->prefix;
+    bool few = low == 0 && search->equal <= FEW;
+    for (u32 i = threadIdx.x; i < 4 * 2048; i += blockDim.x) mine[i] = 0;
     __syncthreads();
-    QUADS(i, n) {
+    u32 lane = threadIdx.x % 32, none = 1u << bits;
+    // All threads go round as often, so that warps are whole.
+    for (u64 first = 4 * (blockIdx.x * (u64)blockDim.x); first < n; first += 4 * (u64)gridDim.x * blockDim.x) {
+        u64 i = first + 4 * threadIdx.x;
         float v[4];
-        read4(v, x, i, n);
+        if (i < n) read4(v, x, i, n);
         LANES(k) {
-            u32 o = order(v[k]);
-            if (i + k < n && (u64)o >> (low + bits) == prefix) atomicAdd(&mine[o >> low & ((1u << bits) - 1)], 1u);
+            u32 o = i + k < n ? order(v[k]) : 0;
+            bool counts_here = i + k < n && (u64)o >> (low + bits) == prefix;
+            u32 digit = counts_here ? o >> low & (none - 1) : none;
+            // What the first of a warp has many have, such as zeros.
+            u32 common = __shfl_sync(0xFFFFFFFFu, digit, 0);
+            u32 same = __ballot_sync(0xFFFFFFFFu, digit == common);
+            if (digit == common) {
+                if (lane == 0 && digit != none) atomicAdd(&mine[4 * digit], (u32)__popc(same));
+            } else if (digit != none) {
+                atomicAdd(&mine[4 * digit + lane % 4], 1u);
+            }
+            if (few && counts_here) {
+                u64 slot = atomicAdd(&search->listed, 1ull);
+                if (slot < FEW) list[slot] = (i + k) << 11 | digit;
+            }
         }
     }
     __syncthreads();
-    for (u32 i = threadIdx.x; i < 1u << bits; i += blockDim.x)
-        if (mine[i]) atomicAdd(&counts[i], (u64)mine[i]);
+    for (u32 i = threadIdx.x; i < none; i += blockDim.x) {
+        u32 sum = mine[4 * i] + mine[4 * i + 1] + mine[4 * i + 2] + mine[4 * i + 3];
+        if (sum) atomicAdd(&counts[i], (u64)sum);
+    }
 }
 
-// The digit of the magnitude that is state[1] from the top joins state[0]; state[1] is how far from the
+// The digit of the magnitude that is `left` from the top joins the prefix; `left` is then how far from the
 // top it is among those that share the digit. One block of 1,024 threads; leaves counts at 0.
-extern "C" __global__ void next_digit(u64 *state, u64 *counts, u32 bits) {
+extern "C" __global__ void next_digit(Search *search, u64 *counts, u32 bits) {
     __shared__ u64 above[2048];
     u32 size = 1u << bits;
     for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) above[i] = i < size ? counts[i] : 0, counts[i] = 0;
     __syncthreads();
-    u64 left = state[1], prefix = state[0];
+    Search old = *search;
     for (u32 step = 1; step < 2048; step *= 2) {
         u64 sums[2];
         for (u32 half = 0; half < 2; half++) {
@@ -285,28 +320,51 @@ extern "C" __global__ void next_digit(u64 *state, u64 *counts, u32 bits) {
     }
     for (u32 i = threadIdx.x; i < size; i += blockDim.x) {
         u64 higher = i + 1 < size ? above[i + 1] : 0;
-        if (above[i] >= left && higher < left) state[0] = prefix << bits | i, state[1] = left - higher;
+        if (above[i] >= old.left && higher < old.left)
+            *search = {old.prefix << bits | i, old.left - higher, above[i] - higher, old.equal, old.listed, 0};
     }
 }
 
-// equal[chunk] = how many of its 4,096 have the magnitude state[0]; one block a chunk.
-extern "C" __global__ void count_equal(const float *x, u64 n, const u64 *state, u64 *equal) {
-    u32 threshold = (u32)state[0];
-    double mine = 0.0;
-    for (u32 part = 0; part < 4; part++) {
-        u64 i = 4096 * (u64)blockIdx.x + 1024 * part + 4 * threadIdx.x;
-        if (i >= n) break;
-        float v[4];
-        read4(v, x, i, n);
-        LANES(k) mine += i + k < n && order(v[k]) == threshold;
+// Looks in the list for the last of the threshold's magnitude that stays. One block of 1,024 threads.
+extern "C" __global__ void last_listed(Search *search, const u64 *list) {
+    __shared__ u64 places[FEW];
+    __shared__ u32 count;
+    if (search->candidates > FEW) return;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    u64 digit = search->prefix & 511, left = search->left;
+    for (u64 i = threadIdx.x; i < search->listed; i += blockDim.x)
+        if ((list[i] & 2047) == digit) places[atomicAdd(&count, 1u)] = list[i] >> 11;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) {
+        u64 before = 0;
+        for (u32 other = 0; other < count; other++) before += places[other] < places[i];
+        if (before + 1 == left) search->last = places[i] + 1;
     }
-    mine = block_sum(mine);
-    if (threadIdx.x == 0) equal[blockIdx.x] = (u64)mine;
 }
 
-// Each count becomes the sum of those before it. One block of 1,024 threads.
-extern "C" __global__ void sums_before(u64 *counts, u64 n) {
+// Where there is no list: equal[chunk] = how many of its 4,096 have the threshold's magnitude.
+extern "C" __global__ void count_equal(const float *x, u64 n, const Search *search, u64 *equal, u64 chunks) {
+    u32 threshold = (u32)search->prefix;
+    if (search->candidates <= FEW) return;
+    for (u64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        double mine = 0.0;
+        for (u32 part = 0; part < 4; part++) {
+            u64 i = 4096 * chunk + 1024 * part + 4 * threadIdx.x;
+            if (i >= n) break;
+            float v[4];
+            read4(v, x, i, n);
+            LANES(k) mine += i + k < n && order(v[k]) == threshold;
+        }
+        mine = block_sum(mine);
+        if (threadIdx.x == 0) equal[chunk] = (u64)mine;
+    }
+}
+
+// Where there is no list, each count becomes the sum of those before it. One block of 1,024 threads.
+extern "C" __global__ void sums_before(const Search *search, u64 *counts, u64 n) {
     __shared__ u64 parts[1024];
+    if (search->candidates <= FEW) return;
     u64 each = (n + 1023) / 1024, first = each * threadIdx.x, mine = 0;
     for (u64 i = first; i < first + each && i < n; i++) mine += counts[i];
     parts[threadIdx.x] = mine;
@@ -325,16 +383,17 @@ extern "C" __global__ void sums_before(u64 *counts, u64 n) {
     }
 }
 
-// Zeroes magnitudes below state[0], and those equal to it after the first state[1] of all. `before`: how
-// many are equal before each chunk.
-extern "C" __global__ void cut(float *x, u64 n, const u64 *state, const u64 *before) {
+// Zeroes magnitudes below the threshold, and those equal to it after the first `left` of all. `before`, where
+// there is no list: how many are equal before each chunk.
+extern "C" __global__ void cut(float *x, u64 n, const Search *search, const u64 *before) {
     __shared__ u32 counts[256];
     __shared__ u64 last;
-    u32 threshold = (u32)state[0];
-    u64 start = 4096 * (u64)blockIdx.x, left = state[1], here = before[blockIdx.x];
+    u32 threshold = (u32)search->prefix;
+    bool listed = search->candidates <= FEW;
+    u64 start = 4096 * (u64)blockIdx.x, left = search->left, here = listed ? left : before[blockIdx.x];
     // Only where the chunk may hold the last one that stays, it is looked for.
-    bool all = blockIdx.x + 1 < gridDim.x && before[blockIdx.x + 1] <= left;
-    if (threadIdx.x == 0) last = all ? n : 0;
+    bool all = listed || (blockIdx.x + 1 < gridDim.x && before[blockIdx.x + 1] <= left);
+    if (threadIdx.x == 0) last = listed ? search->last : all ? n : 0;
     if (!all && here < left) {
         u64 first = start + 16 * threadIdx.x;
         u32 mine = 0;
