@@ -296,12 +296,8 @@ impl Grid {
                 widest(
                     #[inline(always)]
                     move || {
-                        noised(
-                            values,
-                            before.iter().zip(last).map(|(sum, x)| sum + f64::from(*x)),
-                            noise,
-                            scales,
-                        )
+                        let sums = before.iter().zip(last).map(|(sum, x)| sum + f64::from(*x));
+                        noised(values, sums, noise, scales);
                     },
                 );
             }
@@ -342,10 +338,11 @@ fn nearest(x: f64) -> i64 {
 /// Sums, rounded to quanta, with noise, in units of `unit`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "a loop is compiled for a machine only with all that it calls")]
+#[allow(clippy::manual_clamp, reason = "what is not a number becomes one")]
 fn noised(values: &mut [f32], sums: impl Iterator<Item = f64>, noise: &[i32], scales: [f64; 2]) {
+    const MOST: f64 = (1_u64 << 50) as f64;
     // Out of their memory, which a store might change.
     let [inverse, unit] = scales;
-    const MOST: f64 = (1_u64 << 50) as f64;
     for ((value, sum), noise) in values.iter_mut().zip(sums).zip(noise) {
         // Whole numbers both, and their sum is below 2^51.
         let quanta = (sum * inverse).max(-MOST).min(MOST) + MAGIC - MAGIC;

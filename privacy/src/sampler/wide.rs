@@ -181,10 +181,10 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn beginning(key: &[u32; 8], counter: u64, stream: u64) -> [__m512i; WORDS] {
-        let mut counters = [[0; LANES]; 2];
-        for lane in 0..LANES {
+        let [mut low, mut high] = [[0; LANES]; 2];
+        for (lane, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
             let counter = counter.wrapping_add(lane as u64);
-            (counters[0][lane], counters[1][lane]) = (counter as u32, (counter >> 32) as u32);
+            (*low, *high) = (counter as u32, (counter >> 32) as u32);
         }
         let mut x = [_mm512_set1_epi32(stream as i32); WORDS];
         x[15] = _mm512_set1_epi32((stream >> 32) as i32);
@@ -194,7 +194,7 @@ mod x86 {
         for i in 0..8 {
             x[4 + i] = _mm512_set1_epi32(key[i] as i32);
         }
-        (x[12], x[13]) = (load(&counters[0]), load(&counters[1]));
+        (x[12], x[13]) = (load(&low), load(&high));
         x
     }
 
