@@ -18,22 +18,26 @@ mod private;
 mod revoke;
 mod rounds;
 mod rumour;
+mod seen;
 mod serve;
 mod sides;
 mod status;
 mod store;
+mod turn;
 mod watch;
 mod work;
 
 pub use config::Config;
+pub use form::Form;
 pub use net::{Lane, Net};
 pub use node::Ended;
+pub use seen::{SEEN, Seen};
+pub use turn::{Turn, answer, difference_seed};
 
 use crate::{
     WorkerError,
     trainer::{EngineTrainer, Opened, Train},
 };
-use form::Form;
 use gossip::machine::Member;
 use identity::{Bundle, Dial, Listen, Revoked, Role, Tcp};
 use meeting::{Meeting, Start};
@@ -46,6 +50,7 @@ use proto::{
 };
 use revoke::Lists;
 use rumour::Rumours;
+use seen::Diary;
 use serve::{Input, Service, Shared};
 use std::{
     io,
@@ -159,6 +164,7 @@ pub async fn run_in<L: Listen>(
     let _ = shared.form.set(form(&mixing, &tensors)?);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
+        diary: diary(&config, &spec, &mixing)?,
         name: config.name.to_string(),
         spec,
         mixing,
@@ -218,6 +224,20 @@ async fn live(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// Where a private run notes what reaches this peer.
+fn diary(config: &Config, spec: &RunSpec, mixing: &Mixing) -> Result<Option<Diary>, WorkerError> {
+    if spec.privacy.is_none() {
+        return Ok(None);
+    }
+    let ledgers = config.ledger_dir.as_ref().unwrap_or(&config.state_dir);
+    let started = Seen::Started {
+        peer: config.name.to_string(),
+        run: spec.name.clone(),
+        ledgers: std::path::absolute(ledgers).unwrap_or_else(|_| ledgers.clone()),
+    };
+    Diary::open(config.state_dir.join(SEEN), &started, mixing.config.barrier).map(Some)
 }
 
 /// What vectors of the run look like on the wire.

@@ -9,6 +9,7 @@ use super::{
     private::Private,
     revoke::Lists,
     rumour::Rumours,
+    seen::Diary,
     serve::{Ask, Input, Shared},
     store::{self, Record, Store},
     work::Trained,
@@ -53,6 +54,8 @@ pub(super) struct Parts {
     pub(super) report: String,
     /// In a private run.
     pub(super) private: Option<Arc<Mutex<Private>>>,
+    /// There, too: what reached this peer.
+    pub(super) diary: Option<Diary>,
     /// Milliseconds since 1970 when the process began, and the same moment as it counts.
     pub(super) began: (u64, Instant),
     /// A local run takes at least so long.
@@ -115,11 +118,14 @@ pub enum Ended {
 impl Node {
     /// A node from its stored state, or from a start.
     pub(super) fn new(
-        parts: Parts,
+        mut parts: Parts,
         (stored, start): (Option<Record>, Option<Start>),
         (trainer, initial): (Box<dyn Train>, Vec<f32>),
         sender: mpsc::Sender<Input>,
     ) -> Result<Self, WorkerError> {
+        if let (Some(diary), Some(Start { round, model: Some(_), .. })) = (&mut parts.diary, &start) {
+            diary.sponsored(*round)?;
+        }
         let config = parts.mixing.config.clone();
         let (machine, last_end) = match (stored, start) {
             (Some(record), _) => (Machine::resume(config, record.machine), record.last_end),
@@ -229,6 +235,9 @@ impl Node {
             }
             Input::Message(envelope, bytes) => {
                 self.received += bytes;
+                if let Some(diary) = &mut self.parts.diary {
+                    diary.heard(&envelope, &self.machine)?;
+                }
                 self.drive(Event::Received(envelope)).await
             }
             Input::Report(report) => {

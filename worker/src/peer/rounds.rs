@@ -116,7 +116,10 @@ impl Node {
         let Measured { sketch, digest, scores } = measured;
         let round = (step / self.parts.mixing.repeats).saturating_sub(1);
         let trained = self.trained.take();
-        let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
+        // In a private run a peer learns of others by the vectors on its own edges alone: a sketch would tell all
+        // of them more.
+        let told = self.parts.private.is_none();
+        let bytes = |values: &[f32]| if told { bytemuck::cast_slice(values).to_vec() } else { Vec::new() };
         let report = v1::PeerReport {
             from: Some(peers::member(self.machine.me())),
             round,

@@ -131,6 +131,9 @@ impl Node {
             }
             break;
         }
+        if let Some(diary) = &mut self.parts.diary {
+            diary.sponsored(start.0)?;
+        }
         let (round, Some(model)) = start else { return Ok(()) };
         tracing::warn!(incarnation = me.incarnation, round, "was evicted: coming back");
         membership.admit(me);

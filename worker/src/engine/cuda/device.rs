@@ -49,6 +49,8 @@ impl Device {
         })?;
         let compiler = nvrtc::Compiler::open().map_err(DeviceError)?;
         let context = CudaContext::new(ordinal)?;
+        // Whoever waits shall not take a core from those that work.
+        context.set_blocking_synchronize()?;
         keep_memory(&context)?;
         let multiprocessors =
             context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
