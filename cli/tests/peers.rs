@@ -3,18 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod peer_fleet;
+
+use peer_fleet::{Fleet, LIMIT, apart, live, starling, text};
 use serde_json::Value;
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const PEERS: usize = 8;
 const ROUNDS: u64 = 200;
-/// Everything is over by then, or stuck; a busy machine is given much time.
-const LIMIT: Duration = Duration::from_mins(4);
 
 const RUN: &str = r#"
 name = "ring-three"
@@ -41,135 +37,6 @@ nodes = 8
 retry_ms = 300
 evict_after_s = 4.0
 "#;
-
-struct Fleet {
-    folder: tempfile::TempDir,
-    addresses: Vec<String>,
-    children: Vec<Option<Child>>,
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn starling(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
-    command.args(args);
-    command
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-impl Fleet {
-    fn start(run: &str, peers: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca");
-        assert!(starling(&["ca", "init", "--dir", text(&ca)]).output().unwrap().status.success());
-        std::fs::write(folder.path().join("run.toml"), run).unwrap();
-        let held: Vec<TcpListener> = (0..peers).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<String> = held.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
-        drop(held);
-        let mut fleet = Self { folder, addresses, children: (0..peers).map(|_| None).collect() };
-        for index in 0..peers {
-            fleet.configure(index);
-            fleet.launch(index);
-        }
-        fleet
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn configure(&self, index: usize) {
-        let (name, to) = (format!("peer-{index}"), self.path(&format!("peer-{index}.pem")));
-        let ca = self.path("ca");
-        let args = ["ca", "peer", "--dir", text(&ca), "--name", &name, "--to", text(&to)];
-        assert!(starling(&args).output().unwrap().status.success());
-        let of = self.children.len();
-        let config = format!(
-            "name = \"{name}\"\nrun = \"{}\"\nlisten = \"{}\"\nbootstrap = [\"{}\", \"{}\"]\nidentity = \"{}\"\n\
-             state_dir = \"{}\"\nthreads = 1\n[share]\nindex = {index}\nof = {of}\n\
-             [data.digits]\nkind = \"digits\"\ntrain = 800\ntest = 160\nseed = 1\n",
-            text(&self.path("run.toml")),
-            self.addresses[index],
-            self.addresses[0],
-            self.addresses[1],
-            text(&to),
-            text(&self.path(&name)),
-        );
-        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
-    }
-
-    fn launch(&mut self, index: usize) {
-        let config = self.path(&format!("peer-{index}.toml"));
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path(&format!("peer-{index}.log")))
-            .unwrap();
-        let mut command = starling(&["peer", "--config", text(&config), "--until-stdin-closes"]);
-        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.children[index] = Some(command.spawn().unwrap());
-    }
-
-    /// `kill -9`.
-    fn kill(&mut self, index: usize) {
-        let mut child = self.children[index].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn ask(&self, args: &[&str], index: usize) -> Option<Value> {
-        let identity = self.path("ca/operator.pem");
-        let mut command = starling(&[&["peer"], args].concat());
-        command.args(["--peer", &self.addresses[index], "--identity", text(&identity), "--json"]);
-        let output = command.output().unwrap();
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-    }
-
-    fn status(&self, index: usize) -> Option<Value> {
-        self.ask(&["status"], index)
-    }
-
-    /// Waits until `of` says yes to the status of a peer.
-    fn wait(&self, index: usize, what: &str, of: impl Fn(&Value) -> bool) -> Value {
-        let began = Instant::now();
-        loop {
-            let status = self.status(index);
-            if let Some(status) = status.as_ref().filter(|status| of(status)) {
-                return status.clone();
-            }
-            if began.elapsed() > LIMIT {
-                let log = std::fs::read_to_string(self.path(&format!("peer-{index}.log"))).unwrap();
-                panic!("peer-{index}: {what}: {status:?}\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn model(&self, index: usize) -> Vec<f32> {
-        let to = self.path(&format!("z-{index}.safetensors"));
-        self.ask(&["export", "--to", text(&to), "--force"], index).unwrap();
-        let bytes = std::fs::read(to).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let mut all: Vec<_> = tensors.tensors();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        let values = all.iter().flat_map(|(_, view)| view.data().as_chunks::<4>().0.to_vec());
-        values.map(f32::from_le_bytes).collect()
-    }
-}
-
-fn live(status: &Value) -> usize {
-    status["members"].as_array().unwrap().iter().filter(|member| member["live"] == true).count()
-}
 
 #[test]
 fn peers_survive_kills_keep_their_mass_and_end_together() {
@@ -202,13 +69,8 @@ fn peers_survive_kills_keep_their_mass_and_end_together() {
     assert!(statuses.iter().all(|status| status["round"] == ROUNDS));
 
     let models: Vec<Vec<f32>> = left.iter().map(|index| fleet.model(*index)).collect();
-    let mean = |k: usize| models.iter().map(|model| f64::from(model[k])).sum::<f64>() / models.len() as f64;
-    let mean: Vec<f64> = (0..models[0].len()).map(mean).collect();
-    let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
-    for (index, model) in left.iter().zip(&models) {
-        let off = model.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>().sqrt();
-        assert!(off < 0.25 * norm, "peer-{index} is {off} from the mean, whose length is {norm}");
-    }
+    let (off, norm) = apart(&models);
+    assert!(off < 0.25 * norm, "{off} from the mean, whose length is {norm}");
     let to = fleet.path("consensus.safetensors");
     let consensus = fleet.ask(&["consensus", "--to", text(&to)], 0).unwrap();
     assert_eq!(consensus["peers"].as_array().unwrap().len(), PEERS - 1);

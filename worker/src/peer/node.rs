@@ -199,10 +199,11 @@ impl Node {
                 self.looked = Instant::now();
                 self.look().await?;
             }
-            if self.evicted {
+            if self.evicted && !self.leaving {
                 self.come_back().await?;
             }
-            if self.leaving && self.machine.phase() == Phase::Over {
+            // Also one that was given up while it was leaving: the others have fenced what it held.
+            if self.leaving && (self.evicted || self.machine.phase() == Phase::Over) {
                 // Time for the farewell; a later start is another incarnation's.
                 sleep(FAREWELL).await;
                 let _ = std::fs::remove_file(self.parts.store.path("state"));
@@ -265,9 +266,12 @@ impl Node {
             }
             Event::Suspected { .. } | Event::Tick => false,
         };
+        let held = self.machine.holding();
         let actions = self.machine.handle(event, self.now());
         let decided = actions.iter().any(|action| !matches!(action, Action::WakeAt(_) | Action::Ignored(_)));
-        let moved = actions.iter().any(|action| !matches!(action, Action::WakeAt(_) | Action::Send(_)));
+        // Whatever the event was: a peer that leaves hands everything over when it hears that it may.
+        let moved = self.machine.holding() != held
+            || actions.iter().any(|action| !matches!(action, Action::WakeAt(_) | Action::Send(_)));
         // An evicted life is not kept: whoever dies before it has come back resumes the one before, and hears again.
         let evicted = actions.contains(&Action::Evicted);
         if !evicted && (moved || settles && decided) {
