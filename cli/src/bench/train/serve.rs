@@ -67,7 +67,8 @@ fn serve_gpu(case: &Case, model: &Model) -> Result<(), Failure> {
     let examples = Dataset::of_noise(&case.info, batch);
     let indices: Vec<usize> = (0..batch).collect();
     let plan = LocalPlan::default();
-    let mut weights = vec![Arc::new(model.initial(1)); clients];
+    let start = Arc::new(model.initial(1));
+    let mut weights = vec![start; clients];
     let size = StepSize { lr: 0.01, weight_decay: 0.0, clip: None, compat: false };
     output::line(json!({ "version": env!("CARGO_PKG_VERSION"), "parameters": model.parameters() }))?;
     for line in std::io::stdin().lock().lines() {

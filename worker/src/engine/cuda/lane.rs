@@ -146,8 +146,8 @@ impl Lane {
                 .map_err(blas_error)?;
         }
         let (functions, staging) = (Mutex::default(), Mutex::new(Staging::new(context)));
-        let _workspace = workspace;
-        Ok(Arc::new(Self { stream, module, functions, handle, pool, staging, precision, _workspace }))
+        let own = Self { stream, module, functions, handle, pool, staging, precision, _workspace: workspace };
+        Ok(Arc::new(own))
     }
 
     pub(super) fn precision(&self) -> Precision {

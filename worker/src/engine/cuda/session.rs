@@ -215,8 +215,7 @@ impl Session {
         Ok(Some(losses.into_iter().zip(hits).collect()))
     }
 
-    /// The logits of all examples of `data` at the session's weights, batches of `size` by batches; `examples` says
-    /// which rows these are.
+    /// The logits of the examples of `records` at the session's weights, in batches of `size`.
     pub(super) fn logits(
         &self,
         model: &Model,
@@ -234,7 +233,7 @@ impl Session {
                 Entry::Vacant(place) => place.insert(Feed::new(&self.lane, data, size)?),
             };
             feed.gather(data, &rows, &state)?;
-            let logits = self.forward(model, &feed)?;
+            let logits = self.forward(model, feed)?;
             let before = all.len();
             all.resize(before + logits.len(), 0.0);
             self.lane.download(&mut all[before..], logits.array()?)?;

@@ -79,7 +79,7 @@ impl Cuda {
             parts: upload(&device, &[0.0; SUM_BLOCKS as usize])?,
             sum: upload(&device, &[0.0])?,
             state: upload(&device, &[0; 6])?,
-            list: upload(&device, &[0; LISTED])?,
+            list: upload(&device, &vec![0; LISTED])?,
             counts: upload(&device, &[0; 1 << 11])?,
         };
         Ok(Self { device, kernels, scratch: Mutex::new(scratch) })
