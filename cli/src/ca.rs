@@ -1,8 +1,10 @@
-//! `starling ca init`: the federation's certificate authority and its first operator.
+//! `starling ca`: the federation's certificate authority, its first operator, and peers' certificates.
+
+mod revoke;
 
 use crate::{
     exit::{Code, Failure},
-    output, table,
+    life, output, table,
 };
 use clap::Subcommand;
 use identity::{Authority, Bundle, Role, Validity};
@@ -31,6 +33,9 @@ enum What {
     /// Writes the key and certificate of a peer of decentralised runs, who needs no coordinator to enrol at;
     /// JSON: an object with name, identity, until
     Peer(PeerArgs),
+    /// Refuses a peer's certificates from now on: writes revoked.txt beside the authority, signed, and tells
+    /// peers; JSON: an object with list, number, told
+    Revoke(revoke::RevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +97,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let init = match &args.what {
         What::Init(init) => init,
         What::Peer(args) => return peer_main(args),
+        What::Revoke(args) => return life::runtime()?.block_on(revoke::main(args)),
     };
     let lives = (u64::from(init.days) * DAY_S, u64::from(init.operator_days) * DAY_S);
     let made = make(&init.dir, &init.name, init.operator.as_str(), lives)?;

@@ -37,6 +37,12 @@ pub(crate) struct Args {
     /// Writes the address that is listened on to this file, once it is
     #[arg(long, value_name = "FILE")]
     address_file: Option<PathBuf>,
+    /// Serves a page for browsers, and metrics for Prometheus, on this address ([page] listen)
+    #[arg(long, value_name = "ADDR")]
+    page: Option<SocketAddr>,
+    /// Writes the page's address to this file, once it is listened on
+    #[arg(long, value_name = "FILE")]
+    page_address_file: Option<PathBuf>,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -101,7 +107,9 @@ impl Settings {
 /// All layers of a coordinator's configuration.
 pub(crate) fn configure(layers: &Layers) -> Result<(Settings, ::coordinator::Config), Failure> {
     let (settings, config): (Settings, ::coordinator::Config) = layers.extract_split(OWN)?;
-    settings.check(config.tls.is_some())?;
+    let has_tls = config.tls.is_some();
+    settings.check(has_tls)?;
+    config.page.as_ref().map_or(Ok(()), |page| page.check(has_tls)).map_err(Failure::usage)?;
     Ok((settings, config))
 }
 
@@ -112,7 +120,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         .flag("listen", args.listen)
         .flag("data_dir", args.data_dir.as_ref())
         .flag("plaintext", args.plaintext.then_some(true))
-        .flag("insecure", args.insecure.then_some(true));
+        .flag("insecure", args.insecure.then_some(true))
+        .flag("page.listen", args.page);
     let (settings, config) = configure(&layers)?;
     if settings.plaintext {
         tracing::warn!(listen = %settings.listen, "plaintext: whoever reaches this address can read and change models");
@@ -132,8 +141,15 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         if let Some(file) = &args.address_file {
             output::write_file(file, true, &[address.to_string().as_bytes()])?;
         }
+        let page = ::coordinator::bind_page(&config).await;
+        let page = page.map_err(|error| Failure::new(Code::Unavailable, error))?;
+        if let (Some(file), Some(page)) = (&args.page_address_file, &page) {
+            let address = page.local_addr().map_err(Failure::internal)?;
+            output::write_file(file, true, &[address.to_string().as_bytes()])?;
+        }
         let stop = CancellationToken::new();
-        let work = ::coordinator::serve(config, host, listener, stop.clone().cancelled_owned());
+        let shutdown = stop.clone().cancelled_owned();
+        let work = ::coordinator::serve_with_page(config, host, (listener, page), shutdown);
         life::supervise(args.life, stop, work).await
     })
 }

@@ -84,6 +84,15 @@ impl Failure {
     }
 }
 
+impl From<page::plot::PlotError> for Failure {
+    fn from(error: page::plot::PlotError) -> Self {
+        match error {
+            page::plot::PlotError::Nothing(_) => Self::new(Code::Failed, error),
+            page::plot::PlotError::Library(_) => Self::internal(error),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)

@@ -12,10 +12,8 @@ mod config;
 mod coordinator;
 mod daemon;
 mod demo;
-mod describe;
 mod doctor;
 mod evaluate;
-mod events;
 mod exit;
 mod fleet;
 mod host;
@@ -25,7 +23,6 @@ mod log;
 mod memory;
 mod output;
 mod peer;
-mod plot;
 mod privacy;
 mod process;
 mod progress;
@@ -33,13 +30,13 @@ mod run;
 #[cfg(test)]
 mod samples;
 mod simulate;
-mod table;
 mod token;
 mod topology;
 mod worker;
 
 use clap::{Parser, Subcommand};
 use exit::{Code, Failure};
+use page::{describe, events, plot, table};
 use std::process::ExitCode;
 
 /// Trains one model on many machines that keep their own data.
@@ -96,7 +93,10 @@ pub fn main() -> ExitCode {
         Command::Topology(args) => topology::main(&args),
         Command::Privacy(args) => privacy::main(*args),
         Command::Doctor(args) => doctor::main(&args),
-        Command::Simulate(args) => simulate::main(&args),
+        Command::Simulate(args) => {
+            memory::keep();
+            simulate::main(&args)
+        }
         Command::Compare(args) => compare::main(&args),
         Command::Evaluate(args) => evaluate::main(&args),
         Command::Bench(args) => bench::main(args),
@@ -129,6 +129,7 @@ mod tests {
             "peer export --identity o.pem --to m.safetensors",
             "peer consensus --identity o.pem --to m.safetensors --force --json",
             "peer leave --identity o.pem",
+            "coordinator --config c.toml --page 127.0.0.1:0 --page-address-file p",
             "ca peer --dir d --name peer-1 --to p.pem",
             "worker release a",
             "worker devices --json",

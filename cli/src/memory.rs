@@ -29,6 +29,26 @@ pub(crate) fn settle() {
     }
 }
 
+/// As [`settle`], for a process that makes vectors of one size over and over and then ends: in one heap, which
+/// gives nothing back. Fresh pages would cost more than what is computed in them.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code, reason = "as above")]
+pub(crate) fn keep() {
+    if ["GLIBC_TUNABLES", "MALLOC_ARENA_MAX"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return;
+    }
+    for (option, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, i32::MAX), (libc::M_TRIM_THRESHOLD, i32::MAX)]
+    {
+        // SAFETY: as above. An older glibc that refuses so high a threshold keeps its own.
+        let _ = unsafe { libc::mallopt(option, value) };
+    }
+}
+
 /// Other C libraries have no such arenas.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn settle() {}
+
+/// As above.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn keep() {}

@@ -50,6 +50,36 @@ fn misspelt_keys_are_named_wherever_they_come_from() {
 }
 
 #[test]
+fn a_page_that_cannot_be_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let base = format!("plaintext = true\nlisten = \"127.0.0.1:0\"\ndata_dir = \"{}\"\n", data.display());
+    let with = |page: &str| config(&folder, &format!("{base}[page]\n{page}\n"));
+    let refused = |file: &str, code, wants: &[&str]| {
+        assert_fails(&starling(&["coordinator", "--config", file], &[]), code, wants);
+    };
+    refused(
+        &with("lisen = \"127.0.0.1:0\""),
+        64,
+        &["coordinator.toml", "`page.lisen`", "did you mean `listen`?"],
+    );
+    refused(&with("tls = false"), 64, &["coordinator.toml", "`listen`"]);
+    refused(
+        &with("listen = \"192.0.2.1:1\""),
+        64,
+        &["192.0.2.1:1", "page.tls = true", "page.insecure = true"],
+    );
+    refused(&with("listen = \"127.0.0.1:0\"\ntls = true"), 64, &["page.tls", "[tls]"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let wants = [&*address, "page.listen", "[page]", "--page"];
+    refused(&with(&format!("listen = \"{address}\"")), 69, &wants);
+    let file = config(&folder, &base);
+    assert_fails(&starling(&["coordinator", "--config", &file, "--page", &address], &[]), 69, &wants);
+    assert!(!data.join("starling.redb").exists());
+}
+
+#[test]
 fn exit_codes_tell_what_was_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run.toml");

@@ -3,18 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod peer_fleet;
+
+use peer_fleet::{Fleet, LIMIT, apart, live, starling, text};
 use serde_json::Value;
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 const PEERS: usize = 8;
 const ROUNDS: u64 = 200;
-/// Everything is over by then, or stuck; a busy machine is given much time.
-const LIMIT: Duration = Duration::from_mins(4);
 
 const RUN: &str = r#"
 name = "ring-three"
@@ -41,135 +37,6 @@ nodes = 8
 retry_ms = 300
 evict_after_s = 4.0
 "#;
-
-struct Fleet {
-    folder: tempfile::TempDir,
-    addresses: Vec<String>,
-    children: Vec<Option<Child>>,
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn starling(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_starling"));
-    command.args(args);
-    command
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-impl Fleet {
-    fn start(run: &str, peers: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca");
-        assert!(starling(&["ca", "init", "--dir", text(&ca)]).output().unwrap().status.success());
-        std::fs::write(folder.path().join("run.toml"), run).unwrap();
-        let held: Vec<TcpListener> = (0..peers).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<String> = held.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
-        drop(held);
-        let mut fleet = Self { folder, addresses, children: (0..peers).map(|_| None).collect() };
-        for index in 0..peers {
-            fleet.configure(index);
-            fleet.launch(index);
-        }
-        fleet
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn configure(&self, index: usize) {
-        let (name, to) = (format!("peer-{index}"), self.path(&format!("peer-{index}.pem")));
-        let ca = self.path("ca");
-        let args = ["ca", "peer", "--dir", text(&ca), "--name", &name, "--to", text(&to)];
-        assert!(starling(&args).output().unwrap().status.success());
-        let of = self.children.len();
-        let config = format!(
-            "name = \"{name}\"\nrun = \"{}\"\nlisten = \"{}\"\nbootstrap = [\"{}\", \"{}\"]\nidentity = \"{}\"\n\
-             state_dir = \"{}\"\nthreads = 1\n[share]\nindex = {index}\nof = {of}\n\
-             [data.digits]\nkind = \"digits\"\ntrain = 800\ntest = 160\nseed = 1\n",
-            text(&self.path("run.toml")),
-            self.addresses[index],
-            self.addresses[0],
-            self.addresses[1],
-            text(&to),
-            text(&self.path(&name)),
-        );
-        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
-    }
-
-    fn launch(&mut self, index: usize) {
-        let config = self.path(&format!("peer-{index}.toml"));
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.path(&format!("peer-{index}.log")))
-            .unwrap();
-        let mut command = starling(&["peer", "--config", text(&config), "--until-stdin-closes"]);
-        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.children[index] = Some(command.spawn().unwrap());
-    }
-
-    /// `kill -9`.
-    fn kill(&mut self, index: usize) {
-        let mut child = self.children[index].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn ask(&self, args: &[&str], index: usize) -> Option<Value> {
-        let identity = self.path("ca/operator.pem");
-        let mut command = starling(&[&["peer"], args].concat());
-        command.args(["--peer", &self.addresses[index], "--identity", text(&identity), "--json"]);
-        let output = command.output().unwrap();
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-    }
-
-    fn status(&self, index: usize) -> Option<Value> {
-        self.ask(&["status"], index)
-    }
-
-    /// Waits until `of` says yes to the status of a peer.
-    fn wait(&self, index: usize, what: &str, of: impl Fn(&Value) -> bool) -> Value {
-        let began = Instant::now();
-        loop {
-            let status = self.status(index);
-            if let Some(status) = status.as_ref().filter(|status| of(status)) {
-                return status.clone();
-            }
-            if began.elapsed() > LIMIT {
-                let log = std::fs::read_to_string(self.path(&format!("peer-{index}.log"))).unwrap();
-                panic!("peer-{index}: {what}: {status:?}\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn model(&self, index: usize) -> Vec<f32> {
-        let to = self.path(&format!("z-{index}.safetensors"));
-        self.ask(&["export", "--to", text(&to), "--force"], index).unwrap();
-        let bytes = std::fs::read(to).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let mut all: Vec<_> = tensors.tensors();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        let values = all.iter().flat_map(|(_, view)| view.data().as_chunks::<4>().0.to_vec());
-        values.map(f32::from_le_bytes).collect()
-    }
-}
-
-fn live(status: &Value) -> usize {
-    status["members"].as_array().unwrap().iter().filter(|member| member["live"] == true).count()
-}
 
 #[test]
 fn peers_survive_kills_keep_their_mass_and_end_together() {
@@ -202,13 +69,8 @@ fn peers_survive_kills_keep_their_mass_and_end_together() {
     assert!(statuses.iter().all(|status| status["round"] == ROUNDS));
 
     let models: Vec<Vec<f32>> = left.iter().map(|index| fleet.model(*index)).collect();
-    let mean = |k: usize| models.iter().map(|model| f64::from(model[k])).sum::<f64>() / models.len() as f64;
-    let mean: Vec<f64> = (0..models[0].len()).map(mean).collect();
-    let norm = mean.iter().map(|x| x * x).sum::<f64>().sqrt();
-    for (index, model) in left.iter().zip(&models) {
-        let off = model.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>().sqrt();
-        assert!(off < 0.25 * norm, "peer-{index} is {off} from the mean, whose length is {norm}");
-    }
+    let (off, norm) = apart(&models);
+    assert!(off < 0.25 * norm, "{off} from the mean, whose length is {norm}");
     let to = fleet.path("consensus.safetensors");
     let consensus = fleet.ask(&["consensus", "--to", text(&to)], 0).unwrap();
     assert_eq!(consensus["peers"].as_array().unwrap().len(), PEERS - 1);
@@ -260,6 +122,42 @@ delta = 1e-5
 sampling = { kind = "everyone" }
 "#;
 
+/// What each peer has learned about each other, from what they wrote down.
+fn learned(fleet: &Fleet) {
+    let (run, drawing) = (fleet.path("run.toml"), fleet.path("pairs.svg"));
+    let folders: Vec<_> = (0..3).map(|index| fleet.path(&format!("peer-{index}"))).collect();
+    let mut ask =
+        starling(&["privacy", "pairwise", text(&run), "--json", "--svg", text(&drawing), "--peers"]);
+    let output = ask.args(&folders).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["peers"].as_array().unwrap().len(), 3, "{found}");
+    let each: Vec<f64> = found["each"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    for (v, row) in found["epsilon"].as_array().unwrap().iter().enumerate() {
+        for (u, epsilon) in row.as_array().unwrap().iter().enumerate() {
+            // In a ring of three all are neighbours: each has what there was, and no more than everybody.
+            let epsilon = epsilon.as_f64();
+            assert_eq!(epsilon.is_none(), v == u, "{found}");
+            assert!(epsilon.is_none_or(|epsilon| epsilon > 15.0 && epsilon <= each[u] + 1e-9), "{found}");
+        }
+    }
+    assert!(found["planned"]["most"].as_f64().unwrap() > 15.0 && each.iter().all(|x| *x <= 20.0), "{found}");
+    let svg = std::fs::read_to_string(&drawing).unwrap();
+    assert!(svg.contains("about peer") && svg.contains("ring-private"), "{svg}");
+    // One that is left out may have told the others anything.
+    let mut less = starling(&["privacy", "pairwise", text(&run), "--peers", text(&folders[0])]);
+    let output = less.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("is not among --peers"), "{said}");
+    let line: Value = serde_json::from_str(
+        std::fs::read_to_string(folders[0].join("metrics.jsonl")).unwrap().lines().last().unwrap(),
+    )
+    .unwrap();
+    // No sketch of a private model is told to those who are no neighbours.
+    assert!(line["consensus_distance"].is_null() && line["mass"].as_f64() > Some(0.0), "{line}");
+}
+
 #[test]
 fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
     let mut fleet = Fleet::start(PRIVATE, 3);
@@ -296,6 +194,7 @@ fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
         let kept: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         assert!(kept["train_loss"].as_f64().is_some(), "{kept}");
     }
+    learned(&fleet);
     let refused = PRIVATE.replace("local_gaussian", "central_gaussian").replace("replace_one", "zero_out");
     std::fs::write(fleet.path("run.toml"), refused).unwrap();
     fleet.kill(2);
@@ -404,4 +303,33 @@ fn relayed_sums_survive_a_kill() {
     // The hub sends as many as there are others, a leaf one.
     let (message, hub) = (4.0 + 4.0 / LINEAR, bytes);
     assert!(hub == message || hub * 3.0 == message, "{bytes}");
+}
+
+/// What real peers over TLS and simulated ones make of the same run file, peer for peer, bit for bit.
+#[test]
+fn simulated_peers_have_the_models_of_real_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    for (algorithm, topology) in [("sgp", "one-peer-exponential"), ("dfedavgm", "ring")] {
+        let (real, alone) = (folder.path().join(algorithm), folder.path().join(format!("{algorithm}-alone")));
+        let demo = "demo --mode decentralised --workers 4 --rounds 4 --model linear --examples 600 --json";
+        let mut command = starling(&demo.split(' ').collect::<Vec<_>>());
+        command.args(["--algorithm", algorithm, "--topology", topology, "--out", text(&real)]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut command =
+            starling(&["simulate", text(&real.join("run.toml")), "--examples", "600", "--json"]);
+        command.args(["--device", "cpu", "--out", text(&alone)]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let peers = summary["peers"].as_array().unwrap();
+        assert_eq!((peers.len(), summary["mass"].as_f64()), (4, Some(4.0)));
+        for peer in peers {
+            let name = peer["name"].as_str().unwrap();
+            let lines = std::fs::read_to_string(real.join(name).join("metrics.jsonl")).unwrap();
+            let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let last = lines.iter().find(|line| line["round"] == 3).unwrap();
+            assert_eq!(last["model_digest"], peer["digest"], "{algorithm}: {name}");
+        }
+    }
 }

@@ -228,11 +228,83 @@ fn a_count_is_drawn_once_kept_paid_for_and_then_told() {
     // Another draw is another release.
     let more = json(&ask("--name all --what records"));
     assert!(more["epsilon"].as_f64() > Some(epsilon), "{more}");
-    assert_fails(&ask("--name labels --what records"), 64, &["drawn as classes with deviation 40"]);
+    assert_fails(&ask("--name labels --what records"), 64, &["drawn as {what:classes} with deviation 40"]);
     assert_fails(&ask("--name third --what records --budget 0.001"), 1, &["this worker's ledger of `d`"]);
     assert!(!state.join("releases/d.third.json").exists());
     let shown = json(&format!("verify {}", ledger.to_str().unwrap()));
     assert_eq!(shown["releases"], 2);
+}
+
+#[test]
+fn quantiles_and_metrics_are_paid_for_and_told_again_like_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, state) = (folder.path().join("data"), folder.path().join("state"));
+    std::fs::create_dir(&data).unwrap();
+    pictures(&data);
+    let run = folder.path().join("run.toml");
+    std::fs::write(&run, "name='r'\nrounds=1\nmodel={kind='linear'}\ndata={name='d'}\n").unwrap();
+    let ask = |more: &str| {
+        let [data, state, run] = [&data, &state, &run].map(|path| path.to_str().unwrap());
+        format!("release --data {data} --dataset d --state-dir {state} --run {run} --deviation 0.01 {more}")
+    };
+    // Ten records, and next to no noise.
+    let metrics = json(&ask("--name m --what metrics --up-to 10"));
+    let told = &metrics["told"];
+    assert!(metrics["paid"] == true && told["examples"] == 10, "{metrics}");
+    let (accuracy, loss) = (told["accuracy"].as_f64().unwrap(), told["loss"].as_f64().unwrap());
+    assert!((0.0..=1.0).contains(&accuracy) && (1.5..4.0).contains(&loss), "{metrics}");
+    let again = json(&ask("--name m --what metrics --up-to 10"));
+    assert!(again["paid"] == false && again["values"] == metrics["values"], "{again}");
+    assert_fails(&ask("--name m --what metrics --up-to 9"), 64, &["`m` was drawn as", "up_to:10"]);
+    let first = metrics["epsilon"].as_f64().unwrap();
+    let losses =
+        json(&ask("--name l --what quantiles --of loss --quantiles 0.1,0.5,0.9 --up-to 8 --bins 400"));
+    let at = |index: usize| losses["told"][index]["value"].as_f64().unwrap();
+    assert!(at(0) <= at(1) && at(1) <= at(2) && (at(1) - loss).abs() < 1.0, "{losses} {loss}");
+    assert!(losses["epsilon"].as_f64() > Some(first), "{losses}");
+    let norms = json(&ask("--name g --what quantiles --up-to 50"));
+    let median = norms["told"][0]["value"].as_f64().unwrap();
+    assert!(norms["of"] == "gradient_norm" && (1.0..50.0).contains(&median), "{norms}");
+    // A crash after the draw and before the line that pays.
+    let ledger = state.join("ledger/d.jsonl");
+    let lines = std::fs::read_to_string(&ledger).unwrap();
+    let last = lines.trim_end().rfind('\n').unwrap() + 1;
+    std::fs::write(&ledger, &lines[..last]).unwrap();
+    let after = json(&ask("--name g --what quantiles --up-to 50"));
+    assert!(after["paid"] == true && after["values"] == norms["values"], "{after}");
+    assert_eq!(std::fs::read_to_string(&ledger).unwrap(), lines);
+    assert_fails(&ask("--name q --what quantiles"), 64, &["--up-to"]);
+    assert_fails(&ask("--name q --what quantiles --up-to 1 --quantiles 0.9,0.1"), 64, &["rising"]);
+}
+
+#[test]
+fn one_training_run_is_attacked_with_many_canaries() {
+    let run = "audit --one-run --rounds 4 --delta 1e-5 --confidence 0.95 --seed 3";
+    // Clients whose updates are summed, records of DP-SGD (μ = √4 / 2 for both), and DP-FTRL.
+    for mechanism in
+        ["central --noise-multiplier 2", "dp-sgd --noise-multiplier 2", "dp-ftrl --noise-multiplier 4"]
+    {
+        let line = format!("{run} --mechanism {mechanism}");
+        let sound = json(&line);
+        let claimed = sound["claimed_mu"].as_f64().unwrap();
+        assert!(mechanism.starts_with("dp-ftrl") || (claimed - 1.0).abs() < 1e-9, "{sound}");
+        let (least, epsilon) = (&sound["mu_at_least"], &sound["epsilon_at_least"]);
+        assert!(epsilon.as_f64() < sound["claimed_epsilon"].as_f64(), "{sound}");
+        // Not because it sees nothing.
+        assert!(least.as_f64() < Some(claimed) && least.as_f64() > Some(0.3 * claimed), "{sound}");
+        assert!(epsilon.as_f64() > Some(1.0) && sound["guesses"] == 400, "{sound}");
+        for broken in ["half-noise", "no-clip"] {
+            let output =
+                assert_fails(&format!("{line} --mutation {broken} --json"), 1, &["the claim is false"]);
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert!(found["violated"] == true && found["mu_at_least"].as_f64() > Some(claimed), "{found}");
+        }
+    }
+    // With a draw there is no μ, and the claim is what the ledger says.
+    let drawn =
+        json(&format!("{run} --mechanism central --noise-multiplier 2 --sampling-rate 0.5 --canaries 200"));
+    assert!(drawn["claimed_mu"].is_null() && drawn["violated"] == false, "{drawn}");
+    assert_fails(&format!("{run} --mechanism local --noise-multiplier 2"), 64, &["without `--one-run`"]);
 }
 
 #[test]

@@ -68,6 +68,16 @@ fn a_release_is_in_the_ledger_whenever_the_coordinator_dies() {
     let told = fleet.ask(&["privacy", "ledger", "show", "digits"]).unwrap();
     assert!((told[0]["epsilon"].as_f64().unwrap() - shown).abs() < 1e-9, "{told:?}");
 
+    // The page says the same as the ledger, to the last digit, and so does what Prometheus reads.
+    let page: Value = serde_json::from_str(&fleet.page(&format!("/runs/{run}.json"))).unwrap();
+    assert_eq!(page["privacy"]["epsilon"], told[0]["epsilon"], "{page}");
+    assert_eq!(page["privacy"]["accountant"], told[0]["accountant"]);
+    assert_eq!((&page["privacy"]["budget"], &page["privacy"]["unit"]), (&Value::from(8.0), &told[0]["unit"]));
+    let metrics = fleet.page("/metrics");
+    let line = format!("starling_epsilon{{run=\"{run}\"}} ");
+    let scraped = metrics.lines().find_map(|text| text.strip_prefix(&line)).unwrap();
+    assert_eq!(scraped.parse::<f64>().ok(), told[0]["epsilon"].as_f64());
+
     // What is spent is spent, until an operator says otherwise, with a reason.
     let refused = submit(&fleet).unwrap_err();
     assert!(refused.contains("not even one round fits"), "{refused}");

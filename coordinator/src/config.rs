@@ -1,7 +1,7 @@
 //! What an operator sets, with the reason for each default.
 
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// The coordinator's own configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,45 @@ pub struct Config {
     pub connections_max: usize,
     /// Without it: plaintext, in which nobody can be told from anybody.
     pub tls: Option<Tls>,
+    /// Without it: no page.
+    pub page: Option<Page>,
+}
+
+/// The status page and what Prometheus reads, over HTTP; nothing can be changed there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// Where it is served.
+    pub listen: SocketAddr,
+    /// With the certificate of `[tls]`, to operators and observers who show theirs. Without it everybody who
+    /// reaches the address may read.
+    #[serde(default)]
+    pub tls: bool,
+    /// Must be true to serve without encryption on an address that others can reach.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+impl Page {
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// Names the key, what is wrong and what to do.
+    pub fn check(&self, has_tls: bool) -> Result<(), String> {
+        match (self.tls, has_tls) {
+            (true, true) => Ok(()),
+            (true, false) => {
+                Err("page.tls: there is no [tls] section whose certificate the page could show".into())
+            }
+            (false, _) if self.insecure || self.listen.ip().is_loopback() => Ok(()),
+            (false, _) => Err(format!(
+                "page.listen: {} can be reached from other machines, and whoever reaches it could read all that \
+                 the page tells. Set `page.tls = true`, listen on 127.0.0.1, or accept that with \
+                 `page.insecure = true` on a network that you trust",
+                self.listen
+            )),
+        }
+    }
 }
 
 /// The certificate authority, and what it issues.
@@ -74,6 +113,7 @@ impl Default for Config {
             runs_max: 64,
             connections_max: 20_100,
             tls: None,
+            page: None,
         }
     }
 }

@@ -267,6 +267,14 @@ impl Fleet {
         vectors.entry(run.to_owned()).or_default()[0].insert(digest);
     }
 
+    /// How many workers there are of each kind.
+    pub(crate) fn census(&self) -> page::view::Census {
+        let quarantined = lock(&self.quarantined).len();
+        let workers = lock(&self.workers);
+        let connected = workers.values().filter(|known| known.session.is_some()).count();
+        page::view::Census { known: workers.len(), connected, quarantined }
+    }
+
     /// Workers as operators see them.
     pub(crate) fn workers(&self) -> Vec<v1::WorkerSummary> {
         let quarantined = lock(&self.quarantined).clone();

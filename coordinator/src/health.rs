@@ -61,6 +61,13 @@ impl Health {
         }
     }
 
+    /// Whether everything works, and what does not.
+    pub(crate) fn told(&self) -> (bool, Vec<String>) {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = trouble.iter().map(|(part, error)| format!("{} failed: {error}", part.label())).collect();
+        (trouble.is_empty(), told)
+    }
+
     /// Follows changes.
     pub(crate) fn watch(&self) -> watch::Receiver<bool> {
         self.serving.subscribe()

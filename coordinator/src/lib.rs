@@ -22,18 +22,20 @@ pub mod store;
 mod transport;
 mod vetting;
 mod view;
+mod web;
 
 use clock::Clock;
 
-pub use config::{Config, Tls};
+pub use config::{Config, Page, Tls};
 pub use host::{Evaluation, HostedModel, ModelHost};
 pub use identity::Listen;
 pub use run::{
-    aggregate::fold,
+    aggregate::{fold, fold_vector},
     combine::{centre_name, keep_centres},
     flow::asynchrony,
 };
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, serve, serve_with_page};
 pub use spool::{Spool, SpoolError};
 pub use store::StoreError;
 pub use vetting::{vet, vet_local};
+pub use web::bind_page;

@@ -12,6 +12,7 @@ use crate::{
     service::{FleetRoutes, Service},
     store::{Store, StoreError},
     transport::incoming,
+    web,
 };
 use identity::Listen;
 use proto::{
@@ -19,6 +20,7 @@ use proto::{
     v1::{access_server::AccessServer, operator_server::OperatorServer},
 };
 use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::Router};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -50,18 +52,33 @@ pub enum ServeError {
     /// The server.
     #[error("the gRPC server failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// The page.
+    #[error("{0}")]
+    Page(String),
     /// Reflection.
     #[error("the descriptors for reflection are damaged: {0}")]
     Reflection(String),
 }
 
-/// Serves until `shutdown`, then drains: new work is refused, sessions end, what is durable stays.
-///
-/// `listener` is already bound, so that the caller knows the address.
+/// As [`serve_with_page`], where nobody needs to know the page's address beforehand.
 pub async fn serve(
     config: Config,
     host: Arc<dyn ModelHost>,
     listener: impl Listen,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let page = web::bind_page(&config).await?;
+    serve_with_page(config, host, (listener, page), shutdown).await
+}
+
+/// Serves until `shutdown`, then drains: new work is refused, sessions end, what is durable stays.
+///
+/// `listener` is already bound, so that the caller knows the address, and so is the page's
+/// ([`bind_page`](crate::bind_page)).
+pub async fn serve_with_page(
+    config: Config,
+    host: Arc<dyn ModelHost>,
+    (listener, page): (impl Listen, Option<TcpListener>),
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     tokio::pin!(shutdown);
@@ -99,6 +116,9 @@ pub async fn serve(
     let (reporter, health_service) = tonic_health::server::health_reporter();
     report(&reporter, true).await;
     service.tasks.spawn(Arc::clone(&access).keep_current(health.clone(), stop.clone()));
+    if let Some(page) = page {
+        service.tasks.spawn(web::serve(service.clone(), page, stop.clone()));
+    }
     service.tasks.spawn(follow_health(health, reporter.clone(), stop.clone()));
     let incoming = incoming(listener, Arc::clone(&access), stop.clone());
     let closing = stop.clone();

@@ -64,8 +64,7 @@ pub fn vet_local(
         let values = vector.ok_or_else(|| {
             (RejectReason::Length, format!("`{name}` is missing or not of {length} scalars"))
         })?;
-        let mut survey = Survey::new([length].into_iter());
-        survey.extend(values);
+        let survey = Survey::of(values);
         let one = Form { shapes: std::slice::from_ref(shape), ..form };
         vet_values(values, &survey, &one, &facts)?;
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     machine::{End, Machine, Member, Phase},
+    run::Look,
     store::{RunRecord, Stored},
 };
 use proto::{
@@ -9,6 +10,9 @@ use proto::{
     v1::{self, RejectReason, RunState},
 };
 use std::collections::BTreeMap;
+
+/// Members of a cohort that a page names.
+const NAMED: usize = 200;
 
 /// A run in a list.
 pub(crate) fn summary(record: &RunRecord, machine: &Machine) -> v1::RunSummary {
@@ -62,15 +66,6 @@ pub(crate) fn detail(
     seen: (&BTreeMap<String, String>, &BTreeMap<String, u64>),
 ) -> v1::RunDetail {
     let (progress, rejections) = seen;
-    let cohort = machine.cohort().iter().map(|(worker, member)| v1::CohortMember {
-        worker: worker.clone(),
-        state: if machine.is_stuck(worker) {
-            "stuck".to_owned()
-        } else {
-            member_label(*member, machine.is_connected(worker)).to_owned()
-        },
-        progress: on_version(machine, worker, progress.get(worker).map_or("", String::as_str)),
-    });
     let all = (1..).map_while(|code| RejectReason::try_from(code).ok());
     let counts = all.filter_map(|reason| {
         let count = *rejections.get(reason.label())?;
@@ -80,9 +75,40 @@ pub(crate) fn detail(
         summary: Some(summary),
         spec: record.spec.to_json(),
         metrics: metrics.iter().filter_map(|line| serde_json::to_string(line).ok()).collect(),
-        cohort: cohort.chain(buffered(machine)).collect(),
+        cohort: members(machine, progress).collect(),
         rejections: counts.collect(),
     }
+}
+
+/// What a page tells of the present round: everybody by state, and some by name.
+pub(crate) fn look(
+    machine: &Machine,
+    (progress, rejections): (&BTreeMap<String, String>, &BTreeMap<String, u64>),
+    hidden: bool,
+) -> Look {
+    let mut cohort = page::view::Cohort { hidden, ..page::view::Cohort::default() };
+    for member in members(machine, progress).filter(|_| !hidden) {
+        *cohort.states.entry(member.state.clone()).or_default() += 1;
+        if cohort.members.len() < NAMED {
+            cohort.members.push(member);
+        }
+    }
+    let open = matches!(machine.phase(), Phase::Training | Phase::Committing);
+    cohort.round = open.then(|| machine.round());
+    (cohort, rejections.clone())
+}
+
+fn members(machine: &Machine, progress: &BTreeMap<String, String>) -> impl Iterator<Item = v1::CohortMember> {
+    let cohort = machine.cohort().iter().map(|(worker, member)| v1::CohortMember {
+        worker: worker.clone(),
+        state: if machine.is_stuck(worker) {
+            "stuck".to_owned()
+        } else {
+            member_label(*member, machine.is_connected(worker)).to_owned()
+        },
+        progress: on_version(machine, worker, progress.get(worker).map_or("", String::as_str)),
+    });
+    cohort.chain(buffered(machine))
 }
 
 /// A worker's progress, and without rounds the version that it trains.

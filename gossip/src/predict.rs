@@ -4,7 +4,7 @@
 mod course;
 
 use crate::{Schedule, analysis::dense::Dense};
-pub use course::Forecast;
+pub use course::{Forecast, KEPT};
 use serde::{Deserialize, Serialize};
 
 /// `κ_λ = sup_{t ≥ 1} t · Σ_{s<t} λ^(t−1−s)/(s+1)`, the constant of the consensus lemma for steps that

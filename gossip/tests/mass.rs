@@ -120,29 +120,53 @@ fn partition(net: &mut Net, stream: &mut Stream) {
     }
 }
 
+/// A network that has been through four troubles, and is calm and agreed since.
+fn troubled(seed: u64) -> Net {
+    let mut stream = Stream::new(seed, "trouble", &[]);
+    let mut net = drawn(seed, &mut stream);
+    net.eta = 0.01;
+    for id in 20..23 {
+        let task = net.tasks[&(id % 3)].clone();
+        net.tasks.insert(id, task);
+    }
+    for _ in 0..4 {
+        net.run_until(net.now + 50 + stream.below(200) as u64);
+        trouble(&mut net, &mut stream);
+    }
+    net.faults = CALM;
+    net.agree();
+    net
+}
+
 #[test]
 fn mass_is_kept_to_the_last_bit_in_a_thousand_runs() {
     let mut counted = 0;
     for seed in 0..1_000 {
-        let mut stream = Stream::new(seed, "trouble", &[]);
-        let mut net = drawn(seed, &mut stream);
-        net.eta = 0.01;
-        for id in 20..23 {
-            let task = net.tasks[&(id % 3)].clone();
-            net.tasks.insert(id, task);
-        }
-        for _ in 0..4 {
-            net.run_until(net.now + 50 + stream.below(200) as u64);
-            trouble(&mut net, &mut stream);
-        }
-        // Then the faults stop, and all must come to rest: one membership, and rounds that go on.
-        net.faults = CALM;
-        net.agree();
+        // When the faults stop, all must come to rest: one membership, and rounds that go on.
+        let mut net = troubled(seed);
         let rounds = net.up().map(Node::round).max().unwrap() + 5;
         assert!(net.run_to_round(rounds), "seed {seed}: stuck: {net:?}");
         counted += net.counted;
     }
     assert!(counted > 1_000_000, "{counted}");
+}
+
+#[test]
+fn training_converges_after_every_kind_of_trouble() {
+    let mut furthest: f64 = 0.0;
+    for seed in 0..60 {
+        let mut net = troubled(seed);
+        net.eta = 0.005;
+        // Whoever was still about to leave has left by then.
+        net.run_until(net.now + 2_000);
+        net.agree();
+        let rounds = net.up().map(Node::round).max().unwrap() + 1_200;
+        assert!(net.run_to_round(rounds), "seed {seed}: stuck");
+        let off = net.distance(&net.optimum());
+        assert!(off < 0.5, "seed {seed}: {off} from the optimum");
+        furthest = furthest.max(off);
+    }
+    println!("at most {furthest:.3} from the optimum");
 }
 
 #[test]

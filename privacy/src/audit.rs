@@ -10,7 +10,7 @@ use crate::{
     Mu, ParameterError, Probability,
     numeric::{
         search::bisect,
-        special::{binomial_tail, ln_binomial, normal_quantile},
+        special::{binomial_tail, ln_binomial, normal_cdf, normal_quantile},
     },
     parameters::require,
 };
@@ -168,6 +168,41 @@ impl Guesses {
         let fail = 1.0 - confidence.get();
         Ok(bisect(0.0, 60.0, 100, |epsilon| self.p_value(epsilon, delta) < fail).0)
     }
+
+    /// The largest μ of Gaussian differential privacy that the guesses refute with this confidence
+    /// (Mahloujifar, Melis and Chaudhuri 2024, "Auditing f-differential privacy in one run").
+    ///
+    /// # Errors
+    /// If more were right than made, or more made than there are canaries.
+    pub fn mu(self, confidence: Probability) -> Result<f64, ParameterError> {
+        let ordered = self.right <= self.made && self.made <= self.canaries;
+        require(ordered, "right", self.right as f64, "right ≤ made ≤ canaries")?;
+        let fail = 1.0 - confidence.get();
+        if !self.impossible(0.0, fail) {
+            return Ok(0.0);
+        }
+        Ok(bisect(0.0, 60.0, 60, |mu| self.impossible(mu, fail)).0)
+    }
+
+    /// Whether so many right guesses cannot have had the probability `fail` under μ-GDP. With `p_k` the
+    /// probability of k right guesses, `r_i = Σ_{k ≥ i} k p_k / m` is that of a canary to be guessed right among
+    /// at least i right ones, and `h_i = Σ_{k ≥ i} (made − k) p_k / m` that of being guessed wrong among as many.
+    /// To throw a canary's coin again makes a right guess wrong and takes one from the right ones, so that
+    /// `h_i ≥ Φ(Φ⁻¹(r_{i+1}) − μ)`; and all of `r_0 + h_0` is `made / m`.
+    fn impossible(self, mu: f64, fail: f64) -> bool {
+        let (m, made, right) = (self.canaries as f64, self.made as f64, self.right as f64);
+        let (mut r, mut h) = (fail * right / m, fail * (made - right) / m);
+        for i in (0..self.right).rev() {
+            if r + h > made / m {
+                return true;
+            }
+            let wrong = if r > 0.0 { normal_cdf(normal_quantile(r) - mu) } else { 0.0 };
+            let next = h.max(wrong);
+            r += i as f64 / (made - i as f64) * (next - h);
+            h = next;
+        }
+        r + h > made / m
+    }
 }
 
 /// Whether a claim of μ-GDP survives what was distinguished.
@@ -264,6 +299,17 @@ mod tests {
         assert!(less < epsilon && less > 0.9 * epsilon, "{less} {epsilon}");
         assert_eq!(guesses(1000, 100, 50).epsilon(1e-5, sure(0.95)).unwrap(), 0.0);
         assert!(guesses(10, 11, 5).epsilon(0.0, sure(0.95)).is_err());
+        // The recursion for μ, written down again in Python with its own normal law.
+        for (made, canaries, right, want) in [
+            (200, 1000, 200, 1.536_398_020),
+            (200, 1000, 190, 0.908_053_830),
+            (1000, 1000, 700, 0.357_210_787),
+        ] {
+            let mu = guesses(canaries, made, right).mu(sure(0.95)).unwrap();
+            assert!((mu - want).abs() < 1e-6, "{mu} {want}");
+        }
+        assert_eq!(guesses(400, 40, 25).mu(sure(0.95)).unwrap(), 0.0);
+        assert!(guesses(10, 11, 5).mu(sure(0.95)).is_err());
     }
 
     #[test]

@@ -38,9 +38,15 @@ pub fn assess(
     let classes = classes(data.info());
     let top = top.clamp(1, classes.max(1));
     let batches = data.len().div_ceil(BATCH);
+    let on_device = model.logits_on_device(w, data).transpose()?;
     let part = |index: usize| {
         let indices: Vec<usize> = (index * BATCH..((index + 1) * BATCH).min(data.len())).collect();
         let batch = data.batch(&indices, None);
+        if let Some(all) = &on_device {
+            let each = all.len() / data.len();
+            let logits = &all[indices[0] * each..(indices[0] + indices.len()) * each];
+            return Ok(read(logits, &batch.labels, (classes, top)));
+        }
         let logits = model.logits(w, &batch)?;
         Ok::<_, EngineError>(read(&logits, &batch.labels, (classes, top)))
     };

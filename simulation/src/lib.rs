@@ -12,7 +12,8 @@
 //! What is not simulated: chunks of a transfer (an upload arrives whole or not at all), the collection
 //! of old vectors, and damaged bytes on a disk.
 //!
-//! Real training with the same machine, thousands of clients and no faults is [`training`]; how good a
+//! Real training with the same machine, thousands of clients and no faults is [`training`], and [`peers`]
+//! without a coordinator; how good a
 //! model is, is for [`evaluation`] to say.
 //!
 //! Reading order: [`Schedule`] and [`PROFILES`] (what goes wrong), `federation` (the loop),
@@ -27,16 +28,20 @@ pub mod invariants;
 mod mutation;
 mod objective;
 pub mod parallel;
+pub mod peers;
 mod profiles;
+mod promise;
 mod queue;
 mod report;
 mod schedule;
+mod snapshot;
 pub mod training;
 
 pub use faults::{Faults, Vice};
 pub use federation::run;
 pub use mutation::{Mutation, TRAPS, Trap, spring};
 pub use profiles::{PROFILES, Profile};
+pub use promise::Promise;
 pub use queue::Queue;
 pub use report::{Committed, Incidents, Report, Violation};
 pub use schedule::{Schedule, ScheduleError};

@@ -449,6 +449,42 @@ fn where_nobody_is_behind_the_definitions_agree() {
 }
 
 #[test]
+fn without_rounds_an_interruption_changes_nothing() {
+    for (algorithm, section) in [("fedavg", FEDBUFF), ("fedadam", FEDBUFF), ("fedprox", FEDASYNC)] {
+        let spec = || many_versions(algorithm, &[section, SLOW, AVERAGED].concat());
+        let undisturbed = go(|_| (), spec());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut setup = setup(spec(), folder.path());
+        (setup.checkpoint, setup.threads) = (Duration::ZERO, 2);
+        let (mut deaths, mut starts) = (0, Vec::new());
+        let outcome = loop {
+            let (mut left, stop) = (25 + deaths, Stop::default());
+            setup.stop = stop.clone();
+            let mut watch = |notice: Notice<'_>| {
+                if let Notice::Started { rounds } = notice {
+                    starts.push(rounds);
+                }
+                left -= 1;
+                // Told to stop, and killed.
+                if left == 0 && deaths % 2 == 0 {
+                    stop.say();
+                }
+                assert!(left > 0 || deaths % 2 == 0, "killed, as planned");
+            };
+            match catch_unwind(AssertUnwindSafe(|| run(&setup, &mut watch))) {
+                Ok(Ok(outcome)) => break outcome,
+                Ok(Err(error)) => assert!(matches!(error, SimulationError::Stopped { .. }), "{error}"),
+                Err(_) => {}
+            }
+            deaths += 1;
+            assert!(deaths < 30, "{algorithm}: it goes on: {starts:?}");
+        };
+        assert!(deaths > 2 && starts.iter().any(|rounds| *rounds > 5), "{algorithm}: {starts:?}");
+        assert_eq!(outcome, undisturbed, "{algorithm}");
+    }
+}
+
+#[test]
 fn an_update_that_is_too_old_is_given_up_and_said() {
     let section = FEDASYNC.replace("alpha=0.5", "alpha=0.5\nmax_staleness=2");
     let folder = tempfile::tempdir().expect("a temporary folder");

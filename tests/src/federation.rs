@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Coordinator {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where its page is.
+    pub page: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<Result<(), coordinator::ServeError>>,
 }
@@ -42,15 +44,25 @@ impl Coordinator {
                 sleep(Duration::from_millis(20)).await;
             };
             let address = listener.local_addr().expect("a bound socket has an address");
-            let config = coordinator::Config { data_dir: dir.to_owned(), ..coordinator::Config::default() };
+            let here = ([127, 0, 0, 1], 0).into();
+            let page = Some(coordinator::Page { listen: here, tls: false, insecure: false });
+            let config =
+                coordinator::Config { data_dir: dir.to_owned(), page, ..coordinator::Config::default() };
+            let page = coordinator::bind_page(&config).await.expect("a free port").expect("a page");
+            let at = page.local_addr().expect("a bound socket has an address");
             let stop = CancellationToken::new();
-            let serving =
-                coordinator::serve(config, Arc::new(Host), listener, stop.clone().cancelled_owned());
+            let listeners = (listener, Some(page));
+            let serving = coordinator::serve_with_page(
+                config,
+                Arc::new(Host),
+                listeners,
+                stop.clone().cancelled_owned(),
+            );
             let task = tokio::spawn(serving);
             let mut operator = Operator::new(address);
             while !task.is_finished() {
                 if operator.is_up().await {
-                    return Self { address, stop, task };
+                    return Self { address, page: at, stop, task };
                 }
                 sleep(Duration::from_millis(10)).await;
             }

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 
 pub mod decoders;
 pub mod federation;
+pub mod honest;
 pub mod host;
+pub mod http;
 pub mod operator;
 pub mod peer;
 pub mod toy;

@@ -257,6 +257,7 @@ fn allowed(krate: &str) -> Option<Vec<&'static str>> {
     let layers: &[&[&str]] = &[
         PURE,
         &["identity", "proto"],
+        &["page"],
         &["coordinator", "worker"],
         &["simulation"],
         &["cli"],
@@ -306,6 +307,7 @@ fn dependency_direction(files: &[File]) -> Vec<String> {
         "privacy",
         "identity",
         "proto",
+        "page",
         "coordinator",
         "worker",
         "simulation",

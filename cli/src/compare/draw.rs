@@ -1,6 +1,9 @@
 //! Accuracy over rounds of several runs: the mean over seeds as a line, one standard deviation as a band.
 
-use super::group::{Comparison, Over, Row};
+use super::{
+    group::{Comparison, Over, Row},
+    read::Line,
+};
 use crate::{
     exit::{Code, Failure},
     output,
@@ -25,37 +28,67 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(150, 150, 150),
 ];
 
+/// Whose accuracy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum What {
+    /// The model's, on the held-out set.
+    HeldOut,
+    /// The shared model's, on what clients hold out.
+    Clients,
+    /// The clients' own models', there.
+    Personal,
+}
+
+impl What {
+    fn of(self, line: &Line) -> Option<f64> {
+        match self {
+            Self::HeldOut => line.eval_accuracy,
+            Self::Clients => line.federated_accuracy,
+            Self::Personal => line.personal_accuracy,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::HeldOut => "held-out accuracy, %",
+            Self::Clients => "accuracy at clients, %",
+            Self::Personal => "accuracy of personal models, %",
+        }
+    }
+}
+
 type Point = (f64, Over);
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 impl Comparison {
     /// Draws into a file, which is replaced.
-    pub(crate) fn draw(&self, file: &Path, target: Option<f64>) -> Result<(), Failure> {
-        let curves: Vec<(&str, Vec<Point>)> =
-            self.rows.iter().map(|row| (row.label.as_str(), curve(row))).collect();
-        if curves.iter().all(|(_, points)| points.is_empty()) {
+    pub(crate) fn draw(&self, file: &Path, what: What, target: Option<f64>) -> Result<(), Failure> {
+        let all = self.rows.iter().map(|row| (row.label.as_str(), curve(row, what)));
+        // Without personal models there is nothing of them.
+        let curves: Vec<(&str, Vec<Point>)> = all.filter(|(_, points)| !points.is_empty()).collect();
+        if curves.is_empty() {
             let text = "no run was evaluated, so there is nothing to draw";
             return Err(Failure::new(Code::Failed, text));
         }
         let mut text = String::new();
-        draw(&mut text, &curves, target)
+        draw(&mut text, (&curves, what), target)
             .map_err(|error| Failure::internal(format!("cannot draw: {error}")))?;
         output::write_file(file, true, &[text.as_bytes()])
     }
 }
 
 /// Rounds done, and accuracy in % over the seeds that were evaluated there.
-fn curve(row: &Row) -> Vec<Point> {
+fn curve(row: &Row, what: What) -> Vec<Point> {
     let mut at: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for line in row.runs.iter().flat_map(|run| &run.lines) {
-        if let Some(accuracy) = line.eval_accuracy {
+        if let Some(accuracy) = what.of(line) {
             at.entry(line.round + 1).or_default().push(accuracy * 100.0);
         }
     }
     at.into_iter().filter_map(|(round, values)| Some((round as f64, Over::of(&values)?))).collect()
 }
 
-fn draw(text: &mut String, curves: &[(&str, Vec<Point>)], target: Option<f64>) -> Drawn {
+fn draw(text: &mut String, (curves, what): (&[(&str, Vec<Point>)], What), target: Option<f64>) -> Drawn {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let points = || curves.iter().flat_map(|(_, points)| points);
@@ -76,7 +109,7 @@ fn draw(text: &mut String, curves: &[(&str, Vec<Point>)], target: Option<f64>) -
         .axis_style(INK)
         .label_style(("sans-serif", 14).into_font().color(&INK))
         .x_desc("rounds")
-        .y_desc("held-out accuracy, %")
+        .y_desc(what.label())
         .x_label_formatter(&|round| format!("{round:.0}"))
         .draw()?;
     if let Some(target) = target {

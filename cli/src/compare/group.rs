@@ -98,7 +98,9 @@ impl Comparison {
         }
         let settings: Vec<BTreeMap<String, String>> =
             groups.iter().map(|(settings, _)| flatten(settings)).collect();
-        let labels = labels(&settings);
+        let names: Option<Vec<String>> = groups.iter().map(|(_, runs)| name_of(runs)).collect();
+        let told = |names: &Vec<String>| names.iter().collect::<BTreeSet<_>>().len() == groups.len();
+        let labels = names.filter(told).unwrap_or_else(|| labels(&settings));
         let rows = groups.into_iter().zip(labels).map(|((_, runs), label)| Row { label, runs });
         Self { rows: rows.collect() }
     }
@@ -204,6 +206,12 @@ fn personal(lines: &[Line]) -> Option<f64> {
     lines.iter().rev().find_map(|line| line.personal_accuracy)
 }
 
+/// What all of them are called.
+fn name_of(runs: &[Run]) -> Option<String> {
+    let name = runs.first()?.name.as_ref()?;
+    runs.iter().all(|run| run.name.as_ref() == Some(name)).then(|| name.clone())
+}
+
 /// Key paths and values.
 fn flatten(value: &Value) -> BTreeMap<String, String> {
     fn walk(value: &Value, path: &str, out: &mut BTreeMap<String, String>) {
@@ -269,14 +277,36 @@ fn tuning(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::tests::metrics;
+    use proto::{digest::Digest, event::Metrics};
+    use std::collections::BTreeMap;
+
+    fn metrics(round: u64, accuracy: f64) -> Metrics {
+        Metrics {
+            round,
+            seconds: 12.34,
+            participants: 4,
+            rejected: 1,
+            train_loss: Some(0.5),
+            eval_loss: Some(1.0 - accuracy),
+            eval_accuracy: Some(accuracy),
+            federated_loss: None,
+            federated_accuracy: None,
+            clients: None,
+            bytes_down: 1_740_000,
+            bytes_up: 999,
+            averages: BTreeMap::new(),
+            epsilon: None,
+            asynchronous: None,
+            model_digest: Digest::of(b"m"),
+        }
+    }
 
     fn run(kind: &str, prox: f64, alpha: f64, seed: u64, accuracies: &[f64]) -> Run {
         let lines =
             accuracies.iter().enumerate().map(|(round, a)| metrics(round as u64, *a).into()).collect();
         let settings =
             json!({"algorithm": {"kind": kind, "prox": prox}, "data": {"partition": {"alpha": alpha}}});
-        Run { folder: format!("{kind}{seed}").into(), settings, seed, lines, theory: None }
+        Run { folder: format!("{kind}{seed}").into(), settings, seed, name: None, lines, theory: None }
     }
 
     #[test]
@@ -321,6 +351,18 @@ mod tests {
             found,
             ["fedavg model=mlp", "sgp model=mlp topology=ring", "sgp model=linear topology=ring"]
         );
+    }
+
+    #[test]
+    fn settings_that_a_sweep_names_go_by_it() {
+        let called =
+            |kind: &str, name: &str| Run { name: Some(name.into()), ..run(kind, 0.1, 1.0, 0, &[0.1]) };
+        let label =
+            |runs: Vec<Run>| Comparison::of(runs).rows.into_iter().map(|row| row.label).collect::<Vec<_>>();
+        assert_eq!(label(vec![called("a", "small"), called("b", "large")]), ["small", "large"]);
+        // Not where two have the same name, or one has none.
+        assert_eq!(label(vec![called("a", "small"), called("b", "small")]), ["a", "b"]);
+        assert_eq!(label(vec![called("a", "small"), run("b", 0.1, 1.0, 0, &[0.1])]), ["a", "b"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod group;
 mod read;
 mod theory;
 
+pub(crate) use draw::What;
 pub(crate) use group::Comparison;
 
 use crate::{exit::Failure, output};
@@ -39,6 +40,10 @@ pub(crate) struct Args {
     /// Draws accuracy over rounds into this file (SVG)
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// Whose accuracy is drawn: of the model on the held-out set, of the shared model on what clients hold out, or of
+    /// the clients' own models there
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "held-out", requires = "plot")]
+    of: What,
     /// Prints JSON instead of text
     #[arg(long)]
     json: bool,
@@ -53,7 +58,7 @@ fn share(text: &str) -> Result<f64, String> {
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let compared = Comparison::read(&args.folders)?;
     if let Some(file) = &args.plot {
-        compared.draw(file, args.target)?;
+        compared.draw(file, args.of, args.target)?;
     }
     if args.json {
         return output::line(compared.json(args.target, args.last as usize));

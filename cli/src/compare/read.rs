@@ -26,6 +26,8 @@ pub(super) struct Run {
     /// Run file and number of clients, without name and seed: equal for runs that are compared as one.
     pub(super) settings: Value,
     pub(super) seed: u64,
+    /// What the sweep that it belongs to calls its settings, whatever the seed, where somebody named them.
+    pub(super) name: Option<String>,
     pub(super) lines: Vec<Line>,
     /// Without a coordinator.
     pub(super) theory: Option<Theory>,
@@ -116,8 +118,15 @@ fn read(folder: &Path) -> Result<Run, Failure> {
     let spec = RunSpec::from_toml(&output::read_text(&folder.join("run.toml"))?)
         .map_err(|error| damaged("run.toml", &error))?;
     let alone = spec.mode == Mode::Decentralised;
-    let lines = if alone { peers(folder)? } else { metrics::<Metrics>(folder)?.map(Line::from).collect() };
+    // Simulated peers have one file of lines, which are like a coordinator's.
+    let simulated = folder.join("point.json").is_file();
+    let lines = if alone && !simulated {
+        peers(folder)?
+    } else {
+        metrics::<Metrics>(folder)?.map(Line::from).collect()
+    };
     let seed = spec.seed;
+    let mut name = None;
     let mut settings = serde_json::to_value(&spec).map_err(Failure::internal)?;
     if let Some(settings) = settings.as_object_mut() {
         settings.remove("name");
@@ -125,6 +134,7 @@ fn read(folder: &Path) -> Result<Run, Failure> {
         let point = output::read_text(&folder.join("point.json")).ok();
         let point: Option<Value> = point.and_then(|text| serde_json::from_str(&text).ok());
         if let Some(point) = point {
+            name = point["point"].as_str().and_then(named);
             settings.insert("clients".into(), point["clients"].clone());
         }
         if alone {
@@ -132,7 +142,13 @@ fn read(folder: &Path) -> Result<Run, Failure> {
             settings.retain(|key, _| !["cohort", "vetting"].contains(&key.as_str()));
         }
     }
-    Ok(Run { folder: folder.to_owned(), settings, seed, lines, theory: Theory::of(&spec) })
+    Ok(Run { folder: folder.to_owned(), settings, seed, name, lines, theory: Theory::of(&spec) })
+}
+
+/// `fedavg,alpha=0.1,seed=3` is called `fedavg alpha=0.1`; what has no label of its own is called by what differs.
+fn named(point: &str) -> Option<String> {
+    let parts: Vec<&str> = point.split(',').filter(|part| !part.starts_with("seed=")).collect();
+    parts.first().filter(|first| !first.is_empty() && !first.contains('=')).map(|_| parts.join(" "))
 }
 
 fn metrics<T: serde::de::DeserializeOwned>(folder: &Path) -> Result<std::vec::IntoIter<T>, Failure> {
@@ -169,4 +185,16 @@ fn peers(folder: &Path) -> Result<Vec<Line>, Failure> {
         Line { round, eval_accuracy, bytes, seconds, federated_accuracy: None, personal_accuracy: None }
     };
     Ok(rounds.into_iter().map(line).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_called_by_its_label() {
+        assert_eq!(named("fedavg,alpha=0.1,seed=3").as_deref(), Some("fedavg alpha=0.1"));
+        assert_eq!(named("ring-16").as_deref(), Some("ring-16"));
+        assert_eq!((named(""), named("seed=3"), named("algorithm=fedavg,seed=3")), (None, None, None));
+    }
 }

@@ -191,6 +191,9 @@ fn coordinator(file: &Path) -> Vec<Finding> {
         }
     }
     report.listens("address", settings.listen);
+    if let Some(page) = &config.page {
+        report.listens("page", page.listen);
+    }
     clock::check(&mut report, now, None, None);
     disk::folder(&mut report, "data directory", &config.data_dir);
     disk::data_sets(&mut report, &settings.data);

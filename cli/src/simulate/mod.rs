@@ -2,6 +2,7 @@
 //! sweep, with the machines and the engine that daemons have.
 
 mod data;
+mod peers;
 mod point;
 mod points;
 mod settings;
@@ -26,8 +27,11 @@ use worker::engine::cuda::{Choice, Placement, Precision};
 /// of tables that are laid over the file (with a `label`). Every setting is run with its first seed before any
 /// is run with another. Results are the
 /// same bytes on any number of threads, and those of a real federation with workers called worker-1, worker-2,
-/// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was interrupted goes on when the same command is given again;
-/// finished points of a sweep are skipped. JSON: one object a line for each point, as in its summary.json.
+/// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was
+/// interrupted goes on when the same command is given again; finished points of a sweep are skipped. With
+/// `mode = "decentralised"` the clients are the peers of `[topology]`, with the models of real ones that wait for
+/// each other; accuracy is then the mean over the peers' own models. JSON: one object a line for each point, as in
+/// its summary.json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run file (TOML)
@@ -108,7 +112,8 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         let compared = compare::Comparison::read(&outcome.folders)?;
         let plot = args.out.join("comparison.svg");
         // Runs that are not evaluated have nothing to draw.
-        let drawn = compared.draw(&plot, None).map(|()| format!("\n\n{}", plot.display()));
+        let drawn =
+            compared.draw(&plot, compare::What::HeldOut, None).map(|()| format!("\n\n{}", plot.display()));
         if !args.json {
             output::line(format!("\n{}{}", compared.table(None, 1), drawn.unwrap_or_default()))?;
         }
@@ -127,6 +132,9 @@ fn report(summary: &Value, json: bool, many: bool) -> Result<(), Failure> {
     }
     let percent = |key: &str| table::or_dash(summary[key].as_f64(), table::percent);
     let seconds = summary["seconds"].as_f64().unwrap_or(0.0);
+    if let (false, Some(peers)) = (many, summary["peers"].as_array()) {
+        return output::line(peers::told(summary, peers.len(), seconds));
+    }
     if many {
         let note = if summary["resumed"] == json!("finished") { "finished before" } else { "" };
         return output::line(format!(

@@ -1,13 +1,16 @@
 //! One point: its folder, its run, its results.
 
-use super::sweep::Point;
+use super::{peers, sweep::Point};
 use crate::{
     events,
     exit::{Code, Failure},
     output, plot, process,
     progress::Board,
 };
-use proto::event::{Metrics, RunEvent};
+use proto::{
+    event::{Metrics, RunEvent},
+    spec::Mode,
+};
 use serde_json::{Value, json};
 use simulation::training::{self, Line, Notice, Outcome, Setup, SimulationError, Stop};
 use std::{
@@ -31,7 +34,7 @@ pub(super) struct How {
 /// Says which simulation a folder belongs to.
 const POINT: &str = "point.json";
 /// Written last: the point is finished.
-const SUMMARY: &str = "summary.json";
+pub(super) const SUMMARY: &str = "summary.json";
 
 /// Runs a point, or what is missing of it; gives its summary.
 pub(super) fn run(
@@ -63,6 +66,9 @@ pub(super) fn run(
         stop: how.stop.clone(),
     };
     let began = Instant::now();
+    if point.spec.mode == Mode::Decentralised {
+        return peers::run(point, &setup, how.quiet);
+    }
     let (outcome, resumed) = train_it(&setup, how.quiet)?;
     let seconds = began.elapsed().as_secs_f64();
     results(point, folder, &outcome, (seconds, resumed))
@@ -130,7 +136,7 @@ fn train_it(setup: &Setup, quiet: bool) -> Result<(Outcome, u64), Failure> {
     Ok((outcome, resumed))
 }
 
-fn failure(error: &SimulationError) -> Failure {
+pub(super) fn failure(error: &SimulationError) -> Failure {
     let code = match error {
         SimulationError::Setup(_) => Code::Usage,
         SimulationError::File { .. } | SimulationError::Store(_) => Code::Create,

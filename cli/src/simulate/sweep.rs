@@ -161,6 +161,8 @@ impl Sweep {
             simulation.insert("clients".into(), Value::Integer(clients as i64));
         }
         base.insert("simulation".into(), Value::Table(simulation));
+        // What is compared stands first: of a sweep that is cut off some settings are there for all values.
+        varied.sort_by_key(|set| set.path != [SETTINGS]);
         let count = varied.iter().try_fold(1_usize, |product, set| product.checked_mul(set.values.len()));
         if count.is_none_or(|count| count > MOST) {
             return Err(format!("sweep: more than {MOST} points"));
@@ -245,14 +247,23 @@ fn finish((mut table, names): Draft) -> Result<Point, String> {
     if let Some((unknown, _)) = simulation.into_iter().next() {
         return Err(at(format!("simulation: unknown key `{unknown}`, expected `clients` or `seeds`")));
     }
-    let missing = || "how many clients? Give --clients, or `clients` under [simulation]".to_owned();
-    let clients = clients.ok_or_else(|| at(missing()))?;
-    let counted = clients.as_integer().and_then(|clients| usize::try_from(clients).ok()).filter(|n| *n > 0);
-    let clients = counted
-        .ok_or_else(|| at(format!("simulation.clients is {clients}, expected a number of at least 1")))?;
+    let counted = clients.as_ref().map(|clients| counted(clients).map_err(at)).transpose()?;
     let text = toml::to_string(&table).map_err(|error| at(error.to_string()))?;
     let spec = RunSpec::from_toml(&text).map_err(|error| at(error.to_string()))?;
+    let nodes = spec.topology.as_ref().map(|topology| topology.nodes);
+    if let (Some(clients), Some(nodes)) = (counted, nodes.filter(|nodes| counted != Some(*nodes))) {
+        return Err(at(format!(
+            "simulation.clients is {clients}, expected the {nodes} of `topology.nodes`, or nothing"
+        )));
+    }
+    let missing = || "how many clients? Give --clients, or `clients` under [simulation]".to_owned();
+    let clients = counted.or(nodes).ok_or_else(|| at(missing()))?;
     Ok(Point { name, spec, clients })
+}
+
+fn counted(clients: &Value) -> Result<usize, String> {
+    let counted = clients.as_integer().and_then(|clients| usize::try_from(clients).ok()).filter(|n| *n > 0);
+    counted.ok_or_else(|| format!("simulation.clients is {clients}, expected a number of at least 1"))
 }
 
 #[cfg(test)]
@@ -352,8 +363,12 @@ mod tests {
         for (file, points) in [
             ("sweep-cifar10.toml", 72),
             ("sweep-cifar10-reduced.toml", 64),
+            ("sweep-cifar10-sharpness.toml", 10),
+            ("sweep-cifar10-long.toml", 2),
+            ("sweep-cifar10-graphs.toml", 11),
             ("sweep-mnist.toml", 14),
             ("personal-mnist.toml", 8),
+            ("fedslr-mnist.toml", 5),
         ] {
             let text = std::fs::read_to_string(folder.join(file)).unwrap();
             let sweep =

@@ -10,7 +10,8 @@
 use serde_json::Value;
 use std::{
     fs::{self, File, OpenOptions},
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -128,6 +129,7 @@ impl Fleet {
     pub(crate) fn start_coordinator(&mut self) {
         let mut command = starling();
         command.arg("coordinator").arg("--config").arg(self.path("coordinator.toml"));
+        command.args(["--page", "127.0.0.1:0", "--page-address-file"]).arg(self.path("page"));
         self.start_coordinator_as(command);
     }
 
@@ -187,6 +189,18 @@ impl Fleet {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         Ok(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// What the coordinator's page answers for a path: its body.
+    pub(crate) fn page(&self, path: &str) -> String {
+        let address = fs::read_to_string(self.path("page")).unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {reply}");
+        body.to_owned()
     }
 
     /// Submits a run of so many rounds of SCAFFOLD with so many steps each.

@@ -132,6 +132,17 @@ impl Access {
         }
     }
 
+    /// Whether somebody may look, and change nothing.
+    pub(crate) fn may_read(&self, who: Option<&Identity>) -> Result<(), String> {
+        let Some(closed) = &self.closed else { return Ok(()) };
+        let who = who.ok_or("a certificate of an operator or an observer is needed")?;
+        closed.valid(who, Clock::wall_s())?;
+        if matches!(who.role, Role::Operator | Role::Observer) {
+            return Ok(());
+        }
+        Err(format!("{who} may not read this; it is for operators and observers"))
+    }
+
     fn denied(&self, peer: &Peer, path: &str, code: ErrorCode, why: &str) -> Status {
         let who = who(peer);
         tracing::warn!(who, address = %peer.address, path, why, "a call was refused");

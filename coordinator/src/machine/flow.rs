@@ -42,7 +42,7 @@ pub struct Ongoing {
 }
 
 /// What a machine has in addition in such a run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Flow {
     pub(super) rules: AsyncSpec,
     pub(super) ongoing: Ongoing,

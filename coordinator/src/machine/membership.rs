@@ -7,9 +7,10 @@
 use super::{Action, Machine, Member, Millis, Phase, Token};
 use algorithms::cohort;
 use proto::{event::RunEvent, v1::RejectReason};
+use serde::{Deserialize, Serialize};
 
 /// Whether a worker is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Presence {
     /// Its session is alive.
     Connected,

@@ -40,11 +40,13 @@ use crate::private::Secret;
 use flow::Flow;
 use membership::Presence;
 use proto::{event::RunEvent, v1::AbandonReason};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use stragglers::Motion;
 
-/// The round machine of one run.
-#[derive(Debug, Clone)]
+/// The round machine of one run. As a simulation keeps it between two events; a coordinator makes a new one from
+/// its [`Restored`] facts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     rules: Rules,
     /// The time of the event that is being handled.
@@ -71,6 +73,8 @@ pub struct Machine {
     /// When that is looked at next.
     motion_at: Millis,
     rejected: usize,
+    /// Empty but while workers evaluate.
+    #[serde(skip)]
     reports: evaluation::Reports,
     awaiting: BTreeSet<String>,
     paused: bool,

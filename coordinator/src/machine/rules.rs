@@ -3,13 +3,14 @@
 use super::Millis;
 use algorithms::cohort::draw::Sampler;
 use proto::spec::{AsyncSpec, RunSpec};
+use serde::{Deserialize, Serialize};
 
 /// Without progress for so long a worker is stuck, or for half of a deadline that is shorter. A step
 /// of the largest model here takes seconds, and reports come between steps.
 const STUCK: Millis = 30_000;
 
 /// What the machine must know of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rules {
     /// The run's seed.
     pub seed: u64,

@@ -2,9 +2,10 @@
 
 use super::types::Facts;
 use proto::v1::RejectReason;
+use serde::{Deserialize, Serialize};
 
 /// How a run is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// All rounds are committed.
     Finished,
@@ -40,7 +41,7 @@ impl Decision {
 }
 
 /// A cohort member in the open round.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Member {
     /// Asked; no answer yet.
     Training,
@@ -51,11 +52,11 @@ pub enum Member {
     /// It cannot take part.
     Declined,
     /// Its update was refused.
-    Rejected(RejectReason),
+    Rejected(#[serde(with = "reason")] RejectReason),
 }
 
 /// Where a run stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Too few eligible workers.
     Waiting,
@@ -85,5 +86,20 @@ impl Phase {
             Self::Ended(End::Failed(_)) => "failed",
             Self::Ended(End::Exhausted(_)) => "exhausted",
         }
+    }
+}
+
+/// A reason as its number on the wire.
+mod reason {
+    use proto::v1::RejectReason;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    pub(super) fn serialize<S: Serializer>(reason: &RejectReason, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i32((*reason).into())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RejectReason, D::Error> {
+        RejectReason::try_from(i32::deserialize(from)?).map_err(D::Error::custom)
     }
 }

@@ -6,9 +6,10 @@
 
 use super::{Action, Machine, Member, Millis, Token};
 use proto::event::RunEvent;
+use serde::{Deserialize, Serialize};
 
 /// How a member gets on in the open round.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Motion {
     /// When it was asked, or last said something new.
     at: Millis,

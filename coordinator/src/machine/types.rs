@@ -195,7 +195,7 @@ pub enum Command {
 }
 
 /// Names a timer; one that is out of date is ignored.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Token {
     /// A round's deadline.
     Deadline {

@@ -102,6 +102,8 @@ impl Actor {
             waiting: 0.into(),
             parked: Mutex::default(),
             guard: guard.clone(),
+            // The newest line may still wait for its evaluation.
+            told: record.round.saturating_sub(1).into(),
         });
         let machine = Machine::new(Rules::from(&record.spec), record.restored());
         let (own, commands) = mpsc::channel(super::QUEUE);
@@ -211,6 +213,10 @@ impl Actor {
                     detail.cohort.clear();
                 }
                 let _ = reply.send(detail);
+            }
+            Command::Look { reply } => {
+                let seen = (&self.progress, &self.rejections);
+                let _ = reply.send(view::look(&self.machine, seen, self.hides_cohort()));
             }
             Command::Progress { worker, progress } => {
                 self.progress.insert(worker, view::progress(&progress));

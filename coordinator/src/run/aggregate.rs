@@ -91,6 +91,17 @@ impl Survey {
         Self { lengths, done: 0, within: 0, seen: 0, vectors }
     }
 
+    /// Of one vector that is there, looked at on all cores: as if it had arrived.
+    pub(crate) fn of(vector: &[f32]) -> Self {
+        let mut survey = Self::new(std::iter::once(vector.len()));
+        let parts: Vec<(f64, f32)> = vector.par_chunks(BLOCK).map(measure).collect();
+        let join =
+            |(sum, most): (f64, f32), (squares, largest): (f64, f32)| (sum + squares, most.max(largest));
+        survey.vectors = vec![parts.into_iter().fold((0.0, 0.0), join)];
+        (survey.seen, survey.done) = (vector.len(), 1);
+        survey
+    }
+
     /// Looks at what is new among everything that has arrived, as far as blocks are whole.
     pub(crate) fn extend(&mut self, arrived: &[f32]) {
         while let Some(&length) = self.lengths.get(self.done) {
@@ -186,9 +197,17 @@ pub(crate) fn fold_by(
         let source = &values[start..start + shapes[at].1];
         let factor = combiner.map_or(1.0, |combiner| combiner.factor_of(source)) * share;
         let (sum, scale) = accumulator.parts(facts);
-        let scale = scale * factor;
-        sum.par_chunks_mut(BLOCK).zip(source.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));
+        fold_vector(sum, source, scale * factor);
     }
+}
+
+/// As [`fold_into`], on all cores.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn fold_vector(sum: &mut [i64], x: &[f32], scale: f64) {
+    assert_eq!(sum.len(), x.len(), "fold: lengths differ");
+    sum.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(sum, x)| fold_into(sum, x, scale));
 }
 
 #[cfg(test)]
@@ -216,6 +235,18 @@ mod tests {
             steps: 2,
             lr: 0.1,
             ..UploadHeader::default()
+        }
+    }
+
+    #[test]
+    fn a_vector_that_is_there_is_surveyed_as_one_that_arrives() {
+        for length in [0, 5, BLOCK, 3 * BLOCK + 7] {
+            let vector: Vec<f32> = (0..length).map(|i| (i as f32).sin() * 1e-3).collect();
+            let mut arriving = Survey::new(std::iter::once(length));
+            arriving.extend(&vector);
+            let whole = Survey::of(&vector);
+            assert_eq!(whole.vectors, arriving.vectors, "{length}");
+            assert_eq!(whole.seen, arriving.seen);
         }
     }
 

@@ -11,7 +11,10 @@ use proto::{
     event::RunEvent,
     v1::{self, coordinator_message::Body},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 impl Actor {
     pub(super) fn publish_metrics(&mut self) {
@@ -20,6 +23,7 @@ impl Actor {
                 tracing::error!(%error, "metrics cannot be written");
                 self.parts.health.failed(Part::Store, &error.to_string());
             }
+            self.shared.told.store(metrics.round + 1, Ordering::Relaxed);
             self.publish(RunEvent::RoundMetrics { metrics });
         }
     }

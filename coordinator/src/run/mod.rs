@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Control { command: machine::Command, reply: oneshot::Sender<RunSummary> },
     /// Everything about the run.
     Show { reply: oneshot::Sender<RunDetail> },
+    /// The little that a page tells of the present round, and rejections by reason.
+    Look { reply: oneshot::Sender<Look> },
     /// How far a worker is.
     Progress { worker: String, progress: Progress },
     /// The central evaluation of a round is done.
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// The disk has the round.
     Committed(Box<(u64, Result<commit::Done, commit::Refused>)>),
 }
+
+/// What only the run's task knows of what a page shows.
+pub(crate) type Look = (page::view::Cohort, BTreeMap<String, u64>);
 
 /// A vetted payload and its scalars.
 #[derive(Debug)]
@@ -116,6 +121,8 @@ pub(crate) struct Shared {
     parked: Mutex<BTreeMap<String, Parked>>,
     /// What a private run promised.
     pub(crate) guard: Option<Arc<Guard>>,
+    /// Rounds whose lines of metrics will not change any more.
+    pub(crate) told: AtomicU64,
 }
 
 impl Shared {
@@ -231,6 +238,17 @@ impl RunHandle {
         if let Err(error) = self.commands.try_send(command) {
             tracing::warn!(run = self.shared.id, %error, "a command was dropped");
         }
+    }
+
+    /// Asks something that may stay without an answer, when the run has no time for it.
+    pub(crate) async fn ask_if_idle<T>(
+        &self,
+        patience: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).ok()?;
+        tokio::time::timeout(patience, answer).await.ok()?.ok()
     }
 
     /// Sends a command that wants an answer.

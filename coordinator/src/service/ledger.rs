@@ -41,8 +41,8 @@ impl Service {
         {
             return Err(refuse(journal.other_promise()));
         }
-        let journal =
-            known.unwrap_or_else(|| Journal::open(&spec.data.name, privacy.unit(), privacy.adjacency()));
+        let journal = known
+            .unwrap_or_else(|| Journal::open(&spec.data.name, privacy.unit(), privacy.adjacency()).into());
         let active = runs.iter().filter_map(|run| {
             let guard = run.shared.guard.as_deref()?;
             Some(Active { run: &run.shared.id, guard, rounds: run.shared.spec.rounds })

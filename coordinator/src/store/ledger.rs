@@ -8,13 +8,13 @@ use proto::event::Metrics;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 const LEDGER: TableDefinition<(&str, u64), &[u8]> = TableDefinition::new("ledger");
 
-/// Journals that were read, by data set; locked while one grows.
-pub(super) type Ledgers = Mutex<BTreeMap<String, Journal>>;
+/// Journals that were read, by data set; locked while one grows. Whoever reads one takes no copy of it.
+pub(super) type Ledgers = Mutex<BTreeMap<String, Arc<Journal>>>;
 
 /// What a release costs, and which ledger pays.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StoreError> 
 }
 
 impl Store {
-    fn ledgers(&self) -> MutexGuard<'_, BTreeMap<String, Journal>> {
+    fn ledgers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Journal>>> {
         self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,16 +78,16 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn journal(&self, dataset: &str) -> Result<Option<Journal>, StoreError> {
+    pub fn journal(&self, dataset: &str) -> Result<Option<Arc<Journal>>, StoreError> {
         if let Some(journal) = self.ledgers().get(dataset) {
-            return Ok(Some(journal.clone()));
+            return Ok(Some(Arc::clone(journal)));
         }
         let table = self.database.begin_read()?.open_table(LEDGER)?;
         let mut text = String::new();
         for row in table.range((dataset, 0)..=(dataset, u64::MAX))? {
             text.push_str(&String::from_utf8_lossy(row?.1.value()));
         }
-        if text.is_empty() { Ok(None) } else { parse(dataset, &text).map(Some) }
+        if text.is_empty() { Ok(None) } else { parse(dataset, &text).map(|journal| Some(Arc::new(journal))) }
     }
 
     /// Makes a run's record durable together with the payment for what it releases, or refuses. What was
@@ -105,13 +105,16 @@ impl Store {
         let Payment { dataset, unit, adjacency, round, event, gate, delta } = payment;
         let known = self.journal(dataset)?;
         let mut ledgers = self.ledgers();
-        let mut journal = ledgers.get(dataset).cloned().or(known);
         let mut lines = Vec::new();
-        let journal = journal.get_or_insert_with(|| {
-            let journal = Journal::open(dataset, *unit, *adjacency);
-            lines.push((0, journal.export()));
-            journal
-        });
+        let known = ledgers.get(dataset).cloned().or(known);
+        let mut journal = known.map_or_else(
+            || {
+                let journal = Journal::open(dataset, *unit, *adjacency);
+                lines.push((0, journal.export()));
+                journal
+            },
+            Arc::unwrap_or_clone,
+        );
         if (journal.ledger().unit(), journal.ledger().adjacency()) != (*unit, *adjacency) {
             return Ok(Release::Refused(journal.other_promise()));
         }
@@ -136,7 +139,7 @@ impl Store {
         self.save_with(record, events, line, |transaction| append(transaction, dataset, &lines))?;
         let next = gate.as_ref().zip(event.as_ref());
         let last = next.and_then(|(gate, event)| gate.admit(journal.ledger(), event).err());
-        ledgers.insert(dataset.clone(), journal.clone());
+        ledgers.insert(dataset.clone(), Arc::new(journal));
         Ok(Release::Done { epsilon, last: last.map(|error| error.to_string()) })
     }
 
@@ -148,14 +151,15 @@ impl Store {
     pub fn reset_ledger(&self, dataset: &str, reason: &str) -> Result<Option<u64>, StoreError> {
         let known = self.journal(dataset)?;
         let mut ledgers = self.ledgers();
-        let Some(mut journal) = ledgers.get(dataset).cloned().or(known) else { return Ok(None) };
+        let Some(journal) = ledgers.get(dataset).cloned().or(known) else { return Ok(None) };
+        let mut journal = Arc::unwrap_or_clone(journal);
         let sequence = journal.entries().len() as u64;
         let line = journal.reset(reason);
         let transaction = self.database.begin_write()?;
         append(&transaction, dataset, &[(sequence, line)])?;
         transaction.commit()?;
         let resets = journal.resets();
-        ledgers.insert(dataset.to_owned(), journal);
+        ledgers.insert(dataset.to_owned(), Arc::new(journal));
         Ok(Some(resets))
     }
 }

@@ -11,6 +11,7 @@ mod access;
 mod blobs;
 mod handle;
 mod ledger;
+mod parts;
 mod passes;
 mod pool;
 mod record;

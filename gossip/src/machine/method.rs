@@ -69,7 +69,7 @@ pub(super) enum Memory<T> {
 }
 
 /// What there is to train, see [`Machine::errand`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Errand<T> {
     /// Where local steps begin: d parameters.
     pub model: Arc<Vec<T>>,
@@ -117,7 +117,8 @@ impl<T: Scalar> Errand<T> {
 }
 
 /// What training gave.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "T: Deserialize<'de>"))]
 pub struct Done<T> {
     /// New model minus [`Errand::model`]; d parameters.
     pub change: Vec<T>,

@@ -186,9 +186,22 @@ impl<T: Scalar> Machine<T> {
     }
 
     fn start(&mut self) {
+        self.set_clock();
         self.announce(None);
         if self.state.phase == Phase::Training {
             self.actions.push(Action::Train { round: self.state.round });
+        }
+    }
+
+    /// What a former process put off may lie far ahead of this one's clock.
+    fn set_clock(&mut self) {
+        let now = self.now;
+        for under_way in self.state.links.values_mut().filter_map(|link| link.under_way.as_mut()) {
+            under_way.retry_at = under_way.retry_at.min(now);
+        }
+        self.state.poll_at = self.state.poll_at.min(now);
+        if let Phase::Waiting { since } = &mut self.state.phase {
+            *since = (*since).min(now);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{Schedule, analysis::dense::Dense, sketch::pilot};
 use std::collections::VecDeque;
 
 /// Rounds whose changes are remembered.
-const KEPT: usize = 16;
+pub const KEPT: usize = 16;
 
 /// What the graph has made of the rounds so far.
 #[derive(Debug, Clone)]

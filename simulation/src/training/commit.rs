@@ -6,10 +6,10 @@ use crate::evaluation::{Assessment, Spread, assess, bins_for, expected_accuracie
 use algorithms::{
     MODEL, RoundFacts, Vectors,
     average::Average,
-    fold::{UploadFacts, accumulators_of, drain_into, fold_into},
+    fold::{UploadFacts, accumulators_of, drain_into},
 };
 use coordinator::{
-    Spool, centre_name, keep_centres,
+    Spool, centre_name, fold_vector, keep_centres,
     machine::{Action, Counted, Millis},
     private::Secret,
 };
@@ -98,7 +98,7 @@ impl Server<'_> {
             let factor = self.spec.combiner.map_or(1.0, |combiner| combiner.factor_of(x));
             for _ in 0..draws {
                 let (sum, scale) = accumulator.parts(facts);
-                fold_into(sum, x, scale * factor);
+                fold_vector(sum, x, scale * factor);
             }
         }
         Ok(())

@@ -31,7 +31,7 @@ pub enum SimulationError {
 }
 
 impl SimulationError {
-    pub(super) fn file(path: impl Into<PathBuf>, error: impl std::fmt::Display) -> Self {
+    pub(crate) fn file(path: impl Into<PathBuf>, error: impl std::fmt::Display) -> Self {
         Self::File { path: path.into(), detail: error.to_string() }
     }
 }

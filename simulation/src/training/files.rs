@@ -1,7 +1,8 @@
 //! `metrics.jsonl`, written line by line: whoever wants to may follow it. A simulation that goes on drops
 //! the lines of rounds that it does again.
 
-use super::{Line, SimulationError};
+use super::SimulationError;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
     io::Write,
@@ -9,25 +10,25 @@ use std::{
 };
 
 /// The file's name.
-pub(super) const METRICS: &str = "metrics.jsonl";
+const METRICS: &str = "metrics.jsonl";
 
 /// The lines so far.
 #[derive(Debug)]
-pub(super) struct Metrics {
+pub(crate) struct Metrics<L> {
     path: PathBuf,
     file: File,
-    pub(super) lines: Vec<Line>,
+    pub(crate) lines: Vec<L>,
 }
 
-impl Metrics {
+impl<L: Serialize + DeserializeOwned> Metrics<L> {
     /// Opens the file of a folder; keeps the lines of the first `rounds` rounds.
-    pub(super) fn open(folder: &Path, rounds: u64) -> Result<Self, SimulationError> {
+    pub(crate) fn open(folder: &Path, rounds: u64) -> Result<Self, SimulationError> {
         let path = folder.join(METRICS);
         let old = if rounds > 0 { std::fs::read_to_string(&path) } else { Ok(String::new()) };
         let old = old.map_err(|error| SimulationError::file(&path, error))?;
         let kept: Vec<&str> = old.lines().take(rounds as usize).collect();
         let read = |line: &&str| serde_json::from_str(line);
-        let lines: Vec<Line> = kept
+        let lines: Vec<L> = kept
             .iter()
             .map(read)
             .collect::<Result<_, _>>()
@@ -46,7 +47,7 @@ impl Metrics {
     }
 
     /// Adds a line.
-    pub(super) fn append(&mut self, line: Line) -> Result<(), SimulationError> {
+    pub(crate) fn append(&mut self, line: L) -> Result<(), SimulationError> {
         let written = serde_json::to_string(&line)
             .map_err(std::io::Error::from)
             .and_then(|text| self.file.write_all(format!("{text}\n").as_bytes()));

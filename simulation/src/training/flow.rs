@@ -1,8 +1,7 @@
 //! Runs without rounds: the updates of the open version are in memory, each with the model that it was
 //! trained on. What the coordinator does from its disk (`coordinator::run::flow`).
 //!
-//! Such a simulation does not go on where it was interrupted: who was half done, and how far, is not written
-//! down. It begins anew.
+//! Where such a simulation stands is one file of its own (`round/pause.rs`).
 
 use super::server::Server;
 use algorithms::{
@@ -21,6 +20,16 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    /// These.
+    pub(super) fn of(updates: Vec<(Vectors, Vector)>) -> Self {
+        Self { updates }
+    }
+
+    /// What waits.
+    pub(super) fn updates(&self) -> &[(Vectors, Vector)] {
+        &self.updates
+    }
+
     /// An update and the model that it was trained on.
     pub(super) fn push(&mut self, upload: Vectors, base: Vector) {
         self.updates.push((upload, base));

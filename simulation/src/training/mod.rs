@@ -41,6 +41,9 @@ pub use round::run;
 pub use shares::Shares;
 pub use stop::Stop;
 
+pub(crate) use files::Metrics;
+pub(crate) use server::{STATE, clear};
+
 use crate::evaluation::{Calibration, Confusion, Spread};
 use proto::{digest::Digest, event::RunEvent, spec::RunSpec};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,9 @@
 //! The loop: the next thing on the virtual clock happens, the machine says what follows, it is done.
 
 mod delivery;
+mod pause;
+
+pub(super) use pause::Paused;
 
 use super::{
     Line, Notice, Outcome, STEP_MS, Setup, SimulationError, client_index, client_name,
@@ -8,6 +11,7 @@ use super::{
     lane::{Ground, Order, Report},
     server::{Opened, Server, clear},
 };
+use crate::snapshot::Pace;
 use algorithms::{MODEL, Vector};
 use coordinator::{
     asynchrony,
@@ -29,7 +33,8 @@ use std::{
 /// If it cannot be set up, a file fails, or the run fails; what was committed stays.
 pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, SimulationError> {
     std::fs::create_dir_all(&setup.folder).map_err(|error| SimulationError::file(&setup.folder, error))?;
-    let opened = Opened::new(setup)?;
+    let paused = Paused::read(setup)?;
+    let opened = Opened::new(setup, paused.as_ref())?;
     let server = opened.server(setup)?;
     let desk = Desk::new(server.threads);
     let ground = Ground {
@@ -51,7 +56,7 @@ pub fn run(setup: &Setup, watch: &mut dyn FnMut(Notice<'_>)) -> Result<Outcome, 
         for _ in 0..server.threads {
             scope.spawn(|| ground.serve());
         }
-        Drive::new(server, &desk, watch).go()
+        Drive::new(server, &desk, watch, Pace::new(setup.checkpoint)).go(paused)
     })?;
     drop(opened);
     clear(&setup.folder)?;
@@ -92,12 +97,14 @@ struct Drive<'a, 'w> {
     /// Committed, and perhaps still to be evaluated by the clients.
     line: Option<Line>,
     ended: Option<End>,
+    /// Of the snapshots of a run without rounds.
+    pace: Pace,
 }
 
 type Step = Result<(), SimulationError>;
 
 impl<'a, 'w> Drive<'a, 'w> {
-    fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>)) -> Self {
+    fn new(server: Server<'a>, desk: &'a Desk, watch: &'w mut dyn FnMut(Notice<'_>), pace: Pace) -> Self {
         let (mut rules, mut restored) = (Rules::from(server.spec.as_ref()), server.record.restored());
         if rules.flow.is_some() {
             // The first are asked when all are there: else the first names would be.
@@ -119,19 +126,22 @@ impl<'a, 'w> Drive<'a, 'w> {
             evaluating: Vec::new(),
             line: None,
             ended: None,
+            pace,
         }
     }
 
-    fn go(mut self) -> Result<Outcome, SimulationError> {
+    fn go(mut self, paused: Option<Paused>) -> Result<Outcome, SimulationError> {
         (self.watch)(Notice::Started { rounds: self.server.record.round });
-        self.handle(Event::Start)?;
-        for worker in self.server.store.quarantined()? {
-            self.handle(Event::Quarantine { worker, on: true })?;
-        }
-        for client in 0..self.server.shares.clients() {
-            self.handle(Event::Joined { worker: client_name(client) })?;
+        match paused {
+            Some(paused) => self.go_on(paused),
+            None => self.begin()?,
         }
         while self.ended.is_none() {
+            let stop = self.server.stop.is_due();
+            self.keep(stop)?;
+            if stop && self.server.spec.asynchronous.is_some() {
+                return Err(SimulationError::Stopped { rounds: self.machine.round() });
+            }
             self.next()?;
         }
         match self.ended.take() {
@@ -139,6 +149,16 @@ impl<'a, 'w> Drive<'a, 'w> {
             Some(End::Failed(reason)) => Err(SimulationError::Failed(reason)),
             _ => Err(SimulationError::Failed("it was cancelled".into())),
         }
+    }
+
+    /// Everybody is there.
+    fn begin(&mut self) -> Step {
+        self.handle(Event::Start)?;
+        for worker in self.server.store.quarantined()? {
+            self.handle(Event::Quarantine { worker, on: true })?;
+        }
+        let mut clients = 0..self.server.shares.clients();
+        clients.try_for_each(|client| self.handle(Event::Joined { worker: client_name(client) }))
     }
 
     /// What comes next; an arrival before a timer of the same instant.
@@ -200,13 +220,11 @@ impl<'a, 'w> Drive<'a, 'w> {
         match action {
             Action::Persist => {
                 self.publish_line()?;
-                let stop = self.server.stop.is_due();
+                // A run without rounds is kept, and stopped, between two things that happen (`pause.rs`).
+                let stop = self.server.stop.is_due() && self.server.spec.asynchronous.is_none();
                 self.server.checkpoint(stop)?;
                 if stop {
-                    // A run without rounds begins anew (`flow.rs`).
-                    let kept = self.server.spec.asynchronous.is_none();
-                    let rounds = if kept { self.machine.round() } else { 0 };
-                    return Err(SimulationError::Stopped { rounds });
+                    return Err(SimulationError::Stopped { rounds: self.machine.round() });
                 }
             }
             Action::Publish(event) => self.say(&event)?,

@@ -2,11 +2,12 @@
 //! the coordinator's own store beneath.
 
 use super::{
-    Setup, SimulationError, Stop, client_index, client_name,
+    Line, Setup, SimulationError, Stop, client_index, client_name,
     files::Metrics,
     flow::Buffer,
     liars::Liars,
     private::{self, Private},
+    round::Paused,
     secrets::Secrets,
     shares::Shares,
     states::States,
@@ -34,7 +35,7 @@ use worker::{
 };
 
 /// What was in the making when the program ended; removed when a simulation is finished.
-pub(super) const STATE: &str = "state";
+pub(crate) const STATE: &str = "state";
 const CLIENTS: &str = "clients";
 const STORE: &str = "store";
 
@@ -66,7 +67,7 @@ pub(super) struct Server<'a> {
     pub(super) folder: PathBuf,
     pub(super) private: Option<Private<'a>>,
     pub(super) secrets: &'a Secrets,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Metrics<Line>,
     pub(super) bytes: (u64, u64),
     /// Put into quarantine since the last checkpoint.
     pub(super) quarantined: Vec<String>,
@@ -95,7 +96,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Checks the set-up, divides the data, and reads what an interrupted simulation left.
-    pub(super) fn new(setup: &Setup) -> Result<Self, SimulationError> {
+    pub(super) fn new(setup: &Setup, paused: Option<&Paused>) -> Result<Self, SimulationError> {
         let Setup { spec, clients, train, .. } = setup;
         let wrong = |text: String| SimulationError::Setup(text);
         if *clients == 0 {
@@ -116,7 +117,7 @@ impl Opened {
         let guard = private::guard(spec, algorithm.as_ref(), (*clients, model.parameters()))?;
         let made = ShareMaker::of(&Arc::new(spec.clone()), algorithm.as_ref(), model.parameters());
         let maker = made.map_err(|error| wrong(error.to_string()))?;
-        if spec.asynchronous.is_some() {
+        if spec.asynchronous.is_some() && paused.is_none() {
             clear(&setup.folder)?;
         }
         let folder = setup.folder.join(STATE);
@@ -125,7 +126,9 @@ impl Opened {
         let same = |record: &RunRecord| record.spec == *spec && record.members.len() == *clients;
         let known = store.runs()?.pop().filter(same);
         let secrets = Secrets::open(setup, &folder, known.is_some())?;
-        let (record, vectors) = if let Some(record) = known {
+        let (record, vectors) = if let Some(paused) = paused {
+            paused.server()
+        } else if let Some(record) = known {
             let read = |(name, digest): (&String, &Digest)| {
                 Ok((name.clone(), store.blobs().get(*digest, Vec::new)?))
             };
@@ -324,7 +327,7 @@ impl Server<'_> {
 }
 
 /// Removes what was in the making.
-pub(super) fn clear(folder: &std::path::Path) -> Result<(), SimulationError> {
+pub(crate) fn clear(folder: &std::path::Path) -> Result<(), SimulationError> {
     let state: PathBuf = folder.join(STATE);
     match std::fs::remove_dir_all(&state) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -17,6 +17,7 @@
 mod bad;
 mod invariants;
 mod network;
+mod peers;
 mod scene;
 mod schedule;
 

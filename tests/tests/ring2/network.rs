@@ -15,7 +15,12 @@ pub(crate) struct Port(TcpListener);
 impl Port {
     /// Bound on all addresses of the host that asks.
     pub(crate) async fn bind() -> io::Result<Self> {
-        TcpListener::bind(("0.0.0.0", PORT)).await.map(Self)
+        Self::bind_at(PORT).await
+    }
+
+    /// The same at another port.
+    pub(crate) async fn bind_at(port: u16) -> io::Result<Self> {
+        TcpListener::bind(("0.0.0.0", port)).await.map(Self)
     }
 }
 

@@ -100,14 +100,24 @@ impl Dataset {
         Self::new(Parts { info: info.clone(), store, labels, keys: None, normalisation, augment })
     }
 
-    /// Records of `dimension` numbers and two classes.
-    #[cfg(test)]
-    pub(crate) fn of_features(dimension: usize, values: Vec<f32>, labels: Vec<u32>) -> Self {
+    /// Feature vectors end to end, used as they are: for each its label, and the number of whoever it belongs
+    /// to, which is its natural key.
+    ///
+    /// # Panics
+    /// If there are not as many vectors and owners as labels.
+    pub fn of_features(
+        (dimension, classes): (usize, usize),
+        values: Vec<f32>,
+        labels: Vec<u32>,
+        owners: Vec<u32>,
+    ) -> Self {
+        assert!(values.len() == dimension * labels.len() && owners.len() == labels.len(), "one of each");
+        let most = owners.iter().max().map_or(0, |most| most + 1);
         Self::new(Parts {
-            info: DataInfo::Features { dimension, classes: 2 },
+            info: DataInfo::Features { dimension, classes },
             store: Store::Features { dimension, values },
             labels,
-            keys: None,
+            keys: Some(KeyColumn { names: (0..most).map(|owner| owner.to_string()).collect(), of: owners }),
             normalisation: Normalisation { mean: vec![0.0; dimension], std: vec![1.0; dimension] },
             augment: Augment::NONE,
         })

@@ -69,9 +69,9 @@ impl Conv {
         conv::conv(x, p.get(self.weight), self.bias.map(|b| p.get(b)), self.window, false)
     }
 
-    /// Followed by the rectifier.
-    pub(super) fn forward_relu(&self, p: &Params, x: &Tensor) -> Result<Tensor> {
-        conv::conv(x, p.get(self.weight), self.bias.map(|b| p.get(b)), self.window, true)
+    /// Followed by the rectifier and the maximum of windows.
+    pub(super) fn forward_relu_pooled(&self, p: &Params, x: &Tensor, pool: Window) -> Result<Tensor> {
+        conv::conv_pooled(x, p.get(self.weight), self.bias.map(|b| p.get(b)), (self.window, pool))
     }
 }
 

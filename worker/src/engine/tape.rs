@@ -69,6 +69,11 @@ pub(super) fn apply(operation: impl Operation + 'static, inputs: &[&Tensor]) -> 
             None => bail!("{operation:?} has no kernel for a GPU; train with `device = \"cpu\"`"),
         }
     }
+    apply_as(operation, inputs)
+}
+
+/// As [`apply`], where it is known that the operation is made for where its operands lie.
+pub(super) fn apply_as(mut operation: Box<dyn Operation>, inputs: &[&Tensor]) -> Result<Tensor> {
     let tracked = inputs.iter().any(|input| input.tracked());
     let result = operation.forward(inputs)?.tracked_if(tracked);
     if tracked {

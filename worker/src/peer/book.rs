@@ -14,8 +14,9 @@ use std::{
     fs::OpenOptions,
     io::Write,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Rounds that are remembered.
 const KEPT: u64 = 16;
@@ -37,8 +38,8 @@ pub(super) struct Line {
     /// Bytes of vectors and masses, in this round.
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    /// `(1/n) Σ‖z_i − z̄‖²` over those who reported, from sketches.
-    pub(super) consensus_distance: f64,
+    /// `(1/n) Σ‖z_i − z̄‖²` over those who reported, from sketches; a private run has none.
+    pub(super) consensus_distance: Option<f64>,
     /// What the topology makes of changes like those of the last rounds.
     pub(super) consensus_predicted: Option<f64>,
     /// `‖Σ (y_i − g_i)‖ / Σ ‖y_i − g_i‖` over all peers, where gradients are tracked: nothing but rounding while
@@ -105,7 +106,7 @@ impl Book {
     pub(super) fn report(&mut self, report: &v1::PeerReport) {
         let Some(from) = report.from else { return };
         let vector = |bytes: &[u8]| -> Option<Vec<f32>> {
-            (bytes.len() == 4 * BUCKETS)
+            (bytes.is_empty() || bytes.len() == 4 * BUCKETS)
                 .then(|| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
         let (Some(model), Some(change)) = (vector(&report.model), vector(&report.change)) else {
@@ -172,7 +173,7 @@ impl Book {
             eval_accuracy: scores.map(|scores| scores.correct as f64 / scores.predictions as f64),
             bytes_sent: own.bytes_sent,
             bytes_received: own.bytes_received,
-            consensus_distance: spread(&models),
+            consensus_distance: models.iter().all(|model| !model.is_empty()).then(|| spread(&models)),
             mass,
             mass_published,
             w: own.w,
@@ -188,6 +189,8 @@ impl Book {
     /// From the changes of the last rounds, if all of those who take part told of them.
     fn predicted(&mut self, round: u64, members: &BTreeSet<u64>) -> Option<f64> {
         let all = self.reports.get(&round).filter(|reports| reports.keys().eq(members.iter()));
+        // Private runs tell none.
+        let all = all.filter(|reports| reports.values().all(|report| !report.change.is_empty()));
         let changes = all.map(|reports| reports.values().map(|report| report.change.clone()).collect());
         if self.forecast.as_ref().is_none_or(|(of, _)| of != members) {
             let schedule = self.mixing.schedule().resized(members.len()).ok()?;

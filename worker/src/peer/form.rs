@@ -6,7 +6,7 @@ use proto::spec::Mixing;
 
 /// The lengths that a run's vectors may have, and how words become one.
 #[derive(Debug)]
-pub(super) struct Form {
+pub struct Form {
     /// Of the model, d.
     pub(super) parameters: usize,
     /// Of a payload.
@@ -19,7 +19,7 @@ impl Form {
     ///
     /// # Errors
     /// If a key of the compressor is out of its range.
-    pub(super) fn new(mixing: &Mixing, tensors: &[Vec<usize>]) -> Result<Self, CompressError> {
+    pub fn new(mixing: &Mixing, tensors: &[Vec<usize>]) -> Result<Self, CompressError> {
         let parameters = tensors.iter().map(|dimensions| dimensions.iter().product::<usize>()).sum();
         let packing = |compressor| {
             let packing = Packing::new((compressor, false), vec![("difference", parameters)], tensors)?;
@@ -39,7 +39,7 @@ impl Form {
     ///
     /// # Errors
     /// If it has another length than the model.
-    pub(super) fn pack(&self, difference: &[f32], seed: u64) -> Result<Payload<f32>, CompressError> {
+    pub fn pack(&self, difference: &[f32], seed: u64) -> Result<Payload<f32>, CompressError> {
         let Some((packing, _)) = &self.packing else { return Ok(difference.to_vec().into()) };
         let packed = packing.pack(difference, None, seed)?;
         Ok(Payload::packed(packed.decoded, packed.words.iter().map(|word| word.to_bits()).collect()))

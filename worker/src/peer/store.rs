@@ -135,7 +135,7 @@ fn bytes(record: &Hollow) -> Result<Vec<u8>, String> {
 }
 
 /// Replaces a file by `bytes`, durably.
-fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = file.with_extension("partial");
     let mut out = File::create(&beside)?;
     out.write_all(bytes)?;

@@ -1,12 +1,12 @@
 //! What a peer's own trainer does, on a thread that may block: look at the model that mixing gave (sketch,
 //! digest, evaluation), then train on from it.
 
-use super::{private::Private, serve::Shared};
-use crate::trainer::{EvaluateJob, LocalResult, Scores, Train, TrainError, TrainJob};
-use algorithms::{
-    local::{LocalPlan, Probe, Update},
-    seed,
+use super::{
+    private::Private,
+    serve::Shared,
+    turn::{Turn, answer, difference_seed},
 };
+use crate::trainer::{EvaluateJob, LocalResult, Scores, Train, TrainError};
 use gossip::{
     machine::{Done, Errand},
     rule::Local,
@@ -120,16 +120,9 @@ impl Job {
             );
             return Ok(Ran { change: vec![0.0; model.len()], steps: 0, end: None, loss: f64::NAN });
         }
-        let offset =
-            self.last_end.as_ref().filter(|last| self.local.relax != 0.0 && last.len() == model.len());
-        let relaxed = |last: &Arc<Vec<f32>>| {
-            let beta = self.local.relax as f32;
-            Arc::new(model.iter().zip(&**last).map(|(z, last)| beta * (z - last)).collect())
-        };
-        let shift = self.errand.shift.clone();
-        let plan = LocalPlan { offset: offset.map(relaxed), shift, ..plan(&self.local) };
-        let spec = Arc::clone(&self.spec);
-        let job = TrainJob { lr: spec.lr(round), spec, round, model: Arc::clone(model), plan, private: None };
+        let last_end = self.last_end.as_deref().map(Vec::as_slice);
+        let turn = Turn { spec: &self.spec, local: &self.local, round, last_end };
+        let job = turn.job(model, self.errand.shift.clone());
         let LocalResult { run, loss, .. } = trainer.train(&job, &mut |_| self.flow())?;
         let end = (self.local.relax != 0.0).then(|| run.end.clone());
         let (steps, mut change) = (run.steps.into(), run.end);
@@ -146,15 +139,12 @@ impl Job {
         let Ran { mut change, steps, end, loss } = ran;
         self.errand.weigh(&mut change);
         let sketch = sketch(self.spec.seed, &change);
-        let off = self.errand.off((model, &change), &self.origin);
         let pack = |off: Vec<f32>| {
-            let seed = seed::derive(self.draw, "difference", &[round]);
             let form = self.way.form.get().ok_or_else(|| "no vectors are expected yet".to_owned())?;
-            form.pack(&off, seed).map_err(|error| error.to_string())
+            form.pack(&off, difference_seed(self.draw, round)).map_err(|error| error.to_string())
         };
-        let difference = off.map(pack).transpose();
-        let difference = difference.map_err(|why| TrainError::Training(format!("compression: {why}")))?;
-        let done = self.errand.done(change, (self.spec.lr(round).into(), steps), difference);
+        let far = (self.spec.lr(round).into(), steps);
+        let done = answer(self.errand, (model, change), far, (&self.origin, pack))?;
         Ok(Trained { done: Some(done), sketch, end, loss })
     }
 
@@ -165,17 +155,4 @@ impl Job {
 
 pub(super) fn lock(private: &Mutex<Private>) -> MutexGuard<'_, Private> {
     private.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The local rule of a decentralised algorithm as the local plan of the federated ones.
-fn plan(local: &Local) -> LocalPlan {
-    LocalPlan {
-        prox: local.prox as f32,
-        probe: Probe::ascent(local.rho as f32),
-        update: match local.momentum as f32 {
-            0.0 => Update::Sgd,
-            momentum => Update::HeavyBall { momentum },
-        },
-        ..LocalPlan::default()
-    }
 }

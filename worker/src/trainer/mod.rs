@@ -25,6 +25,7 @@ pub use update::finish;
 
 use algorithms::{LocalRun, Vector, evaluation::Details, local::LocalPlan};
 use proto::{spec::RunSpec, v1::DeclineReason};
+use serde::{Deserialize, Serialize};
 use std::{ops::ControlFlow, sync::Arc};
 
 /// A local run to be done.
@@ -83,7 +84,7 @@ pub struct Opened {
 }
 
 /// What an evaluation measured: counts and a sum, never data.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Predictions made.
     pub predictions: u64,

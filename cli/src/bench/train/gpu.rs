@@ -15,11 +15,12 @@ pub(super) fn measure(args: &Args) -> Result<(), Failure> {
     let mut torch: Option<Peer> = None;
     let mut rows = Vec::new();
     for model in &cases {
-        for (batch, precision) in
-            args.batch.iter().flat_map(|batch| args.precision.iter().map(move |p| (*batch, *p)))
+        let rows_of = args.batch.iter().flat_map(|batch| args.precision.iter().map(move |p| (*batch, *p)));
+        for ((batch, precision), clients) in
+            rows_of.flat_map(|row| args.clients.iter().map(move |clients| (row, *clients)))
         {
             let (device, precision) = (args.device.to_string(), precision.to_string());
-            let case = Case { batch, threads: 1, device, precision, ..model.clone() };
+            let case = Case { batch, threads: clients, device, precision, ..model.clone() };
             if let (None, Some(python)) = (&torch, &python) {
                 torch = Some(Peer::torch(&case, python)?);
             }
@@ -58,9 +59,9 @@ impl GpuRow {
     }
 
     fn json(&self) -> Value {
-        let Case { name, batch, precision, device, .. } = &self.case;
+        let Case { name, batch, threads, precision, device, .. } = &self.case;
         let mut value = json!({
-            "model": name, "batch": batch, "device": device, "precision": precision,
+            "model": name, "batch": batch, "device": device, "precision": precision, "clients": threads,
             "step_ms": self.ours.median(),
         });
         if let Some([eager, graph]) = &self.torch {
@@ -85,7 +86,7 @@ fn block(peer: &mut Peer, seconds: f64) -> Result<Measured, Failure> {
 }
 
 fn print_gpu(rows: &[GpuRow]) -> String {
-    let mut heading = vec!["model", "batch", "precision", "step ms"];
+    let mut heading = vec!["model", "batch", "precision", "clients", "step ms"];
     if rows.iter().any(|row| row.torch.is_some()) {
         heading.extend(["torch", "torch, graph", "ratio", "ratio to graph"]);
     }
@@ -94,6 +95,7 @@ fn print_gpu(rows: &[GpuRow]) -> String {
             row.case.name.clone(),
             row.case.batch.to_string(),
             row.case.precision.clone(),
+            row.case.threads.to_string(),
             format!("{:.3}", row.ours.median()),
         ];
         if let Some([eager, graph]) = &row.torch {

@@ -47,6 +47,10 @@ pub(crate) struct Args {
     /// On a GPU, what products are computed in
     #[arg(long, value_name = "P,…", value_delimiter = ',', default_values_t = [Precision::F32])]
     precision: Vec<Precision>,
+    /// On a GPU, clients that train side by side; a step's time is the time of all by all their steps
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1_u16],
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    clients: Vec<u16>,
     /// Compares what a GPU computes with the CPU instead of measuring: every operation, every model, every
     /// kind of local step; exit code 1 if one differs
     #[arg(long)]

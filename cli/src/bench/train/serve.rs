@@ -5,9 +5,12 @@
 
 use super::cases::Case;
 use crate::{exit::Failure, output, process};
-use algorithms::local::{LocalPlan, StepSize, Walk};
+use algorithms::{
+    Vector,
+    local::{LocalPlan, StepSize, Walk},
+};
 use serde_json::json;
-use std::{io::BufRead, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{io::BufRead, ops::ControlFlow, sync::Arc, thread, time::Instant};
 use worker::{
     data::Dataset,
     engine::Model,
@@ -57,33 +60,47 @@ pub(super) fn serve(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Blocks of steps on a GPU, weights up and down once a block; each step is said to take its share.
+/// Blocks of steps on a GPU, by `threads` clients side by side, each with weights up and down once a block;
+/// each step is said to take its share.
 fn serve_gpu(case: &Case, model: &Model) -> Result<(), Failure> {
-    let batch = usize::from(case.batch);
+    let (batch, clients) = (usize::from(case.batch), usize::from(case.threads));
     let examples = Dataset::of_noise(&case.info, batch);
     let indices: Vec<usize> = (0..batch).collect();
-    let (plan, mut w) = (LocalPlan::default(), Arc::new(model.initial(1)));
+    let plan = LocalPlan::default();
+    let start = Arc::new(model.initial(1));
+    let mut weights = vec![start; clients];
     let size = StepSize { lr: 0.01, weight_decay: 0.0, clip: None, compat: false };
     output::line(json!({ "version": env!("CARGO_PKG_VERSION"), "parameters": model.parameters() }))?;
     for line in std::io::stdin().lock().lines() {
         let steps = number(line)?;
         let used = processor_ms();
-        let mut batches = Batches::default();
-        (0..steps).for_each(|_| batches.push(&examples, &indices, None));
+        let batches = || {
+            let mut batches = Batches::default();
+            (0..steps).for_each(|_| batches.push(&examples, &indices, None));
+            batches
+        };
+        let all: Vec<Batches> = weights.iter().map(|_| batches()).collect();
         let began = Instant::now();
-        let job = DeviceJob { examples: &examples, model: &w, plan: &plan, size, batches, eager: false };
-        let run = model.run_on_device(&job, &mut |_| ControlFlow::Continue(()));
-        let run = run.ok_or_else(|| Failure::internal("the model is not on a GPU"))?;
-        let (run, losses) =
-            run.map_err(Failure::internal)?.ok_or_else(|| Failure::internal("nobody cancels here"))?;
-        let share = began.elapsed().as_secs_f64() * 1e3 / steps as f64;
+        let run = |w: &Vector, batches| {
+            let job = DeviceJob { examples: &examples, model: w, plan: &plan, size, batches, eager: false };
+            let run = model.run_on_device(&job, &mut |_| ControlFlow::Continue(()));
+            let run = run.ok_or_else(|| Failure::internal("the model is not on a GPU"))?;
+            run.map_err(Failure::internal)?.ok_or_else(|| Failure::internal("nobody cancels here"))
+        };
+        let runs = thread::scope(|scope| {
+            let started = weights.iter().zip(all).map(|(w, batches)| scope.spawn(|| run(w, batches)));
+            let started: Vec<_> = started.collect();
+            let ended = started.into_iter().map(|one| one.join().expect("a client does not panic"));
+            ended.collect::<Result<Vec<_>, Failure>>()
+        })?;
+        let share = began.elapsed().as_secs_f64() * 1e3 / (steps * clients) as f64;
         output::line(json!({
             "wall_ms": vec![share; steps],
             "processor_ms": processor_ms() - used,
-            "loss": losses.last(),
+            "loss": runs.first().and_then(|(_, losses)| losses.last()),
             "memory_bytes": 0,
         }))?;
-        w = Arc::new(run.end);
+        weights = runs.into_iter().map(|(run, _)| Arc::new(run.end)).collect();
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! `starling privacy audit`: tells two neighbouring data sets apart by the releases of the real mechanism,
 //! clip, sum and exact noise, and says which ε that proves. One file for what the coordinator does to a sum,
-//! one for what workers do.
+//! one for what workers do, one for a whole training run.
 
 mod central;
+mod one_run;
 mod workers;
 
 use super::setting::{bounded, delta, show};
@@ -15,10 +16,10 @@ use indicatif::ProgressBar;
 use privacy::{
     Ledger, NoiseMultiplier, Probability,
     accountants::{gaussian, report},
-    audit::{Distinguished, distinguish, refutes},
+    audit::{Guesses, distinguish},
     sampler::Key,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Elements of a contribution; the canary has one of them, the others are bystanders.
 const LENGTH: usize = 4;
@@ -32,8 +33,13 @@ const CANARY: f32 = 3.0;
 /// runs use; the attacker adds up the log-likelihood ratios of its rounds. The bound holds with the
 /// --confidence; one above the claim proves the claim false, and the command fails. One below proves nothing.
 ///
+/// With --one-run a whole training run of a simulated federation is attacked, once: canaries (clients, or records
+/// with `dp-sgd`) are each put in or left out by a coin, and guessed from the model that comes out of it. The
+/// claim is then what the run's ledger says.
+///
 /// JSON: one object with mechanism, noise_multiplier, sampling_rate, rounds, delta, trials, confidence, mutation,
-/// claimed_epsilon, epsilon_at_least, claimed_mu and mu_at_least (null with sampling), violated.
+/// claimed_epsilon, epsilon_at_least, claimed_mu and mu_at_least (null with sampling), violated; with --one-run
+/// canaries, included, guesses and right instead of trials.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Which one
@@ -57,6 +63,16 @@ pub(crate) struct Args {
     /// Runs with and runs without the canary
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
     trials: u32,
+    /// Attacks one training run with many canaries instead of many runs with one
+    #[arg(long, conflicts_with = "trials")]
+    one_run: bool,
+    /// Canaries of --one-run
+    #[arg(long, value_name = "N", default_value_t = 2_000, requires = "one_run",
+          value_parser = clap::value_parser!(u32).range(10..=100_000))]
+    canaries: u32,
+    /// How many of them are guessed, those of which the attacker is surest [default: a fifth]
+    #[arg(long, value_name = "N", requires = "one_run")]
+    guesses: Option<u32>,
     /// Probability that the bound holds
     #[arg(long, value_name = "P", default_value = "0.99", value_parser = confidence)]
     confidence: Probability,
@@ -145,6 +161,11 @@ impl Args {
         })
     }
 
+    /// Canaries that are guessed: an even number, chosen before anything is seen.
+    fn guesses(&self) -> u32 {
+        self.guesses.unwrap_or(self.canaries / 5) & !1
+    }
+
     /// A key of one release alone.
     fn key(&self, number: u64) -> Key {
         let mut bytes = [0; 32];
@@ -156,6 +177,9 @@ impl Args {
 
 /// Simulates, judges and prints.
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
+    if args.one_run {
+        return guessed(args);
+    }
     let mut target = args.target()?;
     let (claimed, mu) = claim(args, &target.ledger()?)?;
     // Draws itself on a terminal only.
@@ -173,13 +197,23 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let (with, without) = alone.install(|| Ok::<_, Failure>((scores(true)?, scores(false)?)))?;
     bar.finish_and_clear();
     let found = distinguish(&with, &without, args.delta, args.confidence).map_err(Failure::usage)?;
-    let violated = found.epsilon > claimed || mu.is_some_and(|mu| refutes(found, mu));
-    print(args, (claimed, mu.map(privacy::Mu::get)), found, violated)?;
-    if violated {
-        let text = "the claim is false: the mechanism leaks more than its epsilon allows";
-        return Err(Failure::new(Code::Failed, text));
-    }
-    Ok(())
+    let from = format!("{} runs of either kind", args.trials);
+    print(args, &from, (claimed, mu), (found.epsilon, found.mu), json!({ "trials": args.trials }))
+}
+
+/// Attacks one run, judges and prints.
+fn guessed(args: &Args) -> Result<(), Failure> {
+    let found = one_run::attack(args)?;
+    let (claimed, mu) = claim(args, &found.ledger)?;
+    // Each of two bounds may fail half as often.
+    let bounds = if mu.is_some() { 2.0 } else { 1.0 };
+    let sure = Probability::new(1.0 - (1.0 - args.confidence.get()) / bounds).map_err(Failure::internal)?;
+    let Guesses { canaries, made, right } = found.guesses;
+    let epsilon = found.guesses.epsilon(args.delta, sure).map_err(Failure::usage)?;
+    let least = mu.map_or(Ok(0.0), |_| found.guesses.mu(sure)).map_err(Failure::usage)?;
+    let from = format!("{right} right of {made} guesses about {canaries} canaries");
+    let told = json!({ "canaries": canaries, "included": found.included, "guesses": made, "right": right });
+    print(args, &from, (claimed, mu), (epsilon, least), told)
 }
 
 /// The ε that is claimed, and μ where the mechanism has one and no other claim was made.
@@ -193,34 +227,43 @@ fn claim(args: &Args, ledger: &Ledger) -> Result<(f64, Option<privacy::Mu>), Fai
     }
 }
 
+/// Prints, and fails if the claim does not hold.
 fn print(
     args: &Args,
-    (claimed, mu): (f64, Option<f64>),
-    found: Distinguished,
-    violated: bool,
+    from: &str,
+    (claimed, mu): (f64, Option<privacy::Mu>),
+    (epsilon, least): (f64, f64),
+    mut told: Value,
 ) -> Result<(), Failure> {
+    let violated = epsilon > claimed || mu.is_some_and(|mu| least > mu.get());
     let name = |value: Option<clap::builder::PossibleValue>| value.map(|value| value.get_name().to_owned());
-    let (mechanism, mutation) =
-        (name(args.mechanism.to_possible_value()), name(args.mutation.to_possible_value()));
     if args.json {
-        return output::line(json!({
-            "mechanism": mechanism, "noise_multiplier": args.noise_multiplier, "sampling_rate": args.sampling_rate,
-            "rounds": args.rounds, "delta": args.delta, "trials": args.trials,
-            "confidence": args.confidence, "mutation": mutation, "claimed_epsilon": claimed,
-            "epsilon_at_least": found.epsilon, "claimed_mu": mu,
-            "mu_at_least": mu.map(|_| found.mu), "violated": violated,
-        }));
+        let all = json!({
+            "mechanism": name(args.mechanism.to_possible_value()), "noise_multiplier": args.noise_multiplier,
+            "sampling_rate": args.sampling_rate, "rounds": args.rounds, "delta": args.delta,
+            "confidence": args.confidence, "mutation": name(args.mutation.to_possible_value()),
+            "claimed_epsilon": claimed, "epsilon_at_least": epsilon, "claimed_mu": mu.map(privacy::Mu::get),
+            "mu_at_least": mu.map(|_| least), "violated": violated,
+        });
+        for (key, value) in all.as_object().into_iter().flatten() {
+            told[key] = value.clone();
+        }
+        output::line(told)?;
+    } else {
+        output::line(format!(
+            "epsilon is at least {} at delta {:e}, with confidence {} from {from}; claimed: {}",
+            show(epsilon),
+            args.delta,
+            args.confidence.get(),
+            show(claimed),
+        ))?;
+        if let Some(mu) = mu {
+            output::line(format!("mu is at least {least:.4}; claimed: {:.4}", mu.get()))?;
+        }
     }
-    output::line(format!(
-        "epsilon is at least {} at delta {:e}, with confidence {} from {} runs of either kind; claimed: {}",
-        show(found.epsilon),
-        args.delta,
-        args.confidence.get(),
-        args.trials,
-        show(claimed),
-    ))?;
-    match mu {
-        Some(mu) => output::line(format!("mu is at least {:.4}; claimed: {mu:.4}", found.mu)),
-        None => Ok(()),
+    if violated {
+        let text = "the claim is false: the mechanism leaks more than its epsilon allows";
+        return Err(Failure::new(Code::Failed, text));
     }
+    Ok(())
 }

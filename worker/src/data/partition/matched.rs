@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     fn set(labels: &[u32]) -> Dataset {
-        Dataset::of_features(1, vec![0.5; labels.len()], labels.to_vec())
+        Dataset::of_features((1, 2), vec![0.5; labels.len()], labels.to_vec(), vec![0; labels.len()])
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Device {
         })?;
         let compiler = nvrtc::Compiler::open().map_err(DeviceError)?;
         let context = CudaContext::new(ordinal)?;
+        sleep_in_waits(&context)?;
         keep_memory(&context)?;
         let multiprocessors =
             context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -122,6 +123,20 @@ pub fn cublas() -> Result<PathBuf, String> {
     let (library, path) = CUBLAS.open()?;
     std::mem::forget(library);
     Ok(path)
+}
+
+/// Whoever waits shall not take a core from those that work.
+#[allow(unsafe_code, reason = "the driver's version has no safe form")]
+fn sleep_in_waits(context: &CudaContext) -> Result<(), DeviceError> {
+    /// The first driver that takes a context's flags when it is there.
+    const SINCE: i32 = 12_010;
+    let mut version = 0;
+    // SAFETY: the driver writes a number to a live local.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    if version >= SINCE {
+        context.set_blocking_synchronize()?;
+    }
+    Ok(())
 }
 
 /// Freed memory stays with the process instead of going back to the driver at each synchronisation.

@@ -5,6 +5,7 @@ use super::lane::{Lane, args};
 use crate::data::{Batch, DataInfo, Dataset, Inputs, Parts, Store, tables};
 use crate::engine::EngineError;
 use crate::engine::tensor::Tensor;
+use bytemuck::Pod;
 use std::sync::Arc;
 
 /// Integers of a record, as in `steps.cu`.
@@ -38,6 +39,11 @@ impl Records {
     pub(super) fn values(&self) -> &[i32] {
         &self.0
     }
+
+    /// Examples.
+    pub(super) fn len(&self) -> usize {
+        self.0.len() / RECORD
+    }
 }
 
 /// Memory for the records of so many examples.
@@ -56,7 +62,7 @@ pub(super) enum Resident {
     Text { characters: Array, following: Array, starts: Array, length: usize },
 }
 
-fn filled<T: Clone + Default>(lane: &Arc<Lane>, values: &[T]) -> Result<Array, EngineError> {
+fn filled<T: Pod>(lane: &Arc<Lane>, values: &[T]) -> Result<Array, EngineError> {
     let array = lane.fresh::<T>(values.len().max(1))?;
     lane.upload(&array, values)?;
     Ok(array)
@@ -179,7 +185,7 @@ impl Feed {
         }
         let rows = x.lane().scratch::<f32>(x.len())?;
         let inner = width / self.channels;
-        x.lane().each("swap_outer", x.len(), args![x, &rows, x.len(), self.channels, size, inner])?;
+        x.lane().each("swap_outer", x.len(), args![x, &rows, None, x.len(), self.channels, size, inner])?;
         Ok(Tensor::device(rows, &shape))
     }
 }

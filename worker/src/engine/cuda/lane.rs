@@ -9,7 +9,9 @@ use super::array::{Array, Memory, Pool};
 use super::device::{Device, DeviceError, cublas};
 use super::nvrtc::Source;
 use super::placement::Precision;
+use super::staging::Staging;
 use crate::engine::EngineError;
+use bytemuck::Pod;
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{
     CudaFunction, CudaGraph, CudaModule, CudaStream, LaunchConfig, PushKernelArg, result, sys,
@@ -81,61 +83,19 @@ macro_rules! args {
 }
 pub(super) use args;
 
-/// A matrix of a product, row-major with this many scalars from row to row; `turned`: its transpose.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Factor<'a> {
-    array: &'a Array,
-    offset: usize,
-    stride: usize,
-    turned: bool,
-}
-
-impl<'a> Factor<'a> {
-    pub(super) fn rows(array: &'a Array, stride: usize) -> Self {
-        Self { array, offset: 0, stride, turned: false }
-    }
-
-    pub(super) fn columns(array: &'a Array, stride: usize) -> Self {
-        Self { turned: true, ..Self::rows(array, stride) }
-    }
-
-    /// From this scalar on.
-    pub(super) fn from(self, offset: usize) -> Self {
-        Self { offset, ..self }
-    }
-
-    fn pointer(&self) -> u64 {
-        self.array.pointer() + (self.offset * self.array.size()) as u64
-    }
-
-    fn kind(&self) -> blas_sys::cudaDataType {
-        match self.array.size() {
-            2 => blas_sys::cudaDataType::CUDA_R_16BF,
-            _ => blas_sys::cudaDataType::CUDA_R_32F,
-        }
-    }
-
-    fn operation(&self) -> blas_sys::cublasOperation_t {
-        if self.turned {
-            blas_sys::cublasOperation_t::CUBLAS_OP_T
-        } else {
-            blas_sys::cublasOperation_t::CUBLAS_OP_N
-        }
-    }
-}
-
 /// A stream of a GPU.
 pub(in crate::engine) struct Lane {
-    stream: Arc<CudaStream>,
+    pub(super) stream: Arc<CudaStream>,
     module: Arc<CudaModule>,
     functions: Mutex<BTreeMap<&'static str, Arc<CudaFunction>>>,
-    handle: Handle,
+    pub(super) handle: Handle,
     pool: Arc<Pool>,
+    staging: Mutex<Staging>,
     precision: Precision,
     _workspace: Arc<Memory>,
 }
 
-struct Handle(blas_sys::cublasHandle_t);
+pub(super) struct Handle(pub(super) blas_sys::cublasHandle_t);
 
 #[allow(
     unsafe_code,
@@ -161,7 +121,7 @@ impl std::fmt::Debug for Lane {
     }
 }
 
-fn blas_error(error: blas::CublasError) -> DeviceError {
+pub(super) fn blas_error(error: blas::CublasError) -> DeviceError {
     DeviceError(format!("cuBLAS refuses: {:?}", error.0))
 }
 
@@ -185,8 +145,9 @@ impl Lane {
                 .result()
                 .map_err(blas_error)?;
         }
-        let functions = Mutex::default();
-        Ok(Arc::new(Self { stream, module, functions, handle, pool, precision, _workspace: workspace }))
+        let (functions, staging) = (Mutex::default(), Mutex::new(Staging::new(context)));
+        let own = Self { stream, module, functions, handle, pool, staging, precision, _workspace: workspace };
+        Ok(Arc::new(own))
     }
 
     pub(super) fn precision(&self) -> Precision {
@@ -248,51 +209,6 @@ impl Lane {
         Ok(())
     }
 
-    /// `c = a · b`, or `c += a · b`; a is `m × k`, b `k × n`, c `m × n`, of f32 or (a and b) bfloat16; sums
-    /// are in f32.
-    #[allow(unsafe_code, reason = "cuBLAS takes addresses")]
-    pub(super) fn product(
-        &self,
-        [m, n, k]: [usize; 3],
-        (a, b): (Factor<'_>, Factor<'_>),
-        (c, add): (Factor<'_>, bool),
-    ) -> Result<(), EngineError> {
-        use blas_sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
-        let wide = a.array.size() == 4 && self.precision != Precision::F32;
-        let compute = if wide { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F };
-        let (one, plus) = (1.0f32, if add { 1.0f32 } else { 0.0 });
-        self.stream.context().bind_to_thread().map_err(DeviceError::from)?;
-        // Row-major matrices are the transposes of column-major ones: cᵀ = bᵀ aᵀ.
-        // SAFETY: sizes and strides are within the arrays: each caller, as above; alpha and beta are read
-        // before the call returns.
-        unsafe {
-            blas_sys::cublasGemmEx(
-                self.handle.0,
-                b.operation(),
-                a.operation(),
-                n as i32,
-                m as i32,
-                k as i32,
-                (&raw const one).cast(),
-                b.pointer() as *const _,
-                b.kind(),
-                b.stride as i32,
-                a.pointer() as *const _,
-                a.kind(),
-                a.stride as i32,
-                (&raw const plus).cast(),
-                c.pointer() as *mut _,
-                c.kind(),
-                c.stride as i32,
-                compute,
-                blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-            .result()
-            .map_err(blas_error)?;
-        }
-        Ok(())
-    }
-
     /// Zeroes.
     #[allow(unsafe_code, reason = "memory by address")]
     pub(super) fn clear(&self, array: &Array) -> Result<(), EngineError> {
@@ -304,12 +220,25 @@ impl Lane {
     }
 
     /// Copies to the front of an array.
-    #[allow(unsafe_code, reason = "memory by address")]
-    pub(super) fn upload<T>(&self, array: &Array, values: &[T]) -> Result<(), EngineError> {
+    pub(super) fn upload<T: Pod>(&self, array: &Array, values: &[T]) -> Result<(), EngineError> {
         assert!(size_of_val(values) <= array.bytes(), "upload: longer than the array");
+        if !Staging::suits(size_of_val(values)) {
+            return self.put(array, values);
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was staged before has left.
+        self.wait()?;
+        let room = staging.room::<T>(values.len())?;
+        room.copy_from_slice(values);
+        self.put(array, room)
+    }
+
+    /// Asks for a copy; pinned values must stay until it is done.
+    #[allow(unsafe_code, reason = "memory by address")]
+    fn put<T>(&self, array: &Array, values: &[T]) -> Result<(), EngineError> {
         self.stream.context().bind_to_thread().map_err(DeviceError::from)?;
         // SAFETY: the array is alive and long enough; from pageable memory the copy has left `values` when
-        // the call returns.
+        // the call returns, and staged values stay until the next wait.
         unsafe { result::memcpy_htod_async(array.pointer(), values, self.stream.cu_stream()) }
             .map_err(DeviceError::from)?;
         Ok(())
@@ -329,9 +258,21 @@ impl Lane {
     }
 
     /// Waits, and copies the front of an array.
-    #[allow(unsafe_code, reason = "memory by address")]
-    pub(super) fn download<T>(&self, values: &mut [T], array: &Array) -> Result<(), EngineError> {
+    pub(super) fn download<T: Pod>(&self, values: &mut [T], array: &Array) -> Result<(), EngineError> {
         assert!(size_of_val(values) <= array.bytes(), "download: longer than the array");
+        if !Staging::suits(size_of_val(values)) {
+            return self.take(values, array);
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait()?;
+        let room = staging.room::<T>(values.len())?;
+        self.take(room, array)?;
+        values.copy_from_slice(room);
+        Ok(())
+    }
+
+    #[allow(unsafe_code, reason = "memory by address")]
+    fn take<T>(&self, values: &mut [T], array: &Array) -> Result<(), EngineError> {
         self.stream.context().bind_to_thread().map_err(DeviceError::from)?;
         // SAFETY: the array is alive and long enough; the copy is waited for.
         unsafe { result::memcpy_dtoh_async(values, array.pointer(), self.stream.cu_stream()) }

@@ -113,7 +113,7 @@ impl Lanes {
         grad: &mut [f32],
     ) -> Result<Outcome, EngineError> {
         self.with(model, |session| {
-            session.lane.upload(&session.weights, w)?;
+            session.place_weights(w)?;
             let feed = session.feed(model, batch)?;
             session.backward(model, (&session.weights, &feed), true)?;
             session.lane.download(grad, &session.gradient)?;
@@ -128,7 +128,7 @@ impl Lanes {
         batch: &Batch,
     ) -> Result<Outcome, EngineError> {
         self.with(model, |session| {
-            session.lane.upload(&session.weights, w)?;
+            session.place_weights(w)?;
             Ok(outcome(session.evaluate_batch(model, batch)?, batch))
         })
     }
@@ -140,7 +140,7 @@ impl Lanes {
         batch: &Batch,
     ) -> Result<Vec<f32>, EngineError> {
         self.with(model, |session| {
-            session.lane.upload(&session.weights, w)?;
+            session.place_weights(w)?;
             let feed = session.feed(model, batch)?;
             let logits = session.forward(model, &feed)?;
             let mut values = vec![0.0; logits.len()];
@@ -164,7 +164,7 @@ impl Lanes {
         let Batches { records, sizes } = batches;
         session.prepare(model, &data, (&sizes, Task::Evaluate))?;
         if let Some(w) = w {
-            session.lane.upload(&session.weights, w)?;
+            session.place_weights(w)?;
         }
         let mut seen = |steps: usize| report((steps * EVALUATION_BATCH).min(indices.len()));
         let steps = (sizes.as_slice(), Task::Evaluate, false, &records);
@@ -254,6 +254,24 @@ impl Model {
                 gpu.with(self, |session| gpu.scores(session, self, (Some(w), examples), report))
             }),
         )
+    }
+
+    /// The logits of `w` on all examples, if the model trains on a GPU.
+    ///
+    /// # Errors
+    /// If the GPU fails, or the examples do not suit the model.
+    pub fn logits_on_device(&self, w: &[f32], examples: &Dataset) -> Option<Result<Vec<f32>, EngineError>> {
+        let gpu = self.gpu.as_ref()?;
+        let found = self.check_length("weights", w.len()).and_then(|()| {
+            gpu.with(self, |session| {
+                let data = gpu.resident(session, examples)?;
+                let mut records = Records::default();
+                records.push(examples, &(0..examples.len()).collect::<Vec<_>>(), None);
+                session.place_weights(w)?;
+                session.logits(self, &data, (EVALUATION_BATCH, &records))
+            })
+        });
+        Some(found)
     }
 
     /// A local run, if the model trains on a GPU. `report` is called with the number of steps so far; the

@@ -16,7 +16,7 @@ use crate::engine::tape::Tape;
 use crate::engine::tensor::Tensor;
 use crate::engine::{EngineError, Model};
 use cudarc::driver::CudaGraph;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ const STEPS_AHEAD: usize = 64;
 /// Numbers of a round and of a step, as in `steps.cu`.
 pub(super) const NUMBERS: usize = 15;
 /// Blocks of a sum of squares.
-pub(super) const SQUARE_BLOCKS: usize = 256;
+pub(super) const SQUARE_BLOCKS: usize = 512;
 
 /// What a captured step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +63,8 @@ pub(super) struct Session {
     pub(super) lane: Arc<Lane>,
     pub(super) weights: Array,
     pub(super) gradient: Array,
-    narrow: Option<Array>,
+    /// The place of the next forward pass in bfloat16: whoever changes that place keeps it.
+    pub(super) narrow: Option<Array>,
     pub(super) numbers: Array,
     pub(super) partial: Array,
     tallies: Tallies,
@@ -89,16 +90,28 @@ impl Session {
         })
     }
 
-    fn params(&self, model: &Model, at: &Array, gradient: Option<&Array>) -> Result<Params, EngineError> {
-        if let Some(narrow) = &self.narrow {
-            self.lane.each("narrow_all", at.len(), args![at, narrow, at.len()])?;
+    /// Sets the weights.
+    pub(super) fn place_weights(&self, w: &[f32]) -> Result<(), EngineError> {
+        self.lane.upload(&self.weights, w)?;
+        self.round_weights()
+    }
+
+    /// After a change of the weights.
+    pub(super) fn round_weights(&self) -> Result<(), EngineError> {
+        let (w, n) = (&self.weights, self.weights.len());
+        match &self.narrow {
+            Some(narrow) => self.lane.each("narrow_all", n, args![w, narrow, n]),
+            None => Ok(()),
         }
-        Ok(Params::on_device(&model.layout, at, gradient, self.narrow.as_ref()))
+    }
+
+    fn params(&self, model: &Model, at: &Array, gradient: Option<&Array>) -> Params {
+        Params::on_device(&model.layout, at, gradient, self.narrow.as_ref())
     }
 
     /// Asks for the logits at `at`.
     pub(super) fn forward(&self, model: &Model, feed: &Feed) -> Result<Tensor, EngineError> {
-        let params = self.params(model, &self.weights, None)?;
+        let params = self.params(model, &self.weights, None);
         network(model)?.forward(&params, &shard(feed))
     }
 
@@ -109,7 +122,7 @@ impl Session {
         (at, feed): (&Array, &Feed),
         counted: bool,
     ) -> Result<(), EngineError> {
-        let params = self.params(model, at, Some(&self.gradient))?;
+        let params = self.params(model, at, Some(&self.gradient));
         let network = network(model)?;
         let (logits, tape) = Tape::record(|| network.forward(&params, &shard(feed)));
         let logits = logits?;
@@ -200,6 +213,34 @@ impl Session {
         self.lane.download::<f64>(&mut losses, &self.tallies.losses)?;
         self.lane.download::<u32>(&mut hits, &self.tallies.hits)?;
         Ok(Some(losses.into_iter().zip(hits).collect()))
+    }
+
+    /// The logits of the examples of `records` at the session's weights, in batches of `size`.
+    pub(super) fn logits(
+        &self,
+        model: &Model,
+        data: &Resident,
+        (size, records): (usize, &Records),
+    ) -> Result<Vec<f32>, EngineError> {
+        let state = self.lane.fresh::<u32>(2)?;
+        let count = records.len();
+        let rows = records_memory(&self.lane, count)?;
+        self.lane.upload(&rows, records.values())?;
+        let (mut all, mut feeds) = (Vec::new(), BTreeMap::new());
+        for size in (0..count).step_by(size.max(1)).map(|first| size.min(count - first)) {
+            let feed = match feeds.entry(size) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(Feed::new(&self.lane, data, size)?),
+            };
+            feed.gather(data, &rows, &state)?;
+            let logits = self.forward(model, feed)?;
+            let before = all.len();
+            all.resize(before + logits.len(), 0.0);
+            self.lane.download(&mut all[before..], logits.array()?)?;
+            self.lane.grid("advance", (1, 1), args![&state, size])?;
+        }
+        self.lane.wait()?;
+        Ok(all)
     }
 
     /// The vector of a plan that is called `name`.

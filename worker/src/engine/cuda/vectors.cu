@@ -240,39 +240,74 @@ extern "C" __global__ void keep_of(float *x, u64 n, u32 keep, u32 m) {
     }
 }
 
-// The state of a search for the k-th magnitude: nothing known, k from the top.
-extern "C" __global__ void begin(u64 *state, u64 k) {
-    if (threadIdx.x == 0) state[0] = 0, state[1] = k;
+// Of a search for the k-th magnitude.
+struct Search {
+    // The bits that are known, and which of those with these bits it is, from the top.
+    u64 prefix, left;
+    // How many have these bits, how many had those of the pass before, and how many of them are listed.
+    u64 equal, candidates, listed;
+    // Behind the last of its magnitude that stays; where few were candidates.
+    u64 last;
+};
+
+// Candidates that are worth a list.
+#define FEW 4096
+
+// Nothing is known, k from the top.
+extern "C" __global__ void begin(Search *search, u64 k) {
+    if (threadIdx.x == 0) *search = {0, k, ~0ull, ~0ull, 0, 0};
 }
 
 // Adds to counts how many magnitudes have which digit (bits `low` .. `low + bits`, at most 11), among
-// those whose bits above it are state[0]: three of these passes find the threshold of the k largest.
-extern "C" __global__ void count_digits(const float *x, u64 n, const u64 *state, u32 low, u32 bits, u64 *counts) {
-    __shared__ u32 mine[2048];
-    u64 prefix = state[0];
-    for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) mine[i] = 0;
+// those whose bits above it are known: three of these passes find the threshold of the k largest. Where few
+// are, the last pass lists them: place and digit.
+extern "C" __global__ void count_digits(const float *x, u64 n, Search *search, u32 low, u32 bits, u64 *counts,
+                                        u64 *list) {
+    // Lanes count by turns in four places, since most digits are of a few.
+    __shared__ u32 mine[4 * 2048];
+    u64 prefix = search->prefix;
+    bool few = low == 0 && search->equal <= FEW;
+    for (u32 i = threadIdx.x; i < 4 * 2048; i += blockDim.x) mine[i] = 0;
     __syncthreads();
-    QUADS(i, n) {
+    u32 lane = threadIdx.x % 32, none = 1u << bits;
+    // All threads go round as often, so that warps are whole.
+    for (u64 first = 4 * (blockIdx.x * (u64)blockDim.x); first < n; first += 4 * (u64)gridDim.x * blockDim.x) {
+        u64 i = first + 4 * threadIdx.x;
         float v[4];
-        read4(v, x, i, n);
+        if (i < n) read4(v, x, i, n);
         LANES(k) {
-            u32 o = order(v[k]);
-            if (i + k < n && (u64)o >> (low + bits) == prefix) atomicAdd(&mine[o >> low & ((1u << bits) - 1)], 1u);
+            u32 o = i + k < n ? order(v[k]) : 0;
+            bool counts_here = i + k < n && (u64)o >> (low + bits) == prefix;
+            u32 digit = counts_here ? o >> low & (none - 1) : none;
+            // What the first of a warp has many have, such as zeros.
+            u32 common = __shfl_sync(0xFFFFFFFFu, digit, 0);
+            u32 same = __ballot_sync(0xFFFFFFFFu, digit == common);
+            if (digit == common) {
+                if (lane == 0 && digit != none) atomicAdd(&mine[4 * digit], (u32)__popc(same));
+            } else if (digit != none) {
+                atomicAdd(&mine[4 * digit + lane % 4], 1u);
+            }
+            if (few && counts_here) {
+                u64 slot = atomicAdd(&search->listed, 1ull);
+                if (slot < FEW) list[slot] = (i + k) << 11 | digit;
+            }
         }
     }
     __syncthreads();
-    for (u32 i = threadIdx.x; i < 1u << bits; i += blockDim.x)
-        if (mine[i]) atomicAdd(&counts[i], (u64)mine[i]);
+    for (u32 i = threadIdx.x; i < none; i += blockDim.x) {
+        u32 sum = mine[4 * i] + mine[4 * i + 1] + mine[4 * i + 2] + mine[4 * i + 3];
+        if (sum) atomicAdd(&counts[i], (u64)sum);
+    }
 }
 
-// The digit of the magnitude that is state[1] from the top joins state[0]; state[1] is how far from the
+// The digit of the magnitude that is `left` from the top joins the prefix; `left` is then how far from the
 // top it is among those that share the digit. One block of 1,024 threads; leaves counts at 0.
-extern "C" __global__ void next_digit(u64 *state, u64 *counts, u32 bits) {
+extern "C" __global__ void next_digit(Search *search, u64 *counts, u32 bits) {
     __shared__ u64 above[2048];
     u32 size = 1u << bits;
     for (u32 i = threadIdx.x; i < 2048; i += blockDim.x) above[i] = i < size ? counts[i] : 0, counts[i] = 0;
     __syncthreads();
-    u64 left = state[1], prefix = state[0];
+    Search old = *search;
     for (u32 step = 1; step < 2048; step *= 2) {
         u64 sums[2];
         for (u32 half = 0; half < 2; half++) {
@@ -285,28 +320,51 @@ extern "C" __global__ void next_digit(u64 *state, u64 *counts, u32 bits) {
     }
     for (u32 i = threadIdx.x; i < size; i += blockDim.x) {
         u64 higher = i + 1 < size ? above[i + 1] : 0;
-        if (above[i] >= left && higher < left) state[0] = prefix << bits | i, state[1] = left - higher;
+        if (above[i] >= old.left && higher < old.left)
+            *search = {old.prefix << bits | i, old.left - higher, above[i] - higher, old.equal, old.listed, 0};
     }
 }
 
-// equal[chunk] = how many of its 4,096 have the magnitude state[0]; one block a chunk.
-extern "C" __global__ void count_equal(const float *x, u64 n, const u64 *state, u64 *equal) {
-    u32 threshold = (u32)state[0];
-    double mine = 0.0;
-    for (u32 part = 0; part < 4; part++) {
-        u64 i = 4096 * (u64)blockIdx.x + 1024 * part + 4 * threadIdx.x;
-        if (i >= n) break;
-        float v[4];
-        read4(v, x, i, n);
-        LANES(k) mine += i + k < n && order(v[k]) == threshold;
+// Looks in the list for the last of the threshold's magnitude that stays. One block of 1,024 threads.
+extern "C" __global__ void last_listed(Search *search, const u64 *list) {
+    __shared__ u64 places[FEW];
+    __shared__ u32 count;
+    if (search->candidates > FEW) return;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    u64 digit = search->prefix & 511, left = search->left;
+    for (u64 i = threadIdx.x; i < search->listed; i += blockDim.x)
+        if ((list[i] & 2047) == digit) places[atomicAdd(&count, 1u)] = list[i] >> 11;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) {
+        u64 before = 0;
+        for (u32 other = 0; other < count; other++) before += places[other] < places[i];
+        if (before + 1 == left) search->last = places[i] + 1;
     }
-    mine = block_sum(mine);
-    if (threadIdx.x == 0) equal[blockIdx.x] = (u64)mine;
 }
 
-// Each count becomes the sum of those before it. One block of 1,024 threads.
-extern "C" __global__ void sums_before(u64 *counts, u64 n) {
+// Where there is no list: equal[chunk] = how many of its 4,096 have the threshold's magnitude.
+extern "C" __global__ void count_equal(const float *x, u64 n, const Search *search, u64 *equal, u64 chunks) {
+    u32 threshold = (u32)search->prefix;
+    if (search->candidates <= FEW) return;
+    for (u64 chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        double mine = 0.0;
+        for (u32 part = 0; part < 4; part++) {
+            u64 i = 4096 * chunk + 1024 * part + 4 * threadIdx.x;
+            if (i >= n) break;
+            float v[4];
+            read4(v, x, i, n);
+            LANES(k) mine += i + k < n && order(v[k]) == threshold;
+        }
+        mine = block_sum(mine);
+        if (threadIdx.x == 0) equal[chunk] = (u64)mine;
+    }
+}
+
+// Where there is no list, each count becomes the sum of those before it. One block of 1,024 threads.
+extern "C" __global__ void sums_before(const Search *search, u64 *counts, u64 n) {
     __shared__ u64 parts[1024];
+    if (search->candidates <= FEW) return;
     u64 each = (n + 1023) / 1024, first = each * threadIdx.x, mine = 0;
     for (u64 i = first; i < first + each && i < n; i++) mine += counts[i];
     parts[threadIdx.x] = mine;
@@ -325,16 +383,17 @@ extern "C" __global__ void sums_before(u64 *counts, u64 n) {
     }
 }
 
-// Zeroes magnitudes below state[0], and those equal to it after the first state[1] of all. `before`: how
-// many are equal before each chunk.
-extern "C" __global__ void cut(float *x, u64 n, const u64 *state, const u64 *before) {
+// Zeroes magnitudes below the threshold, and those equal to it after the first `left` of all. `before`, where
+// there is no list: how many are equal before each chunk.
+extern "C" __global__ void cut(float *x, u64 n, const Search *search, const u64 *before) {
     __shared__ u32 counts[256];
     __shared__ u64 last;
-    u32 threshold = (u32)state[0];
-    u64 start = 4096 * (u64)blockIdx.x, left = state[1], here = before[blockIdx.x];
+    u32 threshold = (u32)search->prefix;
+    bool listed = search->candidates <= FEW;
+    u64 start = 4096 * (u64)blockIdx.x, left = search->left, here = listed ? left : before[blockIdx.x];
     // Only where the chunk may hold the last one that stays, it is looked for.
-    bool all = blockIdx.x + 1 < gridDim.x && before[blockIdx.x + 1] <= left;
-    if (threadIdx.x == 0) last = all ? n : 0;
+    bool all = listed || (blockIdx.x + 1 < gridDim.x && before[blockIdx.x + 1] <= left);
+    if (threadIdx.x == 0) last = listed ? search->last : all ? n : 0;
     if (!all && here < left) {
         u64 first = start + 16 * threadIdx.x;
         u32 mine = 0;
@@ -420,71 +479,33 @@ __device__ u64 mix(u64 x) {
     return z ^ (z >> 31);
 }
 
-// Logarithm, sine and cosine as the crate libm has them (they are FreeBSD's, by Sun Microsystems, 1993),
-// operation by operation, so that noise is the CPU's to the bit. For 0 < x <= 1.
-__device__ double ln(double x) {
-    if (x == 1.0) return 0.0;
-    u64 bits = __double_as_longlong(x);
-    u32 high = (u32)(bits >> 32) + (0x3ff00000u - 0x3fe6a09eu);
-    int k = (int)(high >> 20) - 0x3ff;
-    high = (high & 0x000fffffu) + 0x3fe6a09eu;
-    double f = __longlong_as_double((u64)high << 32 | (bits & 0xffffffffu)) - 1.0;
-    double hfsq = 0.5 * f * f, s = f / (2.0 + f), z = s * s, w = z * z;
-    double t1 = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01));
-    double t2 = z * (6.666666666666735130e-01 +
-                     w * (2.857142874366239149e-01 +
-                          w * (1.818357216161805012e-01 + w * 1.479819860511658591e-01)));
-    double r = t2 + t1, dk = k;
-    return s * (hfsq + r) + dk * 1.90821492927058770002e-10 - hfsq + f + dk * 6.93147180369123816490e-01;
+// The steps of `vectors/noise.rs`, one by one, so that noise is the CPU's to the bit. -2 ln of the odd
+// multiple of 2^-31 that the bits name.
+__device__ float radius_square(u32 bits) {
+    u32 shifted = __float_as_uint((float)(int)(bits >> 1 | 1)) + (0x3f800000u - 0x3f3504f3u);
+    float k = (float)((int)(shifted >> 23) - (127 + 31));
+    float f = __uint_as_float((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    float p = 7.0376836e-2f * f - 1.151461e-1f;
+    p = p * f + 1.1676999e-1f;
+    p = p * f - 1.2420141e-1f;
+    p = p * f + 1.4249323e-1f;
+    p = p * f - 1.6668058e-1f;
+    p = p * f + 2.0000715e-1f;
+    p = p * f - 2.4999994e-1f;
+    p = p * f + 3.333333e-1f;
+    float z = f * f;
+    return -2.0f * (f * z * p + k * -2.1219444e-4f - 0.5f * z + f + k * 0.6933594f);
 }
 
-__device__ double kernel_sine(double x, double y, bool tail) {
-    double z = x * x, w = z * z;
-    double r = 8.33333333332248946124e-03 + z * (-1.98412698298579493134e-04 + z * 2.75573137070700676789e-06) +
-               z * w * (-2.50507602534068634195e-08 + z * 1.58969099521155010221e-10);
-    double v = z * x, s1 = -1.66666666666666324348e-01;
-    return tail ? x - ((z * (0.5 * y - v * r) - y) - v * s1) : x + v * (s1 + z * r);
-}
-
-__device__ double kernel_cosine(double x, double y) {
-    double z = x * x, w = z * z;
-    double r = z * (4.16666666666666019037e-02 + z * (-1.38888888888741095749e-03 + z * 2.48015872894767294178e-05)) +
-               w * w * (-2.75573143513906633035e-07 + z * (2.08757232129817482790e-09 + z * -1.13596475577881948265e-11));
-    double hz = 0.5 * z;
-    w = 1.0 - hz;
-    return w + (((1.0 - w) - hz) + (z * r - x * y));
-}
-
-// For 0 <= x <= 2 pi.
-__device__ void sine_cosine(double x, double &sine, double &cosine) {
-    u32 high = (u32)((u64)__double_as_longlong(x) >> 32);
-    if (high <= 0x3fe921fbu) {
-        bool tiny = high < 0x3e46a09eu;
-        sine = tiny ? x : kernel_sine(x, 0.0, false);
-        cosine = tiny ? 1.0 : kernel_cosine(x, 0.0);
-        return;
-    }
-    int n = high <= 0x4002d97cu ? 1 : high <= 0x400f6a7au ? 2 : high <= 0x4015fdbcu ? 3 : 4;
-    // pi/2 in parts of 33 bits, each with what is missing.
-    double first = 1.57079632673412561417e+00, rest1 = 6.07710050650619224932e-11;
-    double second = 6.07710050630396597660e-11, rest2 = 2.02226624879595063154e-21;
-    double third = 2.02226624871116645580e-21, rest3 = 8.47842766036889956997e-32;
-    double r = x - n * first, w = n * rest1, y0 = r - w;
-    bool near = high == 0x3ff921fbu || high == 0x400921fbu || high == 0x4012d97cu || high == 0x401921fbu;
-    int exponent = high >> 20;
-    if (near && exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 16) {
-        double t = r;
-        w = n * second, r = t - w;
-        w = n * rest2 - ((t - r) - w), y0 = r - w;
-        if (exponent - (int)((u64)__double_as_longlong(y0) >> 52 & 0x7ff) > 49) {
-            t = r;
-            w = n * third, r = t - w;
-            w = n * rest3 - ((t - r) - w), y0 = r - w;
-        }
-    }
-    double y1 = (r - y0) - w, s = kernel_sine(y0, y1, true), c = kernel_cosine(y0, y1);
-    sine = n == 1 ? c : n == 2 ? -s : n == 3 ? -c : s;
-    cosine = n == 1 ? -s : n == 2 ? -c : n == 3 ? s : c;
+// Cosine and sine of 2 pi times the 32 bits' part of a turn.
+__device__ void turn(u32 bits, float &cosine, float &sine) {
+    u32 quarter = (bits + (1u << 29)) >> 30;
+    float x = (float)(int)(bits - (quarter << 30)) * 1.4629181e-9f, z = x * x;
+    float s = ((-1.9515296e-4f * z + 8.332161e-3f) * z - 1.6666655e-1f) * z * x + x;
+    float c = ((2.4433157e-5f * z - 1.3887316e-3f) * z + 4.1666646e-2f) * z * z - 0.5f * z + 1.0f;
+    bool odd = quarter & 1;
+    cosine = __uint_as_float(__float_as_uint(odd ? s : c) ^ ((quarter + 1) & 2) << 30);
+    sine = __uint_as_float(__float_as_uint(odd ? c : s) ^ (quarter & 2) << 30);
 }
 
 // Adds Gaussian noise named by key and index (Box and Muller on 32 bits each); simulations only.
@@ -494,12 +515,10 @@ extern "C" __global__ void add_noise(float *x, u64 n, float deviation, u64 key) 
         read4(v, x, i, n);
         for (int pair = 0; pair < 2; pair++) {
             u64 word = mix(key ^ (i / 2 + pair));
-            double radius = ((double)(word >> 32) + 1.0) / 4294967296.0;
-            double angle = (double)(u32)word / 4294967296.0;
-            double length = (double)deviation * sqrt(-2.0 * ln(radius)), sine, cosine;
-            sine_cosine(6.283185307179586 * angle, sine, cosine);
-            v[2 * pair] += (float)(length * cosine);
-            v[2 * pair + 1] += (float)(length * sine);
+            float length = deviation * sqrtf(radius_square((u32)(word >> 32))), cosine, sine;
+            turn((u32)word, cosine, sine);
+            v[2 * pair] += length * cosine;
+            v[2 * pair + 1] += length * sine;
         }
         write4(x, i, n, v);
     }

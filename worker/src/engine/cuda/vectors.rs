@@ -14,6 +14,8 @@ const CHUNK: u64 = 4 * Kernels::BLOCK;
 const SUM_BLOCKS: u64 = 1_024;
 /// Scalars of a vector whose equal magnitudes are counted together in [`VectorKernels::keep_largest`].
 const EQUAL_CHUNK: u64 = 4_096;
+/// Candidates that are worth a list, as in `vectors.cu`.
+const LISTED: usize = 4_096;
 /// Digits of a magnitude, from the top: lowest bit and number of bits.
 const DIGITS: [(u32, u32); 3] = [(20, 11), (9, 11), (0, 9)];
 
@@ -59,8 +61,9 @@ struct Scratch {
     parts: Vector<f64>,
     /// The sum of all.
     sum: Vector<f64>,
-    /// Prefix and rank, see `next_digit`.
+    /// What is known of a search, as in `vectors.cu`, and the candidates that were listed.
     state: Vector<i64>,
+    list: Vector<i64>,
     /// Zeros between calls.
     counts: Vector<i64>,
 }
@@ -75,7 +78,8 @@ impl Cuda {
         let scratch = Scratch {
             parts: upload(&device, &[0.0; SUM_BLOCKS as usize])?,
             sum: upload(&device, &[0.0])?,
-            state: upload(&device, &[0; 2])?,
+            state: upload(&device, &[0; 6])?,
+            list: upload(&device, &vec![0; LISTED])?,
             counts: upload(&device, &[0; 1 << 11])?,
         };
         Ok(Self { device, kernels, scratch: Mutex::new(scratch) })
@@ -285,17 +289,21 @@ impl VectorKernels for Cuda {
         let scratch = self.scratch();
         let Some(equal) = self.temporary::<i64>(chunks as usize) else { return };
         let (state, counts) = (scratch.state.pointer(), scratch.counts.pointer());
+        let list = scratch.list.pointer();
         let head = [x.pointer(), Arg::Long(x.len() as u64), state];
         self.kernels.launch("begin", 1, &[state, Arg::Long(k as u64)]);
-        let blocks = (x.len() as u64).div_ceil(CHUNK).min(4 * u64::from(self.device.multiprocessors()));
+        let most = 6 * u64::from(self.device.multiprocessors());
+        let blocks = (x.len() as u64).div_ceil(CHUNK).min(most);
         for (low, bits) in DIGITS {
-            let rest = [Arg::Int(low), Arg::Int(bits), counts];
+            let rest = [Arg::Int(low), Arg::Int(bits), counts, list];
             self.kernels.launch("count_digits", blocks, &[head.as_slice(), &rest].concat());
             self.kernels.launch_wide("next_digit", 1, &[state, counts, Arg::Int(bits)]);
         }
+        self.kernels.launch_wide("last_listed", 1, &[state, list]);
         let all = [head.as_slice(), &[equal.pointer()]].concat();
-        self.kernels.launch("count_equal", chunks, &all);
-        self.kernels.launch_wide("sums_before", 1, &[equal.pointer(), Arg::Long(chunks)]);
+        let counted = [all.as_slice(), &[Arg::Long(chunks)]].concat();
+        self.kernels.launch("count_equal", chunks.min(most), &counted);
+        self.kernels.launch_wide("sums_before", 1, &[state, equal.pointer(), Arg::Long(chunks)]);
         self.kernels.launch("cut", chunks, &all);
     }
 

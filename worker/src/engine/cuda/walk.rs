@@ -128,7 +128,7 @@ impl Session {
         size: &StepSize,
     ) -> Result<(), EngineError> {
         self.lane.upload(&self.numbers, &numbers(plan, size))?;
-        self.lane.upload(&self.weights, start)?;
+        self.place_weights(start)?;
         let own = self.vector("start")?;
         self.lane.copy(&own, &self.weights)?;
         if let Some(shift) = &plan.shift {
@@ -200,6 +200,15 @@ impl Session {
     pub(super) fn step(&self, model: &Model, feed: &Feed, shape: Shape) -> Result<(), EngineError> {
         self.slope(model, feed, shape)?;
         self.descend(shape)?;
+        if shape.update == Kind::Sparse || shape.update == Kind::Amsgrad || shape.frozen {
+            self.change(shape)?;
+            return self.round_weights();
+        }
+        Ok(())
+    }
+
+    /// What a step does to the weights behind its descent.
+    fn change(&self, shape: Shape) -> Result<(), EngineError> {
         let (w, n) = (&self.weights, self.weights.len());
         if shape.update == Kind::Sparse {
             self.lane.each("shrink", n, args![w, &self.numbers, n])?;
@@ -231,8 +240,9 @@ impl Session {
         }
         let heavy = shape.update == Kind::HeavyBall;
         let velocity = if heavy { Some(self.known("velocity")?) } else { None };
-        let places = args![w, grad, start, shift, velocity, numbers, shape.clipped, shape.compat, n];
-        self.lane.each("descend", n, places)
+        let vectors = args![w, self.narrow.as_ref(), grad, start, shift, velocity];
+        let rest = args![numbers, shape.clipped, shape.compat, n];
+        self.lane.each("descend", n / 4 + n % 4, &[vectors.as_slice(), rest.as_slice()].concat())
     }
 
     /// The gradient of a step, where the plan wants it taken.
@@ -286,10 +296,10 @@ impl Session {
         Ok(())
     }
 
-    /// `to = w + numbers[which] · e`
+    /// `to = w + numbers[which] · e`, where the next gradient is taken.
     fn place(&self, to: &Array, e: &Array, which: usize) -> Result<(), EngineError> {
         let n = self.weights.len();
-        self.lane.each("place", n, args![to, &self.weights, e, &self.numbers, which, n])
+        self.lane.each("place", n, args![to, self.narrow.as_ref(), &self.weights, e, &self.numbers, which, n])
     }
 
     /// From the gradient's norm the clip's factor, or the reach of an ascent.

@@ -20,7 +20,7 @@ use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear};
 use crate::engine::layout::{Layout, Params};
 use crate::engine::ops::patches::Window;
-use crate::engine::ops::pool::{flatten, max_pool};
+use crate::engine::ops::pool::flatten;
 use crate::engine::shards::Shard;
 use crate::engine::tensor::{Result, Tensor};
 
@@ -57,7 +57,7 @@ impl Network for Cnn {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
         let mut x = self.image.load(params, shard)?;
         for conv in &self.conv {
-            x = max_pool(&conv.forward_relu(params, &x)?, HALVE)?;
+            x = conv.forward_relu_pooled(params, &x, HALVE)?;
         }
         let [fc1, fc2] = &self.fc;
         fc2.forward(params, &fc1.forward_relu(params, &flatten(&x)?)?)

@@ -26,7 +26,7 @@ use crate::data::DataInfo;
 use crate::engine::layers::{Conv, Linear};
 use crate::engine::layout::{Layout, Params};
 use crate::engine::ops::patches::Window;
-use crate::engine::ops::pool::{flatten, max_pool};
+use crate::engine::ops::pool::flatten;
 use crate::engine::shards::Shard;
 use crate::engine::tensor::{Result, Tensor};
 
@@ -70,7 +70,7 @@ impl Network for LeNet {
     fn forward(&self, params: &Params, shard: &Shard<'_>) -> Result<Tensor> {
         let mut x = self.image.load(params, shard)?;
         for conv in &self.conv {
-            x = max_pool(&conv.forward_relu(params, &x)?, HALVE)?;
+            x = conv.forward_relu_pooled(params, &x, HALVE)?;
         }
         let [fc1, fc2, fc3] = &self.fc;
         let x = fc1.forward_relu(params, &flatten(&x)?)?;

@@ -9,11 +9,11 @@
 
 use super::gemm::{Left, Matrix, Packed, Rows, Target, product, product_pieces};
 use super::patches::{Geometry, Window};
-use super::pool::transpose;
+use super::pool::{max_pool, transpose};
 use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient};
 use crate::engine::buffer::Buffer;
 use crate::engine::cuda;
-use crate::engine::tape::{Operation, Split, apply};
+use crate::engine::tape::{Operation, Split, apply, apply_as};
 use crate::engine::tensor::{Result, Tensor};
 
 /// Depth that one pass of the kernel should not exceed by much.
@@ -38,6 +38,25 @@ pub(in crate::engine) fn conv(
         Some(bias) => apply(op, &[x, weight, bias]),
         None => apply(op, &[x, weight]),
     }
+}
+
+/// As [`conv`] with the rectifier, then the maximum of windows: one operation on a GPU, where both move the
+/// same memory.
+pub(in crate::engine) fn conv_pooled(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    (window, pool): (Window, Window),
+) -> Result<Tensor> {
+    if x.is_on_device()
+        && let Some(op) = cuda::ops::conv::Pooled::new(window, pool)
+    {
+        return match bias {
+            Some(bias) => apply_as(Box::new(op), &[x, weight, bias]),
+            None => apply_as(Box::new(op), &[x, weight]),
+        };
+    }
+    max_pool(&conv(x, weight, bias, window, true)?, pool)
 }
 
 /// The windows of a few padded images.

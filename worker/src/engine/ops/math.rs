@@ -11,8 +11,8 @@
 
 use std::sync::LazyLock;
 
-const LN_2_HIGH: f32 = 0.693_359_4;
-const LN_2_LOW: f32 = -2.121_944_4e-4;
+pub(in crate::engine) const LN_2_HIGH: f32 = 0.693_359_4;
+pub(in crate::engine) const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Adding and subtracting 1.5 · 2²³ rounds to an integer and leaves it in the low mantissa bits.
 const ROUND: f32 = 12_582_912.0;
 

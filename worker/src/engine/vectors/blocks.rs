@@ -234,19 +234,3 @@ pub(super) fn dequantise(codes: &[i8], scales: &[f32], x: &mut [f32], past: bool
         },
     );
 }
-
-/// Adds noise to the elements `first ..`, an even number on.
-pub(super) fn add_noise(x: &mut [f32], deviation: f32, key: u64, first: u64) {
-    const TURN: f64 = std::f64::consts::TAU;
-    for (i, pair) in x.chunks_mut(2).enumerate() {
-        // Box and Muller, on 32 bits each.
-        let word = algorithms::seed::mix(key ^ (first / 2 + i as u64));
-        let radius = ((word >> 32) as f64 + 1.0) / 4_294_967_296.0;
-        let angle = (word as u32) as f64 / 4_294_967_296.0;
-        let length = f64::from(deviation) * libm::sqrt(-2.0 * libm::log(radius));
-        let (sine, cosine) = libm::sincos(TURN * angle);
-        for (v, part) in pair.iter_mut().zip([cosine, sine]) {
-            *v += (length * part) as f32;
-        }
-    }
-}

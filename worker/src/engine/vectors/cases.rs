@@ -184,8 +184,8 @@ impl Case {
             Self::Encode => 20.0,
             Self::Descend(true) | Self::Adam => 28.0,
             Self::Quantise | Self::Dequantise => 5.0,
-            // Two counts at least and the cut: what a search by digits cannot save.
-            Self::KeepLargest => 24.0,
+            // One search and the cut.
+            Self::KeepLargest => 12.0,
             Self::ClippedSum => 8.0 + 8.0 / ROWS as f64,
         }
     }

@@ -1,6 +1,6 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, select, stream};
+use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, largest, noise, select, stream};
 use crate::engine::cuda::DeviceError;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -199,23 +199,15 @@ impl VectorKernels for Cpu {
         if k == 0 {
             return x.fill(0.0);
         }
-        // The threshold, eleven bits at a time from the top: how many share what is known of it?
-        let (mut threshold, mut left) = (0, k as u64);
-        for digit in select::DIGITS {
-            let counts = self.blocks(x, |_, x| select::count(x, threshold, digit));
-            (threshold, left) = select::next(&counts, threshold, digit, left);
-        }
-        let found = self.blocks(x, |_, x| select::compare(x, threshold));
-        let mut left = k - found.iter().map(|(more, _)| more).sum::<usize>();
-        let equals: Vec<usize> = found
-            .iter()
-            .map(|(_, equal)| {
-                let taken = left.min(*equal);
-                left -= taken;
-                taken
-            })
-            .collect();
-        self.each(x.par_chunks_mut(BLOCK).zip(&equals), |(x, equal)| select::cut(x, threshold, *equal));
+        let mut range = largest::guess(x, k);
+        let kept = loop {
+            let sifted = self.blocks(x, |_, x| largest::sift(x, &range));
+            match largest::keep(&sifted, &range, k) {
+                Ok(kept) => break kept,
+                Err(elsewhere) => range = elsewhere,
+            }
+        };
+        self.each(x.par_chunks_mut(BLOCK).zip(&kept), |(x, kept)| largest::cut(x, *kept));
     }
 
     fn clipped_sum(&self, rows: &[f32], clip: f64, sum: &mut [f32]) -> Vec<f64> {
@@ -236,7 +228,7 @@ impl VectorKernels for Cpu {
 
     fn add_noise(&self, x: &mut [f32], deviation: f32, key: u64) {
         self.each(x.par_chunks_mut(BLOCK).enumerate(), |(i, x)| {
-            blocks::add_noise(x, deviation, key, (i * BLOCK) as u64);
+            noise::add(x, deviation, key, (i * BLOCK) as u64);
         });
     }
 }

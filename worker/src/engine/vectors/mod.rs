@@ -8,6 +8,8 @@
 mod blocks;
 pub mod cases;
 mod cpu;
+mod largest;
+mod noise;
 mod select;
 mod stream;
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Which elements of a vector are large.
+//! Which of neighbours are the largest.
 
 use crate::engine::ops::math;
 
 /// A magnitude as an integer of the same order; NaN is larger than all.
-fn order(v: f32) -> u32 {
+pub(super) fn order(v: f32) -> u32 {
     v.to_bits() & 0x7FFF_FFFF
 }
 
@@ -58,52 +58,4 @@ fn ranked<const M: usize>(x: &mut [f32], n: u32) -> &mut [f32] {
         }
     }
     rest
-}
-
-/// A run of bits of [`order`]: (lowest bit, number of bits).
-pub(super) type Digit = (u32, u32);
-
-/// All bits, from the top.
-pub(super) const DIGITS: [Digit; 3] = [(20, 11), (9, 11), (0, 9)];
-
-/// How many magnitudes have which digit, among those whose bits above it are `prefix`.
-pub(super) fn count(x: &[f32], prefix: u32, (low, bits): Digit) -> Vec<u32> {
-    let mut counts = vec![0; 1 << bits];
-    for &v in x {
-        let o = order(v);
-        if o >> (low + bits) == prefix {
-            counts[(o >> low) as usize & ((1 << bits) - 1)] += 1;
-        }
-    }
-    counts
-}
-
-/// The prefix with the digit of the magnitude that is `left` from the top among those that were
-/// counted, and how far from the top it is among those that share the digit.
-pub(super) fn next(counts: &[Vec<u32>], prefix: u32, (_, bits): Digit, mut left: u64) -> (u32, u64) {
-    for digit in (0..1usize << bits).rev() {
-        let here: u64 = counts.iter().map(|counts| u64::from(counts[digit])).sum();
-        if here >= left {
-            return (prefix << bits | digit as u32, left);
-        }
-        left -= here;
-    }
-    (prefix << bits, left)
-}
-
-/// Elements at least as large as the threshold, and those equal to it.
-pub(super) fn compare(x: &[f32], threshold: u32) -> (usize, usize) {
-    x.iter().fold((0, 0), |(more, equal), &v| {
-        (more + usize::from(order(v) > threshold), equal + usize::from(order(v) == threshold))
-    })
-}
-
-/// Zeroes what is below the threshold, and what is equal to it after the first `equal`.
-pub(super) fn cut(x: &mut [f32], threshold: u32, mut equal: usize) {
-    for v in x {
-        let o = order(*v);
-        let keep = o > threshold || (o == threshold && equal > 0);
-        equal -= usize::from(o == threshold && equal > 0);
-        *v = if keep { *v } else { 0.0 };
-    }
 }

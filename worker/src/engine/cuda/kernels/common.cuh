@@ -38,3 +38,10 @@ template <class T> static __device__ __forceinline__ T lanes_sum(T value, unsign
     }
     return parts[threadIdx.x - lane];
 }
+
+/// Neighbours that are read and written at once, from an address that they divide.
+template <class T, int N> struct alignas(N * sizeof(T)) Several { T v[N]; };
+
+template <int N, class T> static __device__ __forceinline__ Several<T, N> several(const T *from) {
+    return *(const Several<T, N> *)from;
+}

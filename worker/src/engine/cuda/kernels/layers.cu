@@ -4,13 +4,16 @@ extern "C" __global__ void narrow_all(const float *x, narrow_t *y, unsigned n) {
     EACH(i, n) y[i] = narrow(x[i]);
 }
 
-/// y = x + bias (none: 0), rectified if asked for; element i has bias (i / inner) % width.
-extern "C" __global__ void bias_act(const float *x, float *y, const float *bias, unsigned n, unsigned inner,
-                                    unsigned width, unsigned relu) {
+/// y = x + bias (none: 0), rectified if asked for, in bfloat16 as well (may be absent); element i has bias
+/// (i / inner) % width.
+extern "C" __global__ void bias_act(const float *x, float *y, narrow_t *small, const float *bias, unsigned n,
+                                    unsigned inner, unsigned width, unsigned relu) {
     EACH(i, n) {
         float v = x[i];
         if (bias) v += bias[i / inner % width];
-        y[i] = relu ? (v > 0.0f || v != v ? v : 0.0f) : v;
+        v = relu ? (v > 0.0f || v != v ? v : 0.0f) : v;
+        y[i] = v;
+        if (small) small[i] = narrow(v);
     }
 }
 
@@ -51,6 +54,26 @@ extern "C" __global__ void sum_segments(const float *x, float *out, unsigned seg
     if (segment < segments && threadIdx.x % lanes == 0) out[segment * gridDim.y + blockIdx.y] = sum;
 }
 
+/// Sum of `parts` matrices, `size` scalars from one to the next, with rows of `width` scalars `stride` apart: n
+/// scalars, 32 a block by 8 threads each.
+extern "C" __global__ void sum_parts(const float *x, float *out, unsigned n, unsigned parts, unsigned width,
+                                     unsigned stride, unsigned size) {
+    __shared__ float sums[8][33];
+    unsigned lane = threadIdx.x % 32, line = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
+    float sum = 0.0f;
+    if (i < n) {
+        const float *own = x + i / width * stride + i % width;
+#pragma unroll 8
+        for (unsigned part = line; part < parts; part += 8) sum += own[(size_t)part * size];
+    }
+    sums[line][lane] = sum;
+    __syncthreads();
+    if (line == 0 && i < n) {
+        for (unsigned k = 1; k < 8; k++) sum += sums[k][lane];
+        out[i] = sum;
+    }
+}
+
 /// Sums over rows of 32 columns a block, by 8 threads each: out[part * width + column].
 extern "C" __global__ void sum_columns(const float *x, float *out, unsigned rows, unsigned width) {
     __shared__ float parts[8][33];
@@ -68,48 +91,159 @@ extern "C" __global__ void sum_columns(const float *x, float *out, unsigned rows
     }
 }
 
-/// Windows of x [channels, batch, height, width] as [channels · side², batch · rows · columns]; a row of
-/// the result is a row of the grid, a thread does four neighbours where a line divides by four.
-template <class T>
-static __device__ __forceinline__ void im2col(const float *x, T *out, unsigned batch, unsigned height,
-                                              unsigned width, unsigned rows, unsigned columns, unsigned side,
-                                              unsigned stride, unsigned padding) {
-    unsigned kx = blockIdx.y % side, ky = blockIdx.y / side % side, c = blockIdx.y / (side * side);
-    unsigned places = batch * rows * columns, step = columns % 4 == 0 ? 4 : 1;
+/// Windows of x [channels, batch, height, width] as [channels · side², batch · rows · columns]. A row of the
+/// grid is `side` rows of the result, from one line of each window; a thread does N neighbours, which divide a
+/// line, and where the side is known (SIDE; the stride is then 1) reads what their windows share once. Rows of
+/// the grid beyond the windows' are one row of zeros each.
+template <int N, int SIDE, class T>
+static __device__ __forceinline__ void lines_of(const float *x, T *out, unsigned channels, unsigned batch,
+                                                unsigned height, unsigned width, unsigned rows, unsigned columns,
+                                                unsigned side, unsigned stride, unsigned padding) {
+    unsigned places = batch * rows * columns, ky = blockIdx.y % side, c = blockIdx.y / side;
+    T *to = out + (size_t)blockIdx.y * side * places;
+    Several<T, N> values;
+    if (c >= channels) {
+        to = out + ((size_t)channels * side * side + blockIdx.y - channels * side) * places;
+        for (unsigned k = 0; k < N; k++) values.v[k] = (T)0;
+        EACH(i, places / N) *(Several<T, N> *)(to + i * N) = values;
+        return;
+    }
     const float *plane = x + (size_t)c * batch * height * width;
-    T *to = out + (size_t)blockIdx.y * places;
-    EACH(i, places / step) {
-        unsigned j = i * step, left = j % columns, top = j / columns % rows, b = j / (columns * rows);
+    EACH(i, places / N) {
+        unsigned j = i * N, left = j % columns, line_of = j / columns, top = line_of % rows, b = line_of / rows;
         int y = (int)(top * stride + ky) - (int)padding;
         bool inside = y >= 0 && y < (int)height;
         const float *line = plane + ((size_t)b * height + (inside ? y : 0)) * width;
-        T values[4];
-        for (unsigned k = 0; k < 4; k++) {
-            int at = (int)((left + k) * stride + kx) - (int)padding;
-            if (k < step) put(values + k, inside && at >= 0 && at < (int)width ? line[at] : 0.0f);
+        if (SIDE) {
+            T shared[N + SIDE];
+            for (unsigned k = 0; k < N + SIDE - 1; k++) {
+                unsigned at = left + k - padding;
+                put(shared + k, inside && at < width ? line[at] : 0.0f);
+            }
+            for (unsigned kx = 0; kx < SIDE; kx++) {
+                for (unsigned k = 0; k < N; k++) values.v[k] = shared[kx + k];
+                *(Several<T, N> *)(to + (size_t)kx * places + j) = values;
+            }
+            continue;
         }
-        if (step == 4) {
-            struct alignas(4 * sizeof(T)) Four { T v[4]; };
-            *(Four *)(to + j) = *(const Four *)values;
-        } else {
-            to[j] = values[0];
+        for (unsigned kx = 0; kx < side; kx++) {
+            for (unsigned k = 0; k < N; k++) {
+                int at = (int)((left + k) * stride + kx) - (int)padding;
+                put(values.v + k, inside && at >= 0 && at < (int)width ? line[at] : 0.0f);
+            }
+            *(Several<T, N> *)(to + (size_t)kx * places + j) = values;
         }
     }
 }
 
-extern "C" __global__ void im2col_wide(const float *x, float *out, unsigned batch, unsigned height,
-                                       unsigned width, unsigned rows, unsigned columns, unsigned side,
-                                       unsigned stride, unsigned padding) {
-    im2col(x, out, batch, height, width, rows, columns, side, stride, padding);
+template <class T>
+static __device__ __forceinline__ void im2col(const float *x, T *out, unsigned channels, unsigned batch,
+                                              unsigned height, unsigned width, unsigned rows, unsigned columns,
+                                              unsigned side, unsigned stride, unsigned padding) {
+    if (columns % 4)
+        lines_of<1, 0>(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
+    else if (stride == 1 && side == 5)
+        lines_of<4, 5>(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
+    else if (stride == 1 && side == 3)
+        lines_of<4, 3>(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
+    else lines_of<4, 0>(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
 }
 
-extern "C" __global__ void im2col_narrow(const float *x, narrow_t *out, unsigned batch, unsigned height,
-                                         unsigned width, unsigned rows, unsigned columns, unsigned side,
-                                         unsigned stride, unsigned padding) {
-    im2col(x, out, batch, height, width, rows, columns, side, stride, padding);
+extern "C" __global__ void im2col_wide(const float *x, float *out, unsigned channels, unsigned batch,
+                                       unsigned height, unsigned width, unsigned rows, unsigned columns,
+                                       unsigned side, unsigned stride, unsigned padding) {
+    im2col(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
 }
 
-/// The transpose of `im2col`: each pixel collects what its windows have for it.
+extern "C" __global__ void im2col_narrow(const float *x, narrow_t *out, unsigned channels, unsigned batch,
+                                         unsigned height, unsigned width, unsigned rows, unsigned columns,
+                                         unsigned side, unsigned stride, unsigned padding) {
+    im2col(x, out, channels, batch, height, width, rows, columns, side, stride, padding);
+}
+
+/// Rows of `width` with zeros up to `stride`, n scalars in all.
+template <class T>
+static __device__ __forceinline__ void widen(const T *x, T *out, unsigned n, unsigned width, unsigned stride) {
+    EACH(i, n) out[i] = i % stride < width ? x[i / stride * width + i % stride] : (T)0;
+}
+
+extern "C" __global__ void pad_wide(const float *x, float *out, unsigned n, unsigned width, unsigned stride) {
+    widen(x, out, n, width, stride);
+}
+
+extern "C" __global__ void pad_narrow(const narrow_t *x, narrow_t *out, unsigned n, unsigned width,
+                                      unsigned stride) {
+    widen(x, out, n, width, stride);
+}
+
+/// The transpose of `im2col` with a stride of 1 and lines of windows that divide by four: a block collects
+/// `own` planes (channels · batch of them) in its memory, a thread for four neighbours of a line. Each pixel adds
+/// by columns of its windows, then by their lines.
+template <int SIDE, class T>
+static __device__ __forceinline__ void collect(const T *from, float *x, unsigned planes, unsigned own,
+                                               unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                               unsigned columns, unsigned padding) {
+    __shared__ float pixels[8 * THREADS];
+    unsigned first = blockIdx.x * own, here = min(own, planes - first), fours = columns / 4;
+    unsigned four = threadIdx.x % fours, line = threadIdx.x / fours, top = line % height;
+    unsigned plane = first + line / height;
+    bool works = plane < first + here;
+    float sums[SIDE][4];
+    for (unsigned kx = 0; kx < SIDE; kx++)
+        for (unsigned k = 0; k < 4; k++) sums[kx][k] = 0.0f;
+    if (works) {
+        size_t places = (size_t)batch * rows * columns;
+        const T *windows = from + (size_t)(plane / batch) * SIDE * SIDE * places +
+                           (size_t)(plane % batch) * rows * columns + four * 4;
+#pragma unroll
+        for (unsigned ky = 0; ky < SIDE; ky++) {
+            unsigned y = top + padding - ky;
+            if (y >= rows) continue;
+#pragma unroll
+            for (unsigned kx = 0; kx < SIDE; kx++) {
+                Several<T, 4> some = several<4>(windows + (ky * SIDE + kx) * places + y * columns);
+                for (unsigned k = 0; k < 4; k++) sums[kx][k] += get(some.v + k);
+            }
+        }
+    }
+    for (unsigned i = threadIdx.x; i < here * height * width; i += THREADS) pixels[i] = 0.0f;
+    __syncthreads();
+#pragma unroll
+    for (unsigned kx = 0; kx < SIDE; kx++) {
+        unsigned left = four * 4 + kx - padding;
+        for (unsigned k = 0; k < 4; k++)
+            if (works && left + k < width) pixels[line * width + left + k] += sums[kx][k];
+        __syncthreads();
+    }
+    float *to = x + (size_t)first * height * width;
+    for (unsigned i = threadIdx.x; i < here * height * width; i += THREADS) to[i] = pixels[i];
+}
+
+extern "C" __global__ void col2im_3_wide(const float *from, float *x, unsigned planes, unsigned own,
+                                          unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                          unsigned columns, unsigned padding) {
+    collect<3>(from, x, planes, own, batch, height, width, rows, columns, padding);
+}
+
+extern "C" __global__ void col2im_3_narrow(const narrow_t *from, float *x, unsigned planes, unsigned own,
+                                          unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                          unsigned columns, unsigned padding) {
+    collect<3>(from, x, planes, own, batch, height, width, rows, columns, padding);
+}
+
+extern "C" __global__ void col2im_5_wide(const float *from, float *x, unsigned planes, unsigned own,
+                                          unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                          unsigned columns, unsigned padding) {
+    collect<5>(from, x, planes, own, batch, height, width, rows, columns, padding);
+}
+
+extern "C" __global__ void col2im_5_narrow(const narrow_t *from, float *x, unsigned planes, unsigned own,
+                                          unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                          unsigned columns, unsigned padding) {
+    collect<5>(from, x, planes, own, batch, height, width, rows, columns, padding);
+}
+
+/// The transpose of `im2col` for any stride: each pixel collects what its windows have for it.
 template <class T>
 static __device__ __forceinline__ void col2im(const T *from, float *x, unsigned n, unsigned batch,
                                               unsigned height, unsigned width, unsigned rows, unsigned columns,
@@ -119,20 +253,6 @@ static __device__ __forceinline__ void col2im(const T *from, float *x, unsigned 
         unsigned left = i % width, top = i / width % height, b = i / (width * height) % batch;
         unsigned c = i / (width * height * batch);
         float sum = 0.0f;
-        if (stride == 1) {
-            // Divisions by a stride that is not known cost more than the sum.
-            for (unsigned ky = 0; ky < side; ky++) {
-                unsigned y = top + padding - ky;
-                if (y >= rows) continue;
-                const T *line = from + (size_t)((c * side + ky) * side) * places + (b * rows + y) * columns;
-                for (unsigned kx = 0; kx < side; kx++) {
-                    unsigned at = left + padding - kx;
-                    if (at < columns) sum += get(line + (size_t)kx * places + at);
-                }
-            }
-            x[i] = sum;
-            continue;
-        }
         for (unsigned ky = 0; ky < side; ky++) {
             int y = (int)(top + padding) - (int)ky;
             if (y < 0 || y % (int)stride || y / (int)stride >= (int)rows) continue;
@@ -157,6 +277,86 @@ extern "C" __global__ void col2im_narrow(const narrow_t *from, float *x, unsigne
                                          unsigned height, unsigned width, unsigned rows, unsigned columns,
                                          unsigned side, unsigned stride, unsigned padding) {
     col2im(from, x, n, batch, height, width, rows, columns, side, stride, padding);
+}
+
+static __device__ __forceinline__ void better(float v, unsigned place, float *best, unsigned *which) {
+    if (v > *best || v != v) {
+        *best = v;
+        *which = place;
+    }
+}
+
+/// Of each window (side × side, side by side) of x + bias, rectified, the maximum and its place (255: nothing is
+/// above zero); n results, planes [filters, batch] of height × width.
+extern "C" __global__ void relu_pool(const float *x, const float *bias, float *y, unsigned char *chosen,
+                                     unsigned n, unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                     unsigned columns, unsigned side) {
+    bool pairs = side == 2 && width % 2 == 0;
+    EACH(i, n) {
+        unsigned left = i % columns, line = i / columns, top = line % rows, plane = line / rows, which = 255;
+        const float *from = x + ((size_t)plane * height + top * side) * width + left * side;
+        float b = bias ? bias[plane / batch] : 0.0f, best = 0.0f;
+        if (pairs) {
+            Several<float, 2> upper = several<2>(from), lower = several<2>(from + width);
+            for (unsigned c = 0; c < 2; c++) better(upper.v[c] + b, c, &best, &which);
+            for (unsigned c = 0; c < 2; c++) better(lower.v[c] + b, 2 + c, &best, &which);
+        } else {
+            for (unsigned r = 0; r < side; r++)
+                for (unsigned c = 0; c < side; c++) better(from[r * width + c] + b, r * side + c, &best, &which);
+        }
+        y[i] = best;
+        chosen[i] = (unsigned char)which;
+    }
+}
+
+/// The gradient of x from that of `relu_pool`'s result. A row of the grid is a filter; each block of it does a
+/// part and sums it: partial [filters, blocks].
+template <class T>
+static __device__ __forceinline__ void unpool(const float *dy, const unsigned char *chosen, T *dx, float *partial,
+                                              unsigned batch, unsigned height, unsigned width, unsigned rows,
+                                              unsigned columns, unsigned side) {
+    unsigned down = (height + side - 1) / side, across = (width + side - 1) / side;
+    unsigned windows = batch * down * across, part = (windows + gridDim.x - 1) / gridDim.x;
+    unsigned first = blockIdx.x * part, last = min(first + part, windows);
+    bool pairs = side == 2 && width % 2 == 0;
+    float sum = 0.0f;
+    for (unsigned i = first + threadIdx.x; i < last; i += THREADS) {
+        unsigned left = i % across, line = i / across, top = line % down;
+        size_t plane = (size_t)blockIdx.y * batch + line / down;
+        unsigned which = 255;
+        float g = 0.0f;
+        if (top < rows && left < columns) {
+            size_t from = (plane * rows + top) * columns + left;
+            which = chosen[from];
+            if (which != 255) g = dy[from];
+        }
+        sum += g;
+        T *to = dx + (plane * height + top * side) * width + left * side;
+        for (unsigned r = 0; r < side && top * side + r < height; r++) {
+            if (pairs) {
+                Several<T, 2> two;
+                for (unsigned c = 0; c < 2; c++) put(two.v + c, which == r * 2 + c ? g : 0.0f);
+                *(Several<T, 2> *)(to + r * width) = two;
+                continue;
+            }
+            for (unsigned c = 0; c < side && left * side + c < width; c++)
+                put(to + r * width + c, which == r * side + c ? g : 0.0f);
+        }
+    }
+    sum = lanes_sum(sum, THREADS);
+    if (threadIdx.x == 0) partial[blockIdx.y * gridDim.x + blockIdx.x] = sum;
+}
+
+extern "C" __global__ void relu_pool_back_wide(const float *dy, const unsigned char *chosen, float *dx,
+                                               float *partial, unsigned batch, unsigned height, unsigned width,
+                                               unsigned rows, unsigned columns, unsigned side) {
+    unpool(dy, chosen, dx, partial, batch, height, width, rows, columns, side);
+}
+
+extern "C" __global__ void relu_pool_back_narrow(const float *dy, const unsigned char *chosen, narrow_t *dx,
+                                                 float *partial, unsigned batch, unsigned height, unsigned width,
+                                                 unsigned rows, unsigned columns, unsigned side) {
+    unpool(dy, chosen, dx, partial, batch, height, width, rows, columns, side);
 }
 
 /// Of each window the maximum and its place; n results, planes of height × width.
@@ -209,11 +409,14 @@ extern "C" __global__ void max_pool_back(const float *dy, const unsigned char *c
     }
 }
 
-/// y [b, a, inner] from x [a, b, inner].
-extern "C" __global__ void swap_outer(const float *x, float *y, unsigned n, unsigned a, unsigned b, unsigned inner) {
+/// y [b, a, inner] from x [a, b, inner], in bfloat16 as well (may be absent).
+extern "C" __global__ void swap_outer(const float *x, float *y, narrow_t *small, unsigned n, unsigned a,
+                                      unsigned b, unsigned inner) {
     EACH(i, n) {
         unsigned p = i % inner, ia = i / inner % a, ib = i / (inner * a);
-        y[i] = x[((size_t)ia * b + ib) * inner + p];
+        float v = x[((size_t)ia * b + ib) * inner + p];
+        y[i] = v;
+        if (small) small[i] = narrow(v);
     }
 }
 

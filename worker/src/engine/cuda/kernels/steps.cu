@@ -80,10 +80,17 @@ extern "C" __global__ void advance(unsigned *state, unsigned batch) {
 #define REACH 13
 #define FACTOR 14
 
-/// Squares by blocks of the grid, in f64.
+/// Squares by blocks of the grid, in f64; x begins where four neighbours may be read at once.
 extern "C" __global__ void squares(const float *x, double *partial, unsigned n) {
     double sum = 0.0;
-    EACH(i, n) sum += (double)x[i] * (double)x[i];
+    EACH(i, n / 4) {
+        Several<float, 4> some = several<4>(x + (size_t)i * 4);
+        for (unsigned k = 0; k < 4; k++) sum += (double)some.v[k] * (double)some.v[k];
+    }
+    if (blockIdx.x == 0 && threadIdx.x < n % 4) {
+        float last = x[n - 1 - threadIdx.x];
+        sum += (double)last * (double)last;
+    }
     sum = lanes_sum(sum, THREADS);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -102,11 +109,15 @@ extern "C" __global__ void factor(const double *partial, float *numbers, unsigne
     }
 }
 
-/// to = w + numbers[which] · e
-extern "C" __global__ void place(float *to, const float *w, const float *e, const float *numbers, unsigned which,
-                                 unsigned n) {
+/// to = w + numbers[which] · e, in bfloat16 as well (may be absent).
+extern "C" __global__ void place(float *to, narrow_t *small, const float *w, const float *e, const float *numbers,
+                                 unsigned which, unsigned n) {
     float a = numbers[which];
-    EACH(i, n) to[i] = w[i] + a * e[i];
+    EACH(i, n) {
+        float v = w[i] + a * e[i];
+        to[i] = v;
+        if (small) small[i] = narrow(v);
+    }
 }
 
 /// q = g − μ − s, in place.
@@ -141,26 +152,57 @@ extern "C" __global__ void correct(float *grad, const float *shift, const float 
     }
 }
 
-/// The step after `correct`: clean or compat; with a velocity (may be absent), heavy ball.
-extern "C" __global__ void descend(float *w, const float *grad, const float *start, const float *shift,
-                                   float *velocity, const float *numbers, unsigned clipped, unsigned compat,
-                                   unsigned n) {
-    float lr = numbers[LR], prox = numbers[PROX], decay = numbers[DECAY];
-    float factor = clipped ? numbers[FACTOR] : 1.0f, momentum = numbers[MOMENTUM];
-    EACH(i, n) {
-        float old = w[i], g = factor * grad[i], next;
-        if (compat) {
-            next = old - lr * (g + (decay + prox) * old);
-        } else {
-            if (shift) g += shift[i];
-            next = old - lr * (g + prox * (old - start[i]) + decay * old);
-        }
+/// Where a step goes, and what it depends on.
+struct Descent {
+    float lr, prox, decay, factor, momentum;
+    bool compat;
+};
+
+static __device__ __forceinline__ float descended(Descent d, float old, float grad, float start, float shift) {
+    float g = d.factor * grad;
+    if (d.compat) return old - d.lr * (g + (d.decay + d.prox) * old);
+    return old - d.lr * (g + shift + d.prox * (old - start) + d.decay * old);
+}
+
+/// N neighbours of a step: nothing is read that does not count.
+template <int N>
+static __device__ __forceinline__ void descend_some(float *w, narrow_t *small, const float *grad,
+                                                    const float *start, const float *shift, float *velocity,
+                                                    Descent d) {
+    Several<float, N> old = several<N>(w), g = several<N>(grad), from, moved, v, next;
+    Several<narrow_t, N> rounded;
+    bool near = !d.compat && d.prox != 0.0f, shifted = !d.compat && shift;
+    if (near) from = several<N>(start);
+    if (shifted) moved = several<N>(shift);
+    if (velocity) v = several<N>(velocity);
+    for (unsigned k = 0; k < N; k++) {
+        next.v[k] = descended(d, old.v[k], g.v[k], near ? from.v[k] : old.v[k], shifted ? moved.v[k] : 0.0f);
         if (velocity) {
-            float v = (next - old) + momentum * velocity[i];
-            velocity[i] = v;
-            next = old + v;
+            v.v[k] = (next.v[k] - old.v[k]) + d.momentum * v.v[k];
+            next.v[k] = old.v[k] + v.v[k];
         }
-        w[i] = next;
+        rounded.v[k] = narrow(next.v[k]);
+    }
+    *(Several<float, N> *)w = next;
+    if (velocity) *(Several<float, N> *)velocity = v;
+    if (small) *(Several<narrow_t, N> *)small = rounded;
+}
+
+/// The step after `correct`: clean or compat; with a velocity (may be absent), heavy ball; the weights in
+/// bfloat16 as well (may be absent). Vectors begin where four neighbours may be read at once.
+extern "C" __global__ void descend(float *w, narrow_t *small, const float *grad, const float *start,
+                                   const float *shift, float *velocity, const float *numbers, unsigned clipped,
+                                   unsigned compat, unsigned n) {
+    Descent d = {numbers[LR], numbers[PROX], numbers[DECAY], clipped ? numbers[FACTOR] : 1.0f,
+                 numbers[MOMENTUM], compat != 0};
+    EACH(i, n / 4 + n % 4) {
+        bool four = i < n / 4;
+        size_t at = four ? (size_t)i * 4 : n - n % 4 + (i - n / 4);
+        narrow_t *own = small ? small + at : small;
+        const float *moved = shift ? shift + at : shift;
+        float *v = velocity ? velocity + at : velocity;
+        if (four) descend_some<4>(w + at, own, grad + at, start + at, moved, v, d);
+        else descend_some<1>(w + at, own, grad + at, start + at, moved, v, d);
     }
 }
 

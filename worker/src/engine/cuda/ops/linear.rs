@@ -1,8 +1,8 @@
 //! Fully connected layer.
 
 use super::super::array::Array;
-use super::super::lane::Factor;
-use super::{factor, finish, gradient_of, slopes, sum_columns};
+use super::super::product::Factor;
+use super::{factor, finish, gradient_of, slopes, sum_columns, twin};
 use crate::engine::tape::Operation;
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -34,9 +34,11 @@ impl Operation for Linear {
         let y = x.lane().scratch::<f32>(rows * outputs)?;
         let factors = (Factor::rows(&x, inputs), Factor::columns(&w, inputs));
         x.lane().product([rows, outputs, inputs], factors, (Factor::rows(&y, outputs), false))?;
-        finish(&y, operands.get(2).copied(), (1, outputs), self.relu)?;
+        // What is rectified goes to another layer.
+        let narrow = if self.relu { twin(x.lane(), y.len())? } else { None };
+        finish(&y, operands.get(2).copied(), (1, outputs), self.relu, narrow.as_ref())?;
         self.x = Some(x);
-        Ok(Tensor::device(y, &shape))
+        Ok(Tensor::device(y.with_leaf(None, narrow), &shape))
     }
 
     fn backward(

@@ -1,7 +1,8 @@
 //! The recurrent part of an LSTM layer: per step a product and one kernel.
 
 use super::super::array::Array;
-use super::super::lane::{Factor, args};
+use super::super::lane::args;
+use super::super::product::Factor;
 use super::{factor, gradient_of, sum_columns};
 use crate::engine::tape::Operation;
 use crate::engine::tensor::{Result, Tensor, bail};
@@ -28,7 +29,7 @@ impl Operation for Recurrence {
         let (x, w) = (projected.array()?, weight.array()?);
         let lane = x.lane();
         let gates = lane.scratch::<f32>(x.len())?;
-        lane.each("bias_act", x.len(), args![x, &gates, bias.array()?, x.len(), 1, 4 * h, false])?;
+        lane.each("bias_act", x.len(), args![x, &gates, None, bias.array()?, x.len(), 1, 4 * h, false])?;
         let [cells, hidden] = [lane.scratch::<f32>(b * t * h)?, lane.scratch::<f32>(b * t * h)?];
         for step in 0..t {
             if step > 0 {

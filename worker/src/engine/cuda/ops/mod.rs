@@ -107,12 +107,23 @@ fn sum_columns(lane: &Arc<Lane>, x: &Array, out: &Array, rows: usize, width: usi
     lane.grid("sum_columns", (columns, 1), args![&partial, out, parts, width])
 }
 
-/// `y = x + bias`, rectified if asked for; element i has bias `i / inner % width`. In place, nobody else
-/// has `y` yet.
-fn finish(y: &Array, bias: Option<&Tensor>, (inner, width): (usize, usize), relu: bool) -> Result<()> {
+/// `y = x + bias`, rectified if asked for, and to `narrow`; element i has bias `i / inner % width`. In place,
+/// nobody else has `y` yet.
+fn finish(
+    y: &Array,
+    bias: Option<&Tensor>,
+    (inner, width): (usize, usize),
+    relu: bool,
+    narrow: Option<&Array>,
+) -> Result<()> {
     let bias = bias.map(Tensor::array).transpose()?;
-    if bias.is_none() && !relu {
+    if bias.is_none() && !relu && narrow.is_none() {
         return Ok(());
     }
-    y.lane().each("bias_act", y.len(), args![y, y, bias, y.len(), inner, width, relu])
+    y.lane().each("bias_act", y.len(), args![y, y, narrow, bias, y.len(), inner, width, relu])
+}
+
+/// Memory for `n` values in bfloat16 beside those in f32, where products want them.
+fn twin(lane: &Arc<Lane>, n: usize) -> Result<Option<Array>> {
+    (lane.precision() == Precision::Bf16).then(|| lane.scratch::<u16>(n)).transpose()
 }

@@ -2,7 +2,7 @@
 
 use super::super::array::Array;
 use super::super::lane::args;
-use super::gradient_of;
+use super::{gradient_of, twin};
 use crate::engine::ops::patches::Window;
 use crate::engine::tape::Operation;
 use crate::engine::tensor::{Result, Tensor, bail};
@@ -83,15 +83,16 @@ impl Operation for Flatten {
     fn forward(&mut self, inputs: &[&Tensor]) -> Result<Tensor> {
         let [batch, height, width, c] = inputs[0].dims()?;
         let x = inputs[0].array()?;
-        let y = x.lane().scratch::<f32>(x.len())?;
-        x.lane().each("swap_outer", y.len(), args![x, &y, y.len(), c, batch, height * width])?;
-        Ok(Tensor::device(y, &[batch, height * width * c]))
+        let (y, narrow) = (x.lane().scratch::<f32>(x.len())?, twin(x.lane(), x.len())?);
+        let sizes = args![x, &y, narrow.as_ref(), y.len(), c, batch, height * width];
+        x.lane().each("swap_outer", y.len(), sizes)?;
+        Ok(Tensor::device(y.with_leaf(None, narrow), &[batch, height * width * c]))
     }
 
     fn backward(&self, inputs: &[Tensor], _: &Tensor, gradient: Tensor) -> Result<Vec<Option<Tensor>>> {
         let [batch, height, width, c] = inputs[0].dims()?;
         let dx = gradient_of(&inputs[0])?;
-        let sizes = args![gradient.array()?, &dx, dx.len(), batch, c, height * width];
+        let sizes = args![gradient.array()?, &dx, None, dx.len(), batch, c, height * width];
         dx.lane().each("swap_outer", dx.len(), sizes)?;
         Ok(vec![Some(Tensor::device(dx, inputs[0].shape()))])
     }

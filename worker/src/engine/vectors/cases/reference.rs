@@ -175,7 +175,7 @@ fn clipped_sum(x: &[f64], limit: f64) -> Vec<f64> {
 fn noise(x: &[f64]) -> Vec<f64> {
     let part = |(i, x): (usize, &f64)| {
         let word = algorithms::seed::mix(KEY ^ (i as u64 / 2));
-        let radius = ((word >> 32) as f64 + 1.0) / 2.0_f64.powi(32);
+        let radius = f64::from((word >> 33 | 1) as f32 / 2.0_f32.powi(31));
         let angle = std::f64::consts::TAU * (word as u32) as f64 / 2.0_f64.powi(32);
         let length = f64::from(DEVIATION) * (-2.0 * radius.ln()).sqrt();
         x + length * if i % 2 == 0 { angle.cos() } else { angle.sin() }

@@ -4,7 +4,7 @@ use crate::table::{bytes, percent};
 use proto::event::{Metrics, RunEvent};
 
 /// One line for an event.
-pub(crate) fn line(event: &RunEvent) -> String {
+pub fn line(event: &RunEvent) -> String {
     match event {
         RunEvent::Submitted { name } => format!("submitted: {name}"),
         RunEvent::Waiting { eligible, needed } => {
@@ -31,7 +31,7 @@ pub(crate) fn line(event: &RunEvent) -> String {
 }
 
 /// Whether an event is part of every healthy round, so that a bar may stand for it.
-pub(crate) fn is_routine(event: &RunEvent) -> bool {
+pub fn is_routine(event: &RunEvent) -> bool {
     matches!(
         event,
         RunEvent::Submitted { .. }

@@ -1,7 +1,7 @@
 //! Tables for people: columns as wide as their content, numbers to the right.
 
 /// Lays out rows under a heading; columns whose cells are all numbers are aligned to the right.
-pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
     let columns: Vec<(usize, bool)> = (0..heading.len())
         .map(|column| {
@@ -22,7 +22,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Lays out names and values, one a line.
-pub(crate) fn pairs(rows: &[(&str, String)]) -> String {
+pub fn pairs(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect::<Vec<_>>().join("\n")
 }
@@ -32,7 +32,7 @@ fn is_number(cell: &str) -> bool {
 }
 
 /// A byte count as people read it; powers of 1000.
-pub(crate) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 999.5 {
@@ -44,7 +44,7 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// Seconds since 1970 as date and time (UTC).
-pub(crate) fn instant(seconds: u64) -> String {
+pub fn instant(seconds: u64) -> String {
     let at = i64::try_from(seconds).ok().and_then(|s| time::OffsetDateTime::from_unix_timestamp(s).ok());
     at.map_or_else(
         || seconds.to_string(),
@@ -56,12 +56,12 @@ pub(crate) fn instant(seconds: u64) -> String {
 }
 
 /// A share as a percentage.
-pub(crate) fn percent(share: f64) -> String {
+pub fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
 /// A value that may be absent.
-pub(crate) fn or_dash<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+pub fn or_dash<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
     value.map_or_else(|| "–".to_owned(), show)
 }
 

@@ -1,19 +1,76 @@
 //! Accuracy, loss and ε over the rounds as an SVG: the one picture that everybody wants of a run.
 
-use crate::exit::{Code, Failure};
 use plotters::{coord::Shift, prelude::*};
 use proto::event::Metrics;
+use serde::Serialize;
 
 const WIDTH: u32 = 900;
 const PANEL_HEIGHT: u32 = 320;
-pub(crate) const INK: RGBColor = RGBColor(60, 64, 72);
-pub(crate) const GRID: RGBColor = RGBColor(226, 228, 232);
-pub(crate) const BLUE: RGBColor = RGBColor(31, 100, 180);
+/// A curve of more points is a line without dots.
+const DOTS: usize = 100;
+/// Axes and text.
+pub const INK: RGBColor = RGBColor(60, 64, 72);
+/// Lines of the mesh.
+pub const GRID: RGBColor = RGBColor(226, 228, 232);
+/// The first curve.
+pub const BLUE: RGBColor = RGBColor(31, 100, 180);
 const ORANGE: RGBColor = RGBColor(214, 108, 20);
 const GREEN: RGBColor = RGBColor(30, 132, 84);
 const PURPLE: RGBColor = RGBColor(120, 70, 170);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// What a picture shows of a round; each value in the units of [`Metrics`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Point {
+    /// The round, from 0.
+    pub round: u64,
+    /// On the coordinator's held-out set.
+    pub eval_accuracy: Option<f64>,
+    /// On the workers' held-out sets.
+    pub federated_accuracy: Option<f64>,
+    /// The worst tenth of the workers.
+    pub worst_decile: Option<f64>,
+    /// Of personal models.
+    pub personal_accuracy: Option<f64>,
+    /// On the coordinator's held-out set.
+    pub eval_loss: Option<f64>,
+    /// On the workers' held-out sets.
+    pub federated_loss: Option<f64>,
+    /// Of the counted updates.
+    pub train_loss: Option<f64>,
+    /// Of all that was released from the data.
+    pub epsilon: Option<f64>,
+}
+
+impl From<&Metrics> for Point {
+    fn from(line: &Metrics) -> Self {
+        let finite = |value: Option<f64>| value.filter(|value| value.is_finite());
+        let clients = line.clients.as_deref();
+        Self {
+            round: line.round,
+            eval_accuracy: finite(line.eval_accuracy),
+            federated_accuracy: finite(line.federated_accuracy),
+            worst_decile: finite(clients.map(|clients| clients.accuracy.worst_decile)),
+            personal_accuracy: finite(clients.and_then(|c| c.personal.as_ref()).map(|own| own.mean_accuracy)),
+            eval_loss: finite(line.eval_loss),
+            federated_loss: finite(line.federated_loss),
+            train_loss: finite(line.train_loss),
+            epsilon: finite(line.epsilon),
+        }
+    }
+}
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PlotError {
+    /// Nothing was measured yet.
+    #[error("{0}: no round has an accuracy or a loss yet, so there is nothing to draw")]
+    Nothing(String),
+    /// The library failed.
+    #[error("cannot draw: {0}")]
+    Library(String),
+}
 
 /// A named line; points are (rounds done, value).
 struct Curve {
@@ -26,41 +83,41 @@ struct Curve {
 ///
 /// # Errors
 /// If no round has a value that could be drawn.
-pub(crate) fn svg(title: &str, metrics: &[Metrics]) -> Result<String, Failure> {
-    let curve = |name, colour, value: &dyn Fn(&Metrics) -> Option<f64>| {
-        let points = metrics.iter().filter_map(|line| {
-            value(line).filter(|value| value.is_finite()).map(|value| ((line.round + 1) as f64, value))
-        });
+pub fn svg(title: &str, metrics: &[Metrics]) -> Result<String, PlotError> {
+    of_points(title, &metrics.iter().map(Point::from).collect::<Vec<_>>())
+}
+
+/// Draws what is remembered of a run's metrics.
+///
+/// # Errors
+/// As for [`svg`].
+pub fn of_points(title: &str, points: &[Point]) -> Result<String, PlotError> {
+    let curve = |name, colour, value: fn(&Point) -> Option<f64>, unit: f64| {
+        let points = points.iter().filter_map(|point| Some(((point.round + 1) as f64, value(point)? * unit)));
         Curve { name, colour, points: points.collect() }
     };
-    let percent = |share: f64| share * 100.0;
     let accuracy = [
-        curve("held-out accuracy", BLUE, &|line| line.eval_accuracy.map(percent)),
-        curve("workers' held-out accuracy", GREEN, &|line| line.federated_accuracy.map(percent)),
-        curve("worst tenth of the workers", ORANGE, &|line| {
-            line.clients.as_ref().map(|clients| percent(clients.accuracy.worst_decile))
-        }),
-        curve("personal models, on average", PURPLE, &|line| {
-            Some(percent(line.clients.as_ref()?.personal.as_ref()?.mean_accuracy))
-        }),
+        curve("held-out accuracy", BLUE, |point| point.eval_accuracy, 100.0),
+        curve("workers' held-out accuracy", GREEN, |point| point.federated_accuracy, 100.0),
+        curve("worst tenth of the workers", ORANGE, |point| point.worst_decile, 100.0),
+        curve("personal models, on average", PURPLE, |point| point.personal_accuracy, 100.0),
     ];
     let loss = [
-        curve("held-out loss", BLUE, &|line| line.eval_loss),
-        curve("workers' held-out loss", GREEN, &|line| line.federated_loss),
-        curve("training loss", ORANGE, &|line| line.train_loss),
+        curve("held-out loss", BLUE, |point| point.eval_loss, 1.0),
+        curve("workers' held-out loss", GREEN, |point| point.federated_loss, 1.0),
+        curve("training loss", ORANGE, |point| point.train_loss, 1.0),
     ];
-    let epsilon = [curve("ε of all that was released from the data", ORANGE, &|line| line.epsilon)];
+    let epsilon = [curve("ε of all that was released from the data", ORANGE, |point| point.epsilon, 1.0)];
     let panels = [("accuracy, %", &accuracy[..]), ("loss", &loss[..]), ("ε", &epsilon[..])];
     let panels: Vec<(&str, &[Curve])> = panels
         .into_iter()
         .filter(|(_, curves)| curves.iter().any(|curve| !curve.points.is_empty()))
         .collect();
     if panels.is_empty() {
-        let text = format!("{title}: no round has an accuracy or a loss yet, so there is nothing to draw");
-        return Err(Failure::new(Code::Failed, text));
+        return Err(PlotError::Nothing(title.to_owned()));
     }
     let mut text = String::new();
-    draw(&mut text, title, &panels).map_err(|error| Failure::internal(format!("cannot draw: {error}")))?;
+    draw(&mut text, title, &panels).map_err(|error| PlotError::Library(error.to_string()))?;
     Ok(text)
 }
 
@@ -106,7 +163,9 @@ fn panel(area: &Area<'_>, label: &str, curves: &[Curve]) -> Drawn {
             .draw_series(LineSeries::new(points.iter().copied(), style))?
             .label(*name)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
-        chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
+        if points.len() <= DOTS {
+            chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
+        }
     }
     chart
         .configure_series_labels()
@@ -162,7 +221,7 @@ mod tests {
     #[test]
     fn nothing_to_draw_is_said() {
         let bare = Metrics { eval_loss: None, eval_accuracy: None, train_loss: None, ..metrics(0, 0.0) };
-        assert!(svg("x", &[bare]).unwrap_err().message.contains("nothing to draw"));
+        assert!(svg("x", &[bare]).unwrap_err().to_string().contains("nothing to draw"));
         let infinite =
             Metrics { eval_loss: None, eval_accuracy: None, train_loss: Some(f64::NAN), ..metrics(0, 0.0) };
         assert!(svg("x", &[infinite]).is_err());

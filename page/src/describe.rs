@@ -8,7 +8,7 @@ use proto::{
 use serde_json::{Value, json};
 
 /// A state in one word.
-pub(crate) fn state(state: i32) -> &'static str {
+pub fn state(state: i32) -> &'static str {
     match RunState::try_from(state) {
         Ok(RunState::Waiting) => "waiting",
         Ok(RunState::Running) => "running",
@@ -22,7 +22,7 @@ pub(crate) fn state(state: i32) -> &'static str {
 }
 
 /// A worker's state in one word.
-pub(crate) fn worker_state(worker: &WorkerSummary) -> &'static str {
+pub fn worker_state(worker: &WorkerSummary) -> &'static str {
     match (worker.quarantined, worker.connected) {
         (true, _) => "quarantined",
         (false, true) => "connected",
@@ -31,7 +31,7 @@ pub(crate) fn worker_state(worker: &WorkerSummary) -> &'static str {
 }
 
 /// A run, as `run list --json` and others print it.
-pub(crate) fn run_json(run: &RunSummary) -> Value {
+pub fn run_json(run: &RunSummary) -> Value {
     json!({
         "id": run.id, "name": run.name, "state": state(run.state), "committed": run.committed,
         "rounds": run.rounds, "algorithm": run.algorithm, "model": run.model, "data": run.data,
@@ -40,7 +40,7 @@ pub(crate) fn run_json(run: &RunSummary) -> Value {
 }
 
 /// A worker, as `worker list --json` prints it.
-pub(crate) fn worker_json(worker: &WorkerSummary) -> Value {
+pub fn worker_json(worker: &WorkerSummary) -> Value {
     json!({
         "name": worker.name, "connected": worker.connected, "quarantined": worker.quarantined,
         "program": worker.program, "datasets": worker.datasets, "silent_ms": worker.silent_ms,
@@ -49,7 +49,7 @@ pub(crate) fn worker_json(worker: &WorkerSummary) -> Value {
 }
 
 /// Everything about a run, as `run show --json` prints it.
-pub(crate) fn detail_json(detail: &RunDetail) -> Value {
+pub fn detail_json(detail: &RunDetail) -> Value {
     let text = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
     let mut all = run_json(&detail.summary.clone().unwrap_or_default());
     all["spec"] = text(&detail.spec);
@@ -68,7 +68,7 @@ pub(crate) fn detail_json(detail: &RunDetail) -> Value {
 }
 
 /// Runs as a table.
-pub(crate) fn run_table(runs: &[RunSummary]) -> String {
+pub fn run_table(runs: &[RunSummary]) -> String {
     let rows: Vec<Vec<String>> = runs
         .iter()
         .map(|run| {
@@ -87,7 +87,7 @@ pub(crate) fn run_table(runs: &[RunSummary]) -> String {
 }
 
 /// Rounds as a table.
-pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
+pub fn metrics_table(metrics: &[Metrics]) -> String {
     let rows: Vec<Vec<String>> = metrics
         .iter()
         .map(|line| {
@@ -123,7 +123,7 @@ pub(crate) fn metrics_table(metrics: &[Metrics]) -> String {
 }
 
 /// Everything about a run, for people.
-pub(crate) fn detail_text(detail: &RunDetail) -> String {
+pub fn detail_text(detail: &RunDetail) -> String {
     let run = detail.summary.clone().unwrap_or_default();
     let digest = if run.model_digest.is_empty() { "–".into() } else { run.model_digest.clone() };
     let mut text = table::pairs(&[
@@ -156,7 +156,7 @@ pub(crate) fn detail_text(detail: &RunDetail) -> String {
 }
 
 /// The lines that this version understands.
-pub(crate) fn parse_metrics(lines: &[String]) -> Vec<Metrics> {
+pub fn parse_metrics(lines: &[String]) -> Vec<Metrics> {
     lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
