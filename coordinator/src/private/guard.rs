@@ -143,6 +143,7 @@ impl Guard {
     }
 
     /// The same after a restart: nothing is in memory of noise that is correlated over rounds.
+    #[must_use]
     pub fn restarted(&self) -> Self {
         Self { states: Arc::default(), ..self.clone() }
     }
@@ -300,15 +301,14 @@ impl Guard {
     /// made again from the first round after a restart, so that nothing can be lost of it.
     fn correlated(&self, sum: &mut Sum, round: u64, key: &Key) -> Result<(), String> {
         let Some(strategy) = &self.plan.strategy else { return Ok(()) };
-        let noise = match self.correlated.get() {
-            // The norm of such a run stays, and with it the grid.
-            Some(noise) => noise,
-            None => {
-                let (grid, parameters) = (sum.grid, self.facts.parameters);
-                let made = CorrelatedNoise::new(strategy, self.plan.noise_multiplier, grid, parameters);
-                let made = made.map_err(|error| error.to_string())?;
-                self.correlated.get_or_init(|| made)
-            }
+        // The norm of such a run stays, and with it the grid.
+        let noise = if let Some(noise) = self.correlated.get() {
+            noise
+        } else {
+            let (grid, parameters) = (sum.grid, self.facts.parameters);
+            let made = CorrelatedNoise::new(strategy, self.plan.noise_multiplier, grid, parameters);
+            let made = made.map_err(|error| error.to_string())?;
+            self.correlated.get_or_init(|| made)
         };
         let advance = |(shard, sum): (usize, &mut [i64])| {
             let place = (0, shard as u32);

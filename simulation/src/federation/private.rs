@@ -96,7 +96,7 @@ impl Federation {
         if guard.has_shares() {
             return Some(self.mean_of_shares(&guard, sum, (round, participants.len())));
         }
-        Some(self.noised_mean(&guard, sum, disk, round))
+        Some(self.noised_mean(&guard, &sum, disk, round))
     }
 
     fn mean_of_shares(&mut self, guard: &Guard, mut sum: Sum, (round, count): (u64, usize)) -> Vectors {
@@ -112,7 +112,7 @@ impl Federation {
         made.expect("rounds with too few shares are not committed")
     }
 
-    fn noised_mean(&mut self, guard: &Guard, sum: Sum, disk: &mut Disk, round: u64) -> Vectors {
+    fn noised_mean(&mut self, guard: &Guard, sum: &Sum, disk: &mut Disk, round: u64) -> Vectors {
         let mutation = self.schedule.mutation;
         let kept = self.server.machine.as_ref().and_then(|machine| machine.secret().cloned());
         let kept = kept.expect("a round with noise was opened with its secret");
@@ -131,7 +131,7 @@ impl Federation {
             guard.add_noise(standing, sum, round, secret).expect("the noise is in bounds");
         };
         noise(&mut moved, &mut noised, at, &fresh(Mutation::FreshNoise, &kept));
-        let mut added = difference(&noised, &sum);
+        let mut added = difference(&noised, sum);
         if mutation == Mutation::NoiseOfTheRound {
             let mut none = guard.sum(standing).expect(GRID);
             noise(&mut standing.clone(), &mut none, round, &kept);
@@ -142,7 +142,7 @@ impl Federation {
             noise(&mut moved, &mut sum.clone(), round, &fresh(mutation, &kept));
         }
         let mean = guard.means(&noised, self.spec.lr(round));
-        let told = guard.tell(&sum, round, &fresh(Mutation::FreshMetrics, &kept)).expect("within bounds");
+        let told = guard.tell(sum, round, &fresh(Mutation::FreshMetrics, &kept)).expect("within bounds");
         let norm = moved.norm.get();
         let straight = guard.plan().strategy.as_ref().map(|_| {
             let mut none = guard.sum(standing).expect(GRID);

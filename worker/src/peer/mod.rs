@@ -118,7 +118,7 @@ pub async fn run(
     let address = config.advertise.map_or_else(|| listener.local_addr(), Ok).map_err(unusable)?;
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let place = Place { listener, address, dial: Arc::new(Tcp), wall, pace: Duration::ZERO };
-    run_in(config, spec, (place, trainer), stop).await
+    Box::pin(run_in(config, spec, (place, trainer), stop)).await
 }
 
 /// Takes part in a run from any place, also a simulated one.

@@ -9,7 +9,10 @@ use clap::ValueEnum;
 use privacy::{Mechanism, Positive, Probability};
 use proto::spec::RunSpec;
 use serde::{Deserialize, Serialize};
-use std::{num::NonZeroU64, path::PathBuf};
+use std::{
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+};
 
 use super::super::setting::bounded;
 
@@ -109,7 +112,7 @@ impl Asked {
         Ok(Read { question, about })
     }
 
-    fn about(&self, path: &PathBuf) -> Result<(String, About), Failure> {
+    fn about(&self, path: &Path) -> Result<(String, About), Failure> {
         let (_, spec) = run::read_spec(path)?;
         let read = |file: &PathBuf| {
             let bytes = std::fs::read(file)

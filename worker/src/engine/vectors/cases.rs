@@ -179,13 +179,12 @@ impl Case {
             Self::Combine(terms) => 4.0 * (terms + 1) as f64,
             Self::Square => 4.0,
             Self::Dot | Self::KeepOf(..) | Self::Noise => 8.0,
-            Self::Clip | Self::Descend(false) => 12.0,
+            // Of the largest, one search and the cut.
+            Self::Clip | Self::Descend(false) | Self::KeepLargest => 12.0,
             Self::Perturb => 16.0,
             Self::Encode => 20.0,
             Self::Descend(true) | Self::Adam => 28.0,
             Self::Quantise | Self::Dequantise => 5.0,
-            // One search and the cut.
-            Self::KeepLargest => 12.0,
             Self::ClippedSum => 8.0 + 8.0 / ROWS as f64,
         }
     }
