@@ -296,7 +296,7 @@ impl Scene<'_> {
         let up = self.schedule.survivors();
         let nodes = self.books.nodes.iter().filter(|(peer, _)| up.contains(peer));
         Ok(Outcome {
-            models: nodes.filter_map(|(peer, node)| Some((*peer, node.model()?))).collect(),
+            models: nodes.filter_map(|(peer, node)| Some((*peer, node.model()?.to_vec()))).collect(),
             rounds,
             counted: self.books.counted,
             epochs: self.books.epochs(),
