@@ -108,7 +108,8 @@ pub async fn run(
     let (rumours, ear) = Rumours::start(plan, net.clone()).await.map_err(WorkerError::Internal)?;
     let shared = Arc::new(Shared::new(run));
     let (sender, mut inbox) = mpsc::channel(EVENTS);
-    let service = Service { shared: Arc::clone(&shared), node: sender.clone(), ear };
+    let service =
+        Service { shared: Arc::clone(&shared), node: sender.clone(), ear, seen: serve::Seen::default() };
     let _serving = serve(service, listener, &bundle).map_err(wrong)?;
     let spec = Arc::new(spec);
     let opening = Arc::clone(&spec);
