@@ -1,8 +1,10 @@
-//! `starling ca init`: the federation's certificate authority and its first operator.
+//! `starling ca`: the federation's certificate authority, its first operator, and peers' certificates.
+
+mod revoke;
 
 use crate::{
     exit::{Code, Failure},
-    output, table,
+    life, output, table,
 };
 use clap::Subcommand;
 use identity::{Authority, Bundle, Role, Validity};
@@ -34,6 +36,9 @@ enum What {
     /// Writes the key and certificate of an observer, who may look at peers and at coordinators, and change
     /// nothing; JSON: as for `peer`
     Observer(HolderArgs),
+    /// Refuses a peer's certificates from now on: writes revoked.txt beside the authority, signed, and tells
+    /// peers; JSON: an object with list, number, told
+    Revoke(revoke::RevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +101,7 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         What::Init(init) => init,
         What::Peer(args) => return holder_main(Role::Peer, args),
         What::Observer(args) => return holder_main(Role::Observer, args),
+        What::Revoke(args) => return life::runtime()?.block_on(revoke::main(args)),
     };
     let lives = (u64::from(init.days) * DAY_S, u64::from(init.operator_days) * DAY_S);
     let made = make(&init.dir, &init.name, init.operator.as_str(), lives)?;

@@ -349,6 +349,42 @@ delta = 1e-5
 sampling = { kind = "everyone" }
 "#;
 
+/// What each peer has learned about each other, from what they wrote down.
+fn learned(fleet: &Fleet) {
+    let (run, drawing) = (fleet.path("run.toml"), fleet.path("pairs.svg"));
+    let folders: Vec<_> = (0..3).map(|index| fleet.path(&format!("peer-{index}"))).collect();
+    let mut ask =
+        starling(&["privacy", "pairwise", text(&run), "--json", "--svg", text(&drawing), "--peers"]);
+    let output = ask.args(&folders).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["peers"].as_array().unwrap().len(), 3, "{found}");
+    let each: Vec<f64> = found["each"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    for (v, row) in found["epsilon"].as_array().unwrap().iter().enumerate() {
+        for (u, epsilon) in row.as_array().unwrap().iter().enumerate() {
+            // In a ring of three all are neighbours: each has what there was, and no more than everybody.
+            let epsilon = epsilon.as_f64();
+            assert_eq!(epsilon.is_none(), v == u, "{found}");
+            assert!(epsilon.is_none_or(|epsilon| epsilon > 15.0 && epsilon <= each[u] + 1e-9), "{found}");
+        }
+    }
+    assert!(found["planned"]["most"].as_f64().unwrap() > 15.0 && each.iter().all(|x| *x <= 20.0), "{found}");
+    let svg = std::fs::read_to_string(&drawing).unwrap();
+    assert!(svg.contains("about peer") && svg.contains("ring-private"), "{svg}");
+    // One that is left out may have told the others anything.
+    let mut less = starling(&["privacy", "pairwise", text(&run), "--peers", text(&folders[0])]);
+    let output = less.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("is not among --peers"), "{said}");
+    let line: Value = serde_json::from_str(
+        std::fs::read_to_string(folders[0].join("metrics.jsonl")).unwrap().lines().last().unwrap(),
+    )
+    .unwrap();
+    // No sketch of a private model is told to those who are no neighbours.
+    assert!(line["consensus_distance"].is_null() && line["mass"].as_f64() > Some(0.0), "{line}");
+}
+
 #[test]
 fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
     let mut fleet = Fleet::start(PRIVATE, 3);
@@ -385,6 +421,7 @@ fn each_peer_pays_for_its_own_changes_and_tells_nothing_else() {
         let kept: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
         assert!(kept["train_loss"].as_f64().is_some(), "{kept}");
     }
+    learned(&fleet);
     let refused = PRIVATE.replace("local_gaussian", "central_gaussian").replace("replace_one", "zero_out");
     std::fs::write(fleet.path("run.toml"), refused).unwrap();
     fleet.kill(2);

@@ -4,11 +4,13 @@ use crate::{
     bundle::{self, BundleError},
     name::{Identity, Role},
     random,
+    revocation::Revocations,
     token::Fingerprint,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    SigningKey,
 };
 use rustls::pki_types::CertificateDer;
 use std::{net::IpAddr, path::Path};
@@ -162,6 +164,21 @@ impl Authority {
         let request = CertificateSigningRequestParams::from_der(&request.into())
             .map_err(|error| AuthorityError::Request(error.to_string()))?;
         self.issue(&request.public_key, role, name, (&[], validity))
+    }
+
+    /// The list with one holder more, whose certificates issued up to `until` (seconds since 1970) are refused.
+    ///
+    /// # Errors
+    /// If the library cannot sign.
+    pub fn revoke(
+        &self,
+        list: &Revocations,
+        holder: (Role, &str),
+        until: u64,
+    ) -> Result<Revocations, AuthorityError> {
+        let next = list.with(holder, until);
+        let signature = self.issuer.key().sign(next.body().as_bytes()).map_err(make)?;
+        Ok(next.signed(&signature))
     }
 
     /// Issues a certificate for a key and, for a server, its hosts.

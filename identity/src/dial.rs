@@ -1,7 +1,10 @@
 //! How a client's connection is made: a socket from somewhere (the operating system, or a simulated
 //! network), and TLS over it.
 
-use crate::name::{Identity, Role};
+use crate::{
+    name::{Identity, Role},
+    revocation::Revoked,
+};
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -52,18 +55,25 @@ pub struct Connector {
     host: Option<&'static str>,
     /// Whose certificate it must be.
     holder: Option<(Role, Arc<str>)>,
+    revoked: Revoked,
 }
 
 impl Connector {
     /// With TLS or, knowingly, without.
     pub fn new(dial: Arc<dyn Dial>, tls: Option<Arc<ClientConfig>>) -> Self {
-        Self { dial, tls, host: None, holder: None }
+        Self { dial, tls, host: None, holder: None, revoked: Revoked::default() }
     }
 
     /// To servers whose certificate names `host`, wherever they are.
     #[must_use]
     pub fn named(self, host: &'static str) -> Self {
         Self { host: Some(host), ..self }
+    }
+
+    /// To nobody whose certificate was revoked; a connection ends when that happens.
+    #[must_use]
+    pub fn except(self, revoked: Revoked) -> Self {
+        Self { revoked, ..self }
     }
 
     /// To nobody but the holder of that role and name.
@@ -83,7 +93,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { dial, tls, host: named, holder } = self.clone();
+        let Self { dial, tls, host: named, holder, revoked } = self.clone();
         Box::pin(async move {
             let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{uri}: {why}"));
             // An address of version 6 stands in brackets.
@@ -94,15 +104,17 @@ impl Service<Uri> for Connector {
             let host = named.map_or(host, str::to_owned);
             let name = ServerName::try_from(host).map_err(|error| wrong(&error.to_string()))?;
             let stream = TlsConnector::from(tls).connect(name, socket).await?;
-            if let Some((role, name)) = holder {
-                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let who = shown.map(Identity::of).transpose().map_err(|why| wrong(&why))?;
-                if who.as_ref().is_none_or(|who| who.role != role || who.name != *name) {
-                    let who = who.map_or_else(|| "nobody".to_owned(), |who| who.to_string());
-                    return Err(wrong(&format!("{who} answers there, not {role} `{name}`")));
-                }
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let who = shown.and_then(|certificate| Identity::of(certificate).ok());
+            if let Some((role, name)) = holder
+                && who.as_ref().is_none_or(|who| who.role != role || who.name != *name)
+            {
+                let who = who.map_or_else(|| "nobody".to_owned(), |who| who.to_string());
+                return Err(wrong(&format!("{who} answers there, not {role} `{name}`")));
             }
-            Ok(TokioIo::new(Box::new(stream) as Box<dyn Socket>))
+            let Some(who) = who else { return Ok(TokioIo::new(Box::new(stream) as Box<dyn Socket>)) };
+            revoked.check(&who).map_err(|why| wrong(&why))?;
+            Ok(TokioIo::new(Box::new(revoked.guard(stream, who)) as Box<dyn Socket>))
         })
     }
 }

@@ -11,6 +11,7 @@ mod bundle;
 mod dial;
 mod listen;
 mod name;
+mod revocation;
 mod tls;
 mod token;
 
@@ -19,6 +20,7 @@ pub use bundle::{Bundle, BundleError, SigningRequest};
 pub use dial::{Connector, Dial, Socket, Tcp};
 pub use listen::{Handshakes, Listen, accept, secure};
 pub use name::{Identity, Role, Serial};
+pub use revocation::{Guarded, Revocations, Revoked};
 pub use tls::{Current, client, enrolling, server};
 pub use token::{Fingerprint, Token, TokenError};
 

@@ -11,7 +11,7 @@ use opendp::{
     measures::ZeroConcentratedDivergence,
     metrics::L2Distance,
 };
-use privacy::sampler::{Key, Kind, SHARD, Sampler, shards};
+use privacy::sampler::{Key, Kind, SHARD, Sampler, Short, shards, short::DRAWS};
 use rand_chacha_09::{
     ChaCha20Rng,
     rand_core::{RngCore, SeedableRng},
@@ -76,6 +76,15 @@ fn main() {
             let variance = NonZeroU64::new(deviation * deviation).expect("not 0");
             let sampler = Sampler::new(kind, variance).expect("in bounds");
             let key = Key::new([1; 32]);
+            if let (Kind::Rounded, Some(short)) = (kind, Short::new(variance)) {
+                report(&format!("ours, 32 bits a draw, sigma {deviation}"), SHARD, |call| {
+                    let release = key.release(call);
+                    let mut draws = short.draws(&release, (0, 0));
+                    for _ in 0..SHARD / DRAWS {
+                        black_box(draws.next_batch());
+                    }
+                });
+            }
             report(&format!("ours, {kind:?}, sigma {deviation}"), SHARD, |call| {
                 key.release(call).add_noise(&sampler, (0, 0), &mut sum, 1);
             });

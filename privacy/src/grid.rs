@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClipNorm, NoiseMultiplier, NotFinite, ParameterError, parameters::require};
+use crate::{ClipNorm, NoiseMultiplier, NotFinite, ParameterError, parameters::require, widest::widest};
 
 /// Quanta in the norm of a contribution: at least 2^16.
 const LEAST_BITS: i32 = 16;
@@ -272,6 +272,42 @@ impl Grid {
         }
     }
 
+    /// As [`Self::round_sums`], and then adds noise and gives the [`Self::values`].
+    ///
+    /// # Panics
+    /// If the lengths differ; there may be more noise.
+    pub fn noised_sums(
+        self,
+        (before, last): (Option<&[f64]>, &[f32]),
+        noise: &[i32],
+        unit: f64,
+        values: &mut [f32],
+    ) {
+        let (inverse, noise) = (exp2(-self.exponent), &noise[..values.len()]);
+        assert_eq!(last.len(), values.len(), "grid: lengths differ");
+        let scales = [inverse, unit];
+        match before {
+            None => widest(
+                #[inline(always)]
+                move || noised(values, last.iter().map(|x| f64::from(*x)), noise, scales),
+            ),
+            Some(before) => {
+                assert_eq!(before.len(), values.len(), "grid: lengths differ");
+                widest(
+                    #[inline(always)]
+                    move || {
+                        noised(
+                            values,
+                            before.iter().zip(last).map(|(sum, x)| sum + f64::from(*x)),
+                            noise,
+                            scales,
+                        )
+                    },
+                );
+            }
+        }
+    }
+
     /// Quanta below 2^51, in units of `unit`.
     pub fn values(quanta: &[i64], unit: f64, values: &mut [f32]) {
         let value = |q: i64| f64::from_bits(MAGIC.to_bits().wrapping_add(q as u64)) - MAGIC;
@@ -301,6 +337,20 @@ const MAGIC: f64 = 1.5 * 4_503_599_627_370_496.0;
 fn nearest(x: f64) -> i64 {
     let bounded = x.clamp(-exp2(50), exp2(50));
     (bounded + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64
+}
+
+/// Sums, rounded to quanta, with noise, in units of `unit`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "a loop is compiled for a machine only with all that it calls")]
+fn noised(values: &mut [f32], sums: impl Iterator<Item = f64>, noise: &[i32], scales: [f64; 2]) {
+    // Out of their memory, which a store might change.
+    let [inverse, unit] = scales;
+    const MOST: f64 = (1_u64 << 50) as f64;
+    for ((value, sum), noise) in values.iter_mut().zip(sums).zip(noise) {
+        // Whole numbers both, and their sum is below 2^51.
+        let quanta = (sum * inverse).max(-MOST).min(MOST) + MAGIC - MAGIC;
+        *value = ((quanta + f64::from(*noise)) * unit) as f32;
+    }
 }
 
 fn whole_variance(deviation: f64, noise: NoiseMultiplier) -> Result<NonZeroU64, ParameterError> {
@@ -412,6 +462,11 @@ mod tests {
             Grid::values(&quanta, unit, &mut values);
             for (q, x) in quanta.iter().zip(values) {
                 assert_eq!(x, (*q as f64 * unit) as f32);
+            }
+            let noise = [0, 1, -1, i32::MAX, i32::MIN, -70_000, 3, 5, 7, 11];
+            grid.noised_sums((before, &last), &noise, unit, &mut values);
+            for ((q, noise), x) in quanta.iter().zip(noise).zip(values) {
+                assert_eq!(x, ((*q + i64::from(noise)) as f64 * unit) as f32);
             }
         }
     }

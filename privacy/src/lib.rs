@@ -33,6 +33,7 @@ pub mod shares;
 pub mod spec;
 pub mod strategy;
 pub mod trade_off;
+mod widest;
 
 pub use accountants::{
     gaussian::Mu,

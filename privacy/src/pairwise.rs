@@ -15,6 +15,8 @@ use crate::{ParameterError, parameters::require};
 
 /// Products that [`View::linear`] is worth, for all nodes together.
 const MOST_WORK: f64 = 4e10;
+/// Numbers that [`Trace::reached`] keeps.
+const MOST_STATES: f64 = 4e7;
 /// A message that adds less to the others, relative to its length, adds rounding errors.
 const NOTHING: f64 = 1e-9;
 
@@ -139,6 +141,109 @@ fn senders(step: &Step, v: usize) -> impl Iterator<Item = usize> + '_ {
     step.columns.iter().enumerate().filter_map(sends)
 }
 
+/// A vector that reached a node in a run that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Which node.
+    pub by: usize,
+    /// The mixing step of that node.
+    pub at: u64,
+    /// Whose vector; `None`: anybody's.
+    pub from: Option<usize>,
+    /// The mixing step of the sender whose value it is; `None`: any.
+    pub step: Option<u64>,
+}
+
+/// What happened in a run that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// For each node, how many rounds it trained.
+    pub trained: Vec<u64>,
+    /// Mixing steps in a round.
+    pub repeats: u64,
+    /// Whether what arrives in a step is in what the node sends in the next one, and not before.
+    pub in_step: bool,
+    /// All vectors that reached somebody.
+    pub arrivals: Vec<Arrival>,
+}
+
+impl Trace {
+    /// For each node `v`, of how many rounds each node's changes can be in what reached `v`; `None` for `v` itself.
+    /// A row for each `v`. What a node sends is made of its own changes so far and of what had reached it by then.
+    ///
+    /// # Errors
+    /// If an arrival is at or from a node that is not there, or the run is too long for it.
+    pub fn reached(&self) -> Result<Vec<Vec<Option<u64>>>, ParameterError> {
+        let nodes = self.trained.len();
+        let repeats = self.repeats.max(1);
+        let named = |arrival: &Arrival| arrival.by.max(arrival.from.unwrap_or(0));
+        let most = self.arrivals.iter().map(named).max().unwrap_or(0);
+        require(self.arrivals.is_empty() || most < nodes, "arrivals", most as f64, "nodes of the run")?;
+        let last = |arrival: &Arrival| arrival.at.max(arrival.step.unwrap_or(0)) + 1;
+        let rounds = self.trained.iter().map(|rounds| rounds.saturating_mul(repeats)).max().unwrap_or(0);
+        let steps = self.arrivals.iter().map(last).max().unwrap_or(0).max(rounds);
+        let work = steps as f64 * (nodes * nodes) as f64;
+        require(work <= MOST_STATES, "rounds", steps as f64, "fewer rounds, or fewer nodes")?;
+        let steps = steps as usize + 1;
+        // By node and step: how many rounds of each node can be in its value.
+        let own = |u: usize, step: usize| (step as u64 / repeats + 1).min(self.trained[u]);
+        let value = |u: usize| -> Vec<Vec<u64>> {
+            let at = |step| (0..nodes).map(|w| if w == u { own(u, step) } else { 0 }).collect();
+            (0..steps).map(at).collect()
+        };
+        let mut values: Vec<Vec<Vec<u64>>> = (0..nodes).map(value).collect();
+        let mut arrivals: Vec<&Arrival> = self.arrivals.iter().collect();
+        arrivals.sort_by_key(|arrival| (arrival.at.max(arrival.step.unwrap_or(0)), arrival.by));
+        // Once in order of steps does in runs in step; more is needed where senders are ahead.
+        loop {
+            let mut moved = false;
+            for arrival in &arrivals {
+                let first = if self.in_step { last(arrival) } else { arrival.at } as usize;
+                let brought = brought(arrival, &values);
+                // What a node has, it has in all later steps.
+                let later = values[arrival.by].iter_mut().skip(first);
+                moved |= later.map_while(|value| raise(value, &brought).then_some(())).count() > 0;
+            }
+            if !moved {
+                break;
+            }
+        }
+        let mut rows = vec![vec![0; nodes]; nodes];
+        for arrival in &arrivals {
+            raise(&mut rows[arrival.by], &brought(arrival, &values));
+        }
+        let row = |(v, row): (usize, Vec<u64>)| {
+            row.into_iter().enumerate().map(|(u, count)| (u != v).then_some(count)).collect()
+        };
+        Ok(rows.into_iter().enumerate().map(row).collect())
+    }
+}
+
+/// What an arrival can bring.
+fn brought(arrival: &Arrival, values: &[Vec<Vec<u64>>]) -> Vec<u64> {
+    let of = |from: usize| {
+        let last = values[from].len() - 1;
+        &values[from][arrival.step.map_or(last, |step| (step as usize).min(last))]
+    };
+    match arrival.from {
+        Some(from) => of(from).clone(),
+        None => (0..values.len()).fold(vec![0; values.len()], |mut all, from| {
+            raise(&mut all, of(from));
+            all
+        }),
+    }
+}
+
+/// Raises numbers to others; whether one moved.
+fn raise(numbers: &mut [u64], others: &[u64]) -> bool {
+    let mut moved = false;
+    for (number, other) in numbers.iter_mut().zip(others) {
+        moved |= *number < *other;
+        *number = (*number).max(*other);
+    }
+    moved
+}
+
 /// Adds the direction of a vector that the basis has not (Gram and Schmidt, twice for its rounding).
 fn extend(basis: &mut Vec<Vec<f64>>, vector: &[f64]) {
     let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -187,6 +292,67 @@ mod tests {
         let alone = Step { columns: (0..3).map(|u| vec![(u, 1.0)]).collect(), trains: true };
         let view = View::new(3, vec![alone; 4]).unwrap();
         assert_eq!((view.rounds(1)[0], view.linear(1).unwrap()[0]), (Some(0), Some(0.0)));
+    }
+
+    /// What the ring's schedule makes arrive, less what `lost` says.
+    fn arrivals(n: usize, steps: u64, lost: impl Fn(&Arrival) -> bool) -> Vec<Arrival> {
+        let at = |step: u64| {
+            (0..n).flat_map(move |by| {
+                let from = [(by + n - 1) % n, (by + 1) % n];
+                from.map(|from| Arrival { by, at: step, from: Some(from), step: Some(step) })
+            })
+        };
+        (0..steps).flat_map(at).filter(|arrival| !lost(arrival)).collect()
+    }
+
+    #[test]
+    fn a_run_that_went_as_planned_taught_what_was_planned_and_losses_teach_less() {
+        for (n, repeats, rounds) in [(8, 1, 5), (7, 2, 3), (3, 1, 4)] {
+            let plan = (0..rounds * repeats).map(|step| ring(n, step % repeats == 0)).collect();
+            let view = View::new(n, plan).unwrap();
+            let trace = |lost: &dyn Fn(&Arrival) -> bool| Trace {
+                trained: vec![rounds; n],
+                repeats,
+                in_step: true,
+                arrivals: arrivals(n, rounds * repeats, lost),
+            };
+            let reached = trace(&|_| false).reached().unwrap();
+            for (v, row) in reached.iter().enumerate() {
+                assert_eq!(*row, view.rounds(v), "{n} {repeats} {rounds}");
+            }
+            // Node 0 hears nobody, and its neighbours hear it.
+            let deaf = trace(&|arrival| arrival.by == 0).reached().unwrap();
+            assert!(deaf[0].iter().flatten().all(|count| *count == 0), "{deaf:?}");
+            assert_eq!(deaf[1][0], Some(rounds));
+            for (row, less) in reached.iter().flatten().zip(deaf.iter().flatten()) {
+                assert!(less <= row);
+            }
+        }
+    }
+
+    #[test]
+    fn what_came_late_or_from_a_sponsor_was_seen_all_the_same() {
+        // 0 → 1 late, in its fourth step; 1 → 2 before and after.
+        let arrival = |by, at, from, step| Arrival { by, at, from: Some(from), step: Some(step) };
+        let mut trace = Trace {
+            trained: vec![4, 4, 2],
+            repeats: 1,
+            in_step: true,
+            arrivals: vec![arrival(1, 3, 0, 0), arrival(2, 3, 1, 3)],
+        };
+        assert_eq!(trace.reached().unwrap()[2], [Some(0), Some(4), None], "it is in what 1 sends next");
+        trace.arrivals.push(arrival(2, 5, 1, 4));
+        assert_eq!(trace.reached().unwrap()[2], [Some(1), Some(4), None]);
+        // Out of step, what has arrived may be in anything that is sent from then on.
+        trace.in_step = false;
+        trace.arrivals.pop();
+        assert_eq!(trace.reached().unwrap()[2], [Some(1), Some(4), None]);
+        trace.arrivals = vec![Arrival { by: 0, at: 2, from: None, step: None }];
+        assert_eq!(trace.reached().unwrap()[0], [None, Some(4), Some(2)]);
+        trace.arrivals = vec![arrival(3, 0, 0, 0)];
+        assert!(trace.reached().is_err());
+        trace.arrivals = vec![arrival(1, u64::MAX / 2, 0, 0)];
+        assert!(trace.reached().unwrap_err().to_string().contains("fewer rounds"));
     }
 
     #[test]

@@ -67,6 +67,24 @@ pub enum Mutation {
     FreshNoise,
     /// The coordinator gives every sum of a round the same noise.
     NoiseOfTheRound,
+    /// The coordinator draws new noise on the count of those within the norm when it tries a round again.
+    FreshCount,
+    /// The coordinator draws new noise on the metrics of a round when it tries it again.
+    FreshMetrics,
+    /// The coordinator writes the norm that follows from a round before the ledger has the round.
+    NormBeforeLedger,
+    /// The coordinator begins correlated noise anew when it restarts.
+    StreamFromStart,
+    /// The coordinator forgets how often workers took part when it restarts.
+    ForgetParticipations,
+    /// The coordinator releases sums of too few noise shares.
+    FewShares,
+    /// A worker offers an upload that its ledger has not paid for.
+    OfferUnpaid,
+    /// A worker trains anew whenever it is asked, and pays for a round once, whatever it uploads in it.
+    PayByRound,
+    /// A worker writes behind half a line of its ledger.
+    KeepHalfALine,
 }
 
 /// What finds a mutation.
@@ -127,6 +145,27 @@ pub const TRAPS: &[Trap] = &[
     trap(Mutation::ReleaseBeforeLedger, "a release that is not paid for", "private", &["paid"]),
     trap(Mutation::FreshNoise, "new noise on the same sum in a retry", "private", &["noise"]),
     trap(Mutation::NoiseOfTheRound, "the same noise on two different sums", "private", &["noise"]),
+    trap(Mutation::FreshCount, "new noise on the same count in a retry", "private", &["noise"]),
+    trap(Mutation::FreshMetrics, "new noise on the same metrics in a retry", "private", &["noise"]),
+    trap(Mutation::NormBeforeLedger, "a norm that follows from what is not paid for", "private", &["norm"]),
+    trap(Mutation::ReleaseBeforeLedger, "a run of DP-FTRL that is not paid for", "correlated", &["paid"]),
+    trap(Mutation::FreshNoise, "noise of DP-FTRL that does not cancel", "correlated", &["noise"]),
+    trap(Mutation::StreamFromStart, "noise of DP-FTRL that comes twice", "correlated", &["noise"]),
+    trap(
+        Mutation::ForgetParticipations,
+        "a worker in more rounds than are paid for",
+        "correlated",
+        &["capped"],
+    ),
+    trap(Mutation::ReleaseBeforeLedger, "a sum of shares that is not paid for", "shares", &["paid"]),
+    trap(Mutation::FewShares, "a sum with too little noise", "shares", &["enough"]),
+    trap(Mutation::UploadBeforeSave, "a second noise on the same update", "shares", &["sealed"]),
+    trap(Mutation::CountTwice, "a noise share counted twice", "shares", &["once"]),
+    trap(Mutation::ReleaseBeforeLedger, "workers' noise that is not paid for", "ledgers", &["paid"]),
+    trap(Mutation::OfferUnpaid, "an upload that its worker has not paid for", "ledgers", &["left"]),
+    trap(Mutation::PayByRound, "two uploads of a round paid for once", "ledgers", &["left"]),
+    trap(Mutation::KeepHalfALine, "a ledger that cannot be read after a crash", "ledgers", &["left"]),
+    trap(Mutation::UploadBeforeSave, "a worker's noise drawn twice", "ledgers", &["sealed"]),
     trap(Mutation::LoseBuffer, "a buffer that does not survive", "buffered", &["told", "versions"]),
     trap(Mutation::BufferTwice, "a buffer committed twice", "buffered", &["counted", "versions"]),
     trap(Mutation::FreshWeight, "old updates counted like fresh ones", "buffered", &["aggregate"]),

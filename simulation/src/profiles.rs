@@ -1,7 +1,7 @@
 //! Kinds of schedules by name: which faults a run is under. A profile, an algorithm and a seed name a
 //! run, so that a failure can be replayed by one line.
 
-use crate::{Faults, Millis, Schedule, Vice};
+use crate::{Faults, Millis, Promise, Schedule, Vice};
 use algorithms::{seed, staleness::Staleness};
 use proto::spec::AsyncSpec;
 
@@ -92,11 +92,26 @@ pub const PROFILES: &[Profile] = &[
     Profile {
         name: "private",
         about: "clipped sums with noise, cohorts drawn in secret, a coordinator that crashes all the time",
+        make: |_, seed| Schedule { cohort: None, min_updates: 1, ..private(Promise::CENTRAL, seed) },
+    },
+    Profile {
+        name: "correlated",
+        about: "the same with noise that is correlated over rounds (DP-FTRL) and a cap on a worker's rounds",
+        make: correlated,
+    },
+    Profile {
+        name: "shares",
+        about: "noise that workers add together, workers and coordinator that crash all the time",
         make: |_, seed| {
-            let faults = Faults { coordinator_crashes: 6.0, store_failures: 1.5, ..HOSTILE };
-            let schedule = with("fedavg", seed, faults);
-            Schedule { private: true, cohort: None, min_updates: 1, evaluate_every: 0, ..schedule }
+            let base = Schedule { cohort: None, min_updates: 3, ..hurried(Promise::SHARED, seed) };
+            // Every other pair with deadlines at which few have arrived.
+            if seed / 2 % 2 == 0 { base } else { Schedule { deadline_s: 3, rejoin_s: 2, ..base } }
         },
+    },
+    Profile {
+        name: "ledgers",
+        about: "noise of each worker by itself, which pays from its own ledger, under the same",
+        make: |_, seed| hurried(Promise::LOCAL, seed),
     },
     Profile {
         name: "buffered",
@@ -127,6 +142,33 @@ const LIGHT: Faults = Faults {
 
 fn with(algorithm: &str, seed: u64, faults: Faults) -> Schedule {
     Schedule { faults, ..Schedule::hostile(algorithm, seed) }
+}
+
+/// One of these mechanisms, under a coordinator that crashes all the time.
+fn private(promises: &[Promise], seed: u64) -> Schedule {
+    let faults = Faults { coordinator_crashes: 6.0, store_failures: 1.5, ..HOSTILE };
+    let promise = promises[seed as usize % promises.len()];
+    Schedule { private: Some(promise), evaluate_every: 0, ..with("fedavg", seed, faults) }
+}
+
+/// A worker that is in two rounds is not in the one between.
+fn correlated(_: &str, seed: u64) -> Schedule {
+    let base = Schedule {
+        cohort: Some(2),
+        min_updates: 1,
+        min_workers: 2,
+        workers: 12,
+        ..private(Promise::CORRELATED, seed)
+    };
+    // A tree is paid for one round of a worker.
+    if base.private == Some(Promise::Tree) { Schedule { rounds: 4, ..base } } else { base }
+}
+
+/// Workers that crash as often, and whose disks are full at times.
+fn hurried(promises: &[Promise], seed: u64) -> Schedule {
+    let base = private(promises, seed);
+    let faults = Faults { worker_crashes: 4.0, full_disks: 0.5, ..base.faults };
+    Schedule { faults, ..base }
 }
 
 /// Three vices, drawn from the seed.

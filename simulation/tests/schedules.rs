@@ -74,6 +74,21 @@ fn private_runs_whose_coordinator_crashes_all_the_time() {
 }
 
 #[test]
+fn noise_that_is_correlated_over_rounds() {
+    often(&survives("correlated"), &["coordinator_crashes", "store_failures", "retries"]);
+}
+
+#[test]
+fn noise_that_workers_add_together() {
+    often(&survives("shares"), &["coordinator_crashes", "worker_crashes", "retries"]);
+}
+
+#[test]
+fn noise_of_each_worker_and_its_ledger() {
+    often(&survives("ledgers"), &["coordinator_crashes", "worker_crashes", "full_disks", "retries"]);
+}
+
+#[test]
 fn runs_without_rounds() {
     often(
         &survives("buffered"),

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 pub mod decoders;
 pub mod federation;
+pub mod honest;
 pub mod host;
 pub mod http;
 pub mod operator;

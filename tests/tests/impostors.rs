@@ -3,62 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
-use identity::{Authority, Bundle, Role, Tcp, Validity};
+use identity::{Authority, Tcp, Validity};
 use proto::{peers, spec::RunSpec, v1};
-use starling_tests::toy::Bowl;
+use starling_tests::honest::{Honest, bundle};
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{net::TcpListener, task::JoinHandle, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, time::sleep};
 use tonic::{Code, Status, transport::Channel};
-use worker::peer::{Config, Ended, Lane, Net};
+use worker::peer::{Ended, Lane, Net};
 
 const RUN: &str = "name='impostors'\nmode='decentralised'\nrounds=60\nseed=5\n[model]\nkind='flat'\n\
     parameters=500\n[data]\nname='none'\n[algorithm]\nkind='sgp'\n[evaluation]\nevery=0\n\
     [topology]\nkind='ring'\nnodes=2\nretry_ms=300\nevict_after_s=10.0\n";
 const PATIENCE: Duration = Duration::from_mins(1);
-
-fn bundle(authority: &Authority, name: &str) -> Bundle {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    Bundle::issue(authority, Role::Peer, name, (&[], Validity::lasting(now, 3600))).unwrap()
-}
-
-struct Honest {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<Result<Ended, worker::WorkerError>>,
-}
-
-impl Honest {
-    async fn start(dir: &Path, authority: &Authority, name: &str, bootstrap: &[SocketAddr]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let identity = dir.join(format!("{name}.pem"));
-        bundle(authority, name).save(&identity).unwrap();
-        let config = Config {
-            name: name.parse().unwrap(),
-            run: dir.join("run.toml"),
-            listen: address,
-            advertise: None,
-            bootstrap: bootstrap.iter().map(ToString::to_string).collect(),
-            identity,
-            state_dir: dir.join(name),
-            ledger_dir: None,
-            threads: 1,
-            datasets: [].into(),
-            share: None,
-        };
-        let stop = CancellationToken::new();
-        let bowl = Bowl { centre: 1.0, pause: Duration::from_millis(40) };
-        let spec = RunSpec::from_toml(RUN).unwrap();
-        let task = tokio::spawn(worker::peer::run(config, spec, (listener, Box::new(bowl)), stop.clone()));
-        Self { address, stop, task }
-    }
-}
 
 /// Somebody of the run who lies.
 struct Liar {
@@ -169,8 +129,8 @@ async fn nobody_speaks_in_the_name_of_another_peer() {
     let dir = tempfile::tempdir().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let authority = Authority::create("test", Validity::lasting(now, 3600)).unwrap();
-    let a = Honest::start(dir.path(), &authority, "a", &[]).await;
-    let b = Honest::start(dir.path(), &authority, "b", &[a.address]).await;
+    let a = Honest::start(RUN, (dir.path(), &authority), ("a", &[])).await;
+    let b = Honest::start(RUN, (dir.path(), &authority), ("b", &[a.address])).await;
     let net = Net::new(&bundle(&authority, "mallory"), Arc::new(Tcp)).unwrap();
     let spec = RunSpec::from_toml(RUN).unwrap();
     let liar = Liar { net, run: blake3_of(&spec) };

@@ -47,6 +47,7 @@ impl Honest {
             bootstrap: bootstrap.iter().map(ToString::to_string).collect(),
             identity,
             state_dir: dir.join(name),
+            revoked: None,
             ledger_dir: None,
             threads: 1,
             datasets: [].into(),

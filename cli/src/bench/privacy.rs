@@ -8,13 +8,10 @@ use crate::{
 };
 use privacy::{
     ClipNorm, Grid, NoiseMultiplier,
-    sampler::{Key, Kind, SHARD, Sampler},
+    sampler::{Key, Kind, ReleaseKey, SHARD, Sampler, Short, short::DRAWS},
 };
 use proto::spec::RunSpec;
-use rand_chacha::{
-    ChaCha20Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 use serde_json::json;
 use std::{hint::black_box, num::NonZeroU64, sync::Arc, time::Instant};
@@ -149,14 +146,14 @@ fn step(name: &str, batch: usize, args: &Args) -> Result<Step, Failure> {
     let promise = Promise::of(&spec, algorithm.as_ref(), model.parameters()).map_err(Failure::usage)?;
     let promise = promise.map(Arc::new).ok_or_else(|| Failure::internal("the run promises nothing"))?;
     let (w, mut grad) = (model.initial(0), vec![0.0; model.parameters()]);
-    let (mut plain_grad, quanta_length) = (grad.clone(), grad.len());
+    let (mut plain_grad, parameters) = (grad.clone(), grad.len());
     let all: Vec<usize> = (0..batch).collect();
     let secret = Private::new(Arc::clone(&promise), draw_key().map_err(Failure::internal)?);
     let mut steps = NoisySteps::new(&secret, &model, &data).map_err(Failure::internal)?;
     let plan = promise.plan();
     let variance = plan.grid.variance(plan.update_noise).map_err(Failure::internal)?;
-    let sampler = Sampler::new(Kind::Rounded, variance).map_err(Failure::internal)?;
-    let (key, mut quanta, mut number) = (draw_key().map_err(Failure::internal)?, vec![0; grad.len()], 0);
+    let sampler = Short::new(variance).ok_or_else(|| Failure::internal("steps draw no short noise"))?;
+    let (key, mut number) = (draw_key().map_err(Failure::internal)?, 0);
     let mut kinds: [&mut dyn FnMut() -> Result<(), Failure>; 3] = [
         &mut || {
             let done = model.gradient(&w, &data.batch(&all, None), &mut plain_grad);
@@ -165,7 +162,7 @@ fn step(name: &str, batch: usize, args: &Args) -> Result<Step, Failure> {
         &mut || steps.gradient(&w, &mut grad).map_err(Failure::internal),
         &mut || {
             number += 1;
-            add(&sampler, &key.release(number), &mut quanta);
+            draw(&sampler, &key.release(number), parameters);
             Ok(())
         },
     ];
@@ -190,7 +187,6 @@ fn step(name: &str, batch: usize, args: &Args) -> Result<Step, Failure> {
             times.processor += processor() - before;
         }
     }
-    let parameters = quanta_length;
     Ok(Step { parameters, times, counts })
 }
 
@@ -199,7 +195,17 @@ fn processor() -> f64 {
     process::cpu_seconds(std::process::id()).unwrap_or(0.0)
 }
 
-fn add(sampler: &Sampler, release: &privacy::sampler::ReleaseKey, sum: &mut [i64]) {
+/// The noise of a step.
+fn draw(sampler: &Short, release: &ReleaseKey, parameters: usize) {
+    for first in (0..parameters).step_by(SHARD) {
+        let mut draws = sampler.draws(release, (0, (first / SHARD) as u32));
+        for _ in 0..(parameters - first).min(SHARD).div_ceil(DRAWS) {
+            black_box(draws.next_batch());
+        }
+    }
+}
+
+fn add(sampler: &Sampler, release: &ReleaseKey, sum: &mut [i64]) {
     let shards = sum.par_chunks_mut(SHARD).enumerate();
     shards.for_each(|(shard, sum)| release.add_noise(sampler, (0, shard as u32), sum, 1));
 }
@@ -221,7 +227,7 @@ fn noise(args: &Args) -> Result<(), Failure> {
     let pass = timed(|| sum.par_chunks_mut(SHARD).for_each(|sum| sum.iter_mut().for_each(|x| *x += 1))).0;
     let seconds = timed(|| add(&sampler, &key.release(0), &mut sum)).0;
     black_box(&sum);
-    let mut stream = ChaCha20Rng::from_seed([1; 32]);
+    let mut stream = key.release(1).stream(0, 0);
     let mut bytes = vec![0_u8; 1 << 20];
     let rate = timed(|| (0..256).for_each(|_| stream.fill_bytes(&mut bytes))).0;
     black_box(&bytes);

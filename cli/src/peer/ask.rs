@@ -83,6 +83,14 @@ impl Asked {
         reply.map_err(|_| silent(address))?.map(drop).map_err(|status| failed(address, &status))
     }
 
+    /// Gives a peer a list of revoked certificates.
+    pub(crate) async fn revoke(&self, address: &str, list: &str) -> Result<(), Failure> {
+        let mut client = self.client(address, Lane::Small)?;
+        let request = v1::RevokeRequest { revocations: list.to_owned() };
+        let reply = timeout(CALL, client.revoke(request)).await;
+        reply.map_err(|_| silent(address))?.map(drop).map_err(|status| failed(address, &status))
+    }
+
     /// A peer's model, verified.
     pub(crate) async fn model(&self, address: &str) -> Result<(ExportHeader, Vec<f32>), Failure> {
         let mut client = self.client(address, Lane::Vectors)?;

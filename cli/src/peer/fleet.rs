@@ -99,6 +99,7 @@ impl Plan<'_> {
             bootstrap: addresses.iter().take(2).map(ToString::to_string).collect(),
             identity: state_dir.join("identity.pem"),
             ledger_dir: None,
+            revoked: None,
             state_dir,
             threads: (cores / self.peers).max(1),
             datasets: self.data.iter().cloned().collect::<BTreeMap<_, _>>(),

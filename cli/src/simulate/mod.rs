@@ -27,9 +27,11 @@ use worker::engine::cuda::{Choice, Placement, Precision};
 /// of tables that are laid over the file (with a `label`). Every setting is run with its first seed before any
 /// is run with another. Results are the
 /// same bytes on any number of threads, and those of a real federation with workers called worker-1, worker-2,
-/// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was interrupted goes on when the same command is given again;
-/// finished points of a sweep are skipped. With `mode = "decentralised"` the clients are the peers of `[topology]`, with the models of real
-/// ones that wait for each other; accuracy is then the mean over the peers' own models. JSON: one object a line for each point, as in its summary.json.
+/// …, the same seed, cohort and shares (private runs: but for their noise, which is secret). What was
+/// interrupted goes on when the same command is given again; finished points of a sweep are skipped. With
+/// `mode = "decentralised"` the clients are the peers of `[topology]`, with the models of real ones that wait for
+/// each other; accuracy is then the mean over the peers' own models. JSON: one object a line for each point, as in
+/// its summary.json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run file (TOML)

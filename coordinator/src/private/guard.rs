@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
     num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 /// The vector of a release that carries the count of clients within the norm.
@@ -41,7 +41,9 @@ pub struct Guard {
     expected: f64,
     population: usize,
     steps: f64,
-    /// Noise that is correlated over rounds: its state before and after the last round, by shard.
+    /// Noise that is correlated over rounds, once it was needed: its table takes longer than many a round.
+    correlated: Arc<OnceLock<CorrelatedNoise>>,
+    /// Its state before and after the last round, by shard.
     states: Arc<Mutex<BTreeMap<u32, [State; 2]>>>,
 }
 
@@ -135,8 +137,14 @@ impl Guard {
             expected: spec.expected_clients(),
             population: spec.cohort.population.unwrap_or(1) as usize,
             steps: f64::from(spec.local.steps.unwrap_or(1)),
+            correlated: Arc::default(),
             states: Arc::default(),
         }))
+    }
+
+    /// The same after a restart: nothing is in memory of noise that is correlated over rounds.
+    pub fn restarted(&self) -> Self {
+        Self { states: Arc::default(), ..self.clone() }
     }
 
     /// The section.
@@ -292,9 +300,16 @@ impl Guard {
     /// made again from the first round after a restart, so that nothing can be lost of it.
     fn correlated(&self, sum: &mut Sum, round: u64, key: &Key) -> Result<(), String> {
         let Some(strategy) = &self.plan.strategy else { return Ok(()) };
-        let noise =
-            CorrelatedNoise::new(strategy, self.plan.noise_multiplier, sum.grid, self.facts.parameters)
-                .map_err(|error| error.to_string())?;
+        let noise = match self.correlated.get() {
+            // The norm of such a run stays, and with it the grid.
+            Some(noise) => noise,
+            None => {
+                let (grid, parameters) = (sum.grid, self.facts.parameters);
+                let made = CorrelatedNoise::new(strategy, self.plan.noise_multiplier, grid, parameters);
+                let made = made.map_err(|error| error.to_string())?;
+                self.correlated.get_or_init(|| made)
+            }
+        };
         let advance = |(shard, sum): (usize, &mut [i64])| {
             let place = (0, shard as u32);
             let known = self

@@ -9,8 +9,9 @@ use rand_chacha::rand_core::Rng;
 
 use super::{
     Kind,
-    table::{CUT_BITS, NARROW_BITS, OFFSET_BITS, SLOT_BITS, SURE_BITS, TRIAL_BITS, Table},
+    table::{CUT_BITS, NARROW_BITS, OFFSET_BITS, SLOT_BITS, SURE_BITS, Slot, TRIAL_BITS, Table},
 };
+use crate::widest::widest;
 
 /// Attempts at a time.
 const BATCH: usize = 512;
@@ -47,8 +48,7 @@ impl Word {
 
 /// The noise of an attempt that its bits decide, and whether they do.
 #[inline(always)]
-fn propose(table: &Table, word: Word, low: u8) -> (i64, bool) {
-    let slot = table.slot(word);
+fn propose((table, slot): (&Table, Slot), word: Word, low: u8) -> (i64, bool) {
     let (block, sure) = slot.choose(word.slot(), word.fraction() < slot.cut());
     let open = (word.trial() >> (TRIAL_BITS - SURE_BITS) >= sure) | (word.fraction() == slot.cut());
     (noise(table, word, low, block), open)
@@ -57,10 +57,10 @@ fn propose(table: &Table, word: Word, low: u8) -> (i64, bool) {
 #[inline(always)]
 fn noise(table: &Table, word: Word, low: u8, block: u64) -> i64 {
     let size = table.shape.position(block, word.offset(low)) as i64;
-    let sign = -((word.0 & 1) as i64);
+    let sign = ((word.0 & 1) as i64).wrapping_neg();
     // 0 of the discrete law has one sign only.
-    let twice = (table.kind == Kind::Discrete) & (size + sign == -1);
-    if twice { DROPPED } else { (size ^ sign) - sign }
+    let twice = (table.kind == Kind::Discrete) & (size.wrapping_add(sign) == -1);
+    if twice { DROPPED } else { (size ^ sign).wrapping_sub(sign) }
 }
 
 /// An attempt that its bits do not decide.
@@ -75,7 +75,7 @@ pub(super) fn single(table: &Table, random: &mut impl Rng) -> i64 {
     loop {
         let word = Word(random.next_u64());
         let low = if table.wide() { random.next_u32() as u8 } else { 0 };
-        let (noise, open) = propose(table, word, low);
+        let (noise, open) = propose((table, table.slot(word)), word, low);
         let noise = if open { decide(table, word, low, random) } else { noise };
         if noise != DROPPED {
             return noise;
@@ -88,14 +88,20 @@ pub(super) fn single(table: &Table, random: &mut impl Rng) -> i64 {
 pub(super) struct Batch {
     words: [u8; 8 * BATCH],
     low: [u8; BATCH],
+    slots: [Slot; BATCH],
     pub(super) noise: [i64; BATCH],
     /// Not 0: the attempt is open.
     pub(super) open: [u8; BATCH],
 }
 
 impl Batch {
-    pub(super) const EMPTY: Self =
-        Self { words: [0; 8 * BATCH], low: [0; BATCH], noise: [0; BATCH], open: [0; BATCH] };
+    pub(super) const EMPTY: Self = Self {
+        words: [0; 8 * BATCH],
+        low: [0; BATCH],
+        slots: [Slot::NONE; BATCH],
+        noise: [0; BATCH],
+        open: [0; BATCH],
+    };
 
     pub(super) fn fill(&mut self, table: &Table, random: &mut impl Rng) {
         random.fill_bytes(&mut self.words);
@@ -110,41 +116,27 @@ impl Batch {
     }
 
     /// Proposes for all, with the widest vectors that this machine has.
-    #[allow(unsafe_code, reason = "a safe function, compiled for a machine that is checked for here")]
     pub(super) fn propose(&mut self, table: &Table) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-        {
-            // SAFETY: the machine has what it needs.
-            return unsafe { self.propose_avx512(table) };
-        }
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-            // SAFETY: the machine has what it needs.
-            return unsafe { self.propose_avx2(table) };
-        }
-        self.propose_anywhere(table);
+        self.look(table);
+        widest(
+            #[inline(always)]
+            || self.propose_anywhere(table),
+        );
     }
 
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,bmi2")]
-    fn propose_avx2(&mut self, table: &Table) {
-        self.propose_anywhere(table);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,bmi2")]
-    fn propose_avx512(&mut self, table: &Table) {
-        self.propose_anywhere(table);
+    /// Apart from the rest, since vectors are slow at it.
+    #[inline(never)]
+    pub(super) fn look(&mut self, table: &Table) {
+        let (words, _) = self.words.as_chunks();
+        for (slot, word) in self.slots.iter_mut().zip(words) {
+            *slot = table.slot(Word(u64::from_le_bytes(*word)));
+        }
     }
 
     #[inline(always)]
     pub(super) fn propose_anywhere(&mut self, table: &Table) {
         for i in 0..BATCH {
-            let (noise, open) = propose(table, self.word(i), self.low[i]);
+            let (noise, open) = propose((table, self.slots[i]), self.word(i), self.low[i]);
             (self.noise[i], self.open[i]) = (noise, u8::from(open));
         }
     }

@@ -13,7 +13,10 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng, TryRng},
 };
 
-use super::{Sampler, wide::Wide};
+use super::{
+    Sampler,
+    wide::{Columns, Wide},
+};
 
 /// Elements in a shard: a unit of parallel work, and no parameter, since the noise depends on it.
 pub const SHARD: usize = 1 << 16;
@@ -103,6 +106,12 @@ impl ReleaseKey {
             Some(wide) => Cipher::Wide(Box::new(wide)),
             None => Cipher::Plain(stream(self.0, number)),
         })
+    }
+
+    /// The same bytes, many at a time and in another order.
+    pub(super) fn columns(&self, vector: u32, shard: u32) -> Columns {
+        let number = u64::from(vector) << 32 | u64::from(shard);
+        Columns::new(self.0, number, stream(self.0, number))
     }
 
     /// Adds noise to one shard of a vector, in units of which the sampler's quantum has `unit`.

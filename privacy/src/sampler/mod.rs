@@ -16,6 +16,7 @@
 mod batch;
 mod fixed;
 mod key;
+pub mod short;
 pub mod skellam;
 mod table;
 mod tables;
@@ -27,6 +28,7 @@ use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
 pub use key::{Key, ReleaseKey, SHARD, Stream, shards};
+pub use short::Short;
 pub use skellam::Skellam;
 use table::Table;
 pub use tables::Tables;

@@ -62,7 +62,10 @@ impl Shape {
     /// The integer at an offset in a block.
     #[inline(always)]
     pub(super) fn position(self, block: u64, offset: u64) -> u64 {
-        ((block << self.bits) + (offset >> (OFFSET_BITS - self.bits)) + self.round) >> self.shift
+        let place = block
+            .wrapping_shl(self.bits)
+            .wrapping_add(offset.wrapping_shr(OFFSET_BITS.wrapping_sub(self.bits)));
+        place.wrapping_add(self.round).wrapping_shr(self.shift)
     }
 }
 
@@ -72,6 +75,8 @@ impl Shape {
 pub(super) struct Slot(u64);
 
 impl Slot {
+    pub(super) const NONE: Self = Self(0);
+
     fn new(cut: u64, other: u64, (own_sure, other_sure): (u64, u64)) -> Self {
         Self(cut | other << 16 | own_sure << 26 | other_sure << 43)
     }
@@ -108,7 +113,7 @@ impl Table {
             let least = libm::exp(-kappa * (2 * j + 1) as f64) * (1.0 - EXP_ERROR);
             if certain { 1 << SURE_BITS } else { (least * f64::from(1 << SURE_BITS)) as u64 }
         };
-        let aliases = aliases(probabilities(blocks, numerator, denominator));
+        let aliases = aliases(probabilities(blocks, (numerator, denominator), SLOT_BITS), SLOT_BITS);
         let slot = |own: usize| {
             let (cut, other) = aliases[own];
             let cut = cut.map_or(1 << CUT_BITS, |cut| cut[0] >> (64 - CUT_BITS));
@@ -204,15 +209,17 @@ impl Table {
     }
 }
 
-/// Of each block, to 192 bits.
-fn probabilities(blocks: u64, numerator: u128, denominator: u128) -> Vec<Fixed> {
-    // A sum of at most 2^10 terms of at most 1, over 2^12.
-    let weight = |j: u64| {
-        let product = u128::from(j * j) * numerator;
-        let part = Fixed::ratio(product % denominator, denominator);
-        Fixed::exp_negative((product / denominator) as u32, part).shift_right(12)
-    };
-    let weights: Vec<Fixed> = (0..blocks).map(weight).collect();
+/// The density at the left end of a block, relative to that at 0, for `w²/2σ² = numerator/denominator`.
+pub(super) fn density(block: u64, (numerator, denominator): (u128, u128)) -> Fixed {
+    let product = u128::from(block * block) * numerator;
+    let part = Fixed::ratio(product % denominator, denominator);
+    Fixed::exp_negative((product / denominator) as u32, part)
+}
+
+/// Of each block, to 192 bits. There are at most `2^bits`.
+pub(super) fn probabilities(blocks: u64, kappa: (u128, u128), bits: u32) -> Vec<Fixed> {
+    // A sum of at most 2^bits terms of at most 1, over 2^(bits + 2).
+    let weights: Vec<Fixed> = (0..blocks).map(|j| density(j, kappa).shift_right(bits + 2)).collect();
     let total = weights.iter().fold(Fixed::ZERO, |sum, weight| sum.add(*weight));
     let share = |weight: Fixed| {
         let [high, middle, low] = weight.divided_by(total);
@@ -221,16 +228,17 @@ fn probabilities(blocks: u64, numerator: u128, denominator: u128) -> Vec<Fixed> 
     weights.into_iter().map(share).collect()
 }
 
-/// For each slot the part of it, to 192 bits, that is its own block's (`None`: all) and the block that
-/// has the rest. All exact but for the probabilities' rounding, which the last slots take up.
-fn aliases(mut rest: Vec<Fixed>) -> Vec<(Option<[u64; 3]>, usize)> {
-    let full = Fixed::ratio(1, SLOTS as u128);
-    rest.resize(SLOTS, Fixed::ZERO);
-    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..SLOTS).partition(|j| rest[*j] < full);
-    let mut slots: Vec<_> = (0..SLOTS).map(|own| (None, own)).collect();
+/// For each of `2^bits` slots the part of it, to 192 bits, that is its own block's (`None`: all) and the block
+/// that has the rest. All exact but for the probabilities' rounding, which the last slots take up.
+pub(super) fn aliases(mut rest: Vec<Fixed>, bits: u32) -> Vec<(Option<[u64; 3]>, usize)> {
+    let slots = 1 << bits;
+    let full = Fixed::ratio(1, slots as u128);
+    rest.resize(slots, Fixed::ZERO);
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..slots).partition(|j| rest[*j] < full);
+    let mut slots: Vec<_> = (0..slots).map(|own| (None, own)).collect();
     while let (Some(&other), Some(own)) = (large.last(), small.pop()) {
         let [a, b, c, d, ..] = rest[own].0;
-        let up = |high: u64, low: u64| high << SLOT_BITS | low >> (64 - SLOT_BITS);
+        let up = |high: u64, low: u64| high << bits | low >> (64 - bits);
         slots[own] = (Some([up(a, b), up(b, c), up(c, d)]), other);
         rest[other] = rest[other].sub(full.sub(rest[own]));
         if rest[other] < full {

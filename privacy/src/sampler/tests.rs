@@ -28,7 +28,7 @@ fn probability(kind: Kind, variance: NonZeroU64, x: i64) -> f64 {
 
 /// χ² of draws against the exact law, as a standard normal score. Cells of one integer for small σ,
 /// of σ/64 for large; those that expect fewer than 20 draws are pooled.
-fn score(kind: Kind, variance: NonZeroU64, draws: &[i64]) -> f64 {
+pub(super) fn score(kind: Kind, variance: NonZeroU64, draws: &[i64]) -> f64 {
     let sd = (variance.get() as f64).sqrt();
     let width = ((sd / 64.0) as i64).max(1);
     let mut counts = BTreeMap::<i64, f64>::new();

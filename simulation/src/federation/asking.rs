@@ -21,14 +21,16 @@ impl Federation {
             let named = |(name, under): &(&str, &str)| self.server.named(under, *then.get(*name)?);
             self.algorithm.recalled().iter().filter_map(named)
         });
+        let vectors = now.chain(again).collect();
+        let clip_norm = self.norm_for(round);
         let assignment = Assignment {
             run: self.server.run.clone(),
             round,
             spec: Arc::clone(&self.spec),
             lr: self.spec.lr(round),
             committed,
-            vectors: now.chain(again).collect(),
-            clip_norm: self.server.record.standing.as_ref().map(|standing| standing.norm),
+            vectors,
+            clip_norm,
             remaining: Duration::from_millis(remaining_ms),
         };
         self.tell(worker, Command::Assign(Box::new(assignment)));

@@ -9,6 +9,7 @@ mod checks;
 mod faults;
 mod network;
 mod node;
+mod noising;
 mod private;
 mod receiving;
 mod serving;
@@ -22,10 +23,11 @@ use coordinator::machine;
 use faults::Fault;
 use network::{Connections, Parcel};
 use node::{Node, Step};
+use noising::Workshop;
 use proto::spec::RunSpec;
 use receiving::Call;
 use serving::{Input, Server};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use storing::{Commit, Disk};
 use worker::session::{JobId, Token};
 
@@ -78,6 +80,9 @@ struct Federation {
     server: Server,
     /// Every sum that got noise, with it: over all lives of the coordinator.
     noised: Vec<invariants::Noised>,
+    /// The norm that follows from the committed rounds, by the round that it is for.
+    norms: BTreeMap<u64, f64>,
+    workshop: Workshop,
     /// Of a run without rounds.
     seen: buffering::Seen,
     report: Report,
@@ -111,7 +116,9 @@ impl Federation {
                 Node::new(name, objective)
             })
             .collect();
-        let server = Server::new(algorithm.as_ref(), &spec, schedule.dimension);
+        let server = Server::new(algorithm.as_ref(), &spec, schedule);
+        let norm = server.disk.standing.as_ref().map(|standing| (0, standing.norm.get()));
+        let workshop = Workshop::new(&spec, algorithm.as_ref(), schedule.dimension);
         Ok(Self {
             schedule: schedule.clone(),
             spec,
@@ -124,6 +131,8 @@ impl Federation {
             nodes,
             server,
             noised: Vec::new(),
+            norms: norm.into_iter().collect(),
+            workshop,
             seen: buffering::Seen::default(),
             report: Report::new(schedule),
         })

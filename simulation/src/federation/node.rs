@@ -27,6 +27,10 @@ pub(super) enum Step {
     Working(Millis),
     /// Local training is done.
     Trained,
+    /// Pay for the upload: half of the line is written.
+    Pay,
+    /// All of it is.
+    Paid,
     /// Offer the upload.
     Offer,
     /// Evaluation is done.
@@ -59,6 +63,10 @@ pub(super) struct Node {
     pub(super) memory: Option<Durable>,
     /// Client state as the disk has it; kept after the end of the run, for the checks.
     pub(super) disk: Durable,
+    /// The privacy ledger as the disk has it.
+    pub(super) ledger: String,
+    /// Local runs so far, each with a secret of its own.
+    pub(super) keys: u64,
     /// What a lost disk had.
     pub(super) ghost: Option<Durable>,
     pub(super) disk_full_until: Millis,
@@ -80,6 +88,8 @@ impl Node {
             connection: None,
             memory: None,
             disk: Durable::default(),
+            ledger: String::new(),
+            keys: 0,
             ghost: None,
             disk_full_until: 0,
             blocked: [0; 2],

@@ -48,7 +48,7 @@ impl Federation {
     }
 
     fn upload_shapes(&self) -> Vec<(&'static str, usize)> {
-        self.algorithm.upload(self.schedule.dimension)
+        self.spec.upload(self.algorithm.as_ref(), self.schedule.dimension)
     }
 
     /// The header: what would the machine say?
@@ -118,6 +118,9 @@ impl Federation {
     }
 
     fn fold(&mut self, call: &Call) {
+        if self.add_to_sum(call).is_some() {
+            return;
+        }
         let shapes = self.upload_shapes();
         if self.server.accumulators.is_empty() {
             self.server.accumulators = accumulators(self.algorithm.as_ref(), self.schedule.dimension);

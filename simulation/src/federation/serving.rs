@@ -2,15 +2,15 @@
 //! one input after the other, each action in order, nothing past a write that the disk did not take.
 
 use super::{
-    Federation, Happening,
+    Federation, Happening, private,
     receiving::Call,
     sessions::Session,
     storing::{Disk, Journal},
 };
-use crate::{Millis, Mutation};
+use crate::{Millis, Mutation, Schedule};
 use algorithms::{Algorithm, MODEL, Vector, Vectors, fold::Accumulator};
 use coordinator::{
-    machine::{Action, End, Event, Machine, Phase, Restored, Rules, Token},
+    machine::{Action, End, Event, Machine, Phase, Rules, Token},
     private::{Guard, Sum},
 };
 use proto::{digest::Digest, event::RunEvent, names::RunId, spec::RunSpec};
@@ -40,6 +40,8 @@ pub(super) enum Input {
 pub(super) struct Server {
     /// Counts deaths.
     pub(super) life: u32,
+    /// The round in which the present life began.
+    pub(super) began: u64,
     /// It dies after so many more actions.
     pub(super) fuse: Option<u64>,
     /// Updates that came during a commit, in a run without rounds.
@@ -90,26 +92,30 @@ pub(super) struct Observed {
 }
 
 impl Server {
-    pub(super) fn new(algorithm: &dyn Algorithm, spec: &RunSpec, dimension: usize) -> Self {
-        let server = algorithms::fresh_server(algorithm, Arc::new(vec![0.0; dimension]));
+    pub(super) fn new(algorithm: &dyn Algorithm, spec: &RunSpec, schedule: &Schedule) -> Self {
+        let dimension = schedule.dimension;
+        let vectors = algorithms::fresh_server(algorithm, Arc::new(vec![0.0; dimension]));
         let named = |(name, vector): (&String, &Vector)| (name.clone(), Digest::of_vector(vector));
-        let guard = Guard::of(spec, algorithm, dimension).expect("the schedule's promise can be kept");
-        let standing = guard.as_ref().map(|guard| guard.start().expect("no stream is drawn"));
-        let disk = Disk { vectors: server.iter().map(named).collect(), standing, ..Disk::default() };
-        Self {
+        let disk = Disk { vectors: vectors.iter().map(named).collect(), ..Disk::default() };
+        let mut rules = Rules::from(spec);
+        if schedule.mutation == Mutation::FewShares {
+            rules.min_updates = 1;
+        }
+        let mut server = Self {
             life: 0,
+            began: 0,
             fuse: None,
             held: Vec::new(),
             kept: Default::default(),
             store_fails_until: 0,
             record: disk.clone(),
             disk,
-            blobs: server.into_values().map(|vector| (Digest::of_vector(&vector), vector)).collect(),
+            blobs: vectors.into_values().map(|vector| (Digest::of_vector(&vector), vector)).collect(),
             quarantine: BTreeSet::new(),
             journal: Journal::default(),
             machine: None,
             accumulators: Vec::new(),
-            guard,
+            guard: private::guard(spec, algorithm, dimension),
             sum: None,
             secrets: 0,
             sessions: BTreeMap::new(),
@@ -119,9 +125,11 @@ impl Server {
             inbox: VecDeque::new(),
             pause: 0,
             observed: Observed::default(),
-            rules: Rules::from(spec),
+            rules,
             run: "r-1".parse().expect("r-1 is a name"),
-        }
+        };
+        server.promise(spec, schedule);
+        server
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -169,21 +177,14 @@ impl Server {
 
 impl Federation {
     pub(super) fn coordinator_up(&mut self) {
-        let Disk { round, opening, members, population_before, committed, paused, ongoing, .. } =
-            self.server.disk.clone();
-        let opening = opening.filter(|opening| opening.round == round);
-        let restored = Restored {
-            round,
-            opening,
-            members,
-            population_before,
-            committed,
-            paused,
-            ongoing,
-            ..Restored::default()
-        };
+        let (mut restored, round) = (self.server.disk.restored(), self.server.disk.round);
+        if self.schedule.mutation == Mutation::ForgetParticipations {
+            restored.participations.clear();
+        }
         self.note(&format!("the coordinator starts in round {round}"));
         self.server.record = self.server.disk.clone();
+        self.server.began = round;
+        self.server.guard = self.server.guard.as_ref().map(Guard::restarted);
         self.keep_at_start();
         self.server.machine = Some(Machine::new(self.server.rules.clone(), restored));
         self.catch_up();

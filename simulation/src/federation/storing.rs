@@ -6,7 +6,7 @@ use super::{Federation, Happening, serving::Input};
 use crate::{Committed, Millis, Mutation, invariants};
 use algorithms::{MODEL, RoundFacts, Vectors, fold::Accumulator};
 use coordinator::{
-    machine::{Counted, End, Event, Ongoing, Opening},
+    machine::{Counted, End, Event, Ongoing, Opening, Restored},
     private::Standing,
 };
 use proto::{digest::Digest, event::RunEvent};
@@ -33,8 +33,27 @@ pub(super) struct Disk {
     /// Tasks and buffer of a run without rounds, and the older models that they refer to.
     pub(super) ongoing: Ongoing,
     pub(super) versions: BTreeMap<u64, Digest>,
-    /// Rounds that the ledger has.
-    pub(super) paid: BTreeSet<u64>,
+    /// Rounds that counted each worker.
+    pub(super) participations: BTreeMap<String, u64>,
+    /// The privacy ledger of the data set.
+    pub(super) ledger: Option<privacy::Journal>,
+}
+
+impl Disk {
+    /// As `RunRecord::restored`.
+    pub(super) fn restored(&self) -> Restored {
+        Restored {
+            round: self.round,
+            opening: self.opening.clone().filter(|opening| opening.round == self.round),
+            members: self.members.clone(),
+            population_before: self.population_before,
+            committed: self.committed.clone(),
+            participations: self.participations.clone(),
+            paused: self.paused,
+            ongoing: self.ongoing.clone(),
+            ..Restored::default()
+        }
+    }
 }
 
 /// The event log: lines that a crash keeps, lines that it may take, lines that are in memory only.
@@ -151,6 +170,9 @@ impl Federation {
         disk.population_before = population;
         if self.flow().is_none() {
             disk.committed.extend(counted.iter().map(|counted| (counted.worker.clone(), round)));
+            for counted in counted {
+                *disk.participations.entry(counted.worker.clone()).or_default() += 1;
+            }
         }
         let newcomers = self.schedule.mutation != Mutation::ForgetNewcomers;
         let population = if newcomers { population } else { population_before };
@@ -159,7 +181,7 @@ impl Federation {
             let (mean, of) = self.mean_of_buffer(&rules, round);
             participants = of;
             mean
-        } else if let Some(mean) = self.noised_mean(&mut disk, round, &participants) {
+        } else if let Some(mean) = self.released_mean(&mut disk, round, &participants) {
             mean
         } else {
             let folded: Vec<usize> = self.server.accumulators.iter().map(Accumulator::count).collect();
@@ -221,7 +243,7 @@ impl Federation {
         let recalled = self.algorithm.recalled().iter().filter_map(recalled).collect();
         disk.recalled.insert(round, recalled);
         if self.schedule.mutation != Mutation::ReleaseBeforeLedger {
-            disk.paid.insert(round);
+            self.pay_for(&mut disk, round);
         }
         self.count(round);
         self.report.require("monotone", self.now, invariants::monotone(&self.report.rounds, round));
@@ -231,7 +253,7 @@ impl Federation {
         self.server.disk = disk.clone();
         self.server.journal.append();
         self.server.journal.sync();
-        self.check_paid();
+        self.check_paid(round);
         self.check_balance();
         let (life, at) = (self.server.life, self.now + self.dice.between(0, 200));
         self.queue.push(at, Happening::Committed { life, disk: Box::new(disk) });
@@ -241,8 +263,8 @@ impl Federation {
     pub(super) fn committed(&mut self, mut disk: Disk) {
         let (round, digest) = (disk.round - 1, disk.vectors[MODEL]);
         self.server.committing = false;
-        disk.paid.insert(round);
-        self.server.disk.paid.insert(round);
+        self.pay_for(&mut disk, round);
+        self.server.disk.ledger.clone_from(&disk.ledger);
         // An operator may have paused the run meanwhile.
         disk.paused = self.server.record.paused;
         if self.schedule.mutation != Mutation::StaleRecord {

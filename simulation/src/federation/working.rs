@@ -121,11 +121,10 @@ impl Federation {
     /// As in `States`: an algorithm without client state has no file, and what the disk did not take
     /// is not believed.
     fn save(&mut self, worker: usize) -> bool {
+        let keeps = self.keeps();
         let full = self.now < self.nodes[worker].disk_full_until;
         let node = &mut self.nodes[worker];
-        let Some(memory) = node.memory.as_ref().filter(|_| self.algorithm.has_client_state()) else {
-            return true;
-        };
+        let Some(memory) = node.memory.as_ref().filter(|_| keeps) else { return true };
         if !full {
             node.disk = memory.clone();
         } else if self.schedule.mutation != Mutation::UploadUnsaved {
@@ -150,6 +149,7 @@ impl Federation {
             (Step::Working(until), Work::Train(order)) => self.work_on(worker, id, (order.round, until)),
             (Step::Trained | Step::Scored, _) if !connected => self.later(worker, id, step, LOOK),
             (Step::Trained, Work::Train(order)) => self.trained(worker, id, &order),
+            (Step::Pay | Step::Paid, Work::Train(order)) => self.pay(worker, id, &order, step == Step::Paid),
             (Step::Offer, Work::Train(_)) => self.offer(worker, id, connected),
             (Step::Scored, Work::Evaluate(order)) => {
                 let report = match self.vice(worker) {
@@ -168,8 +168,11 @@ impl Federation {
     }
 
     fn assigned(&mut self, worker: usize, id: JobId, order: &Assignment) {
-        let stateful = self.algorithm.has_client_state();
+        let stateful = self.spec.has_client_state(self.algorithm.as_ref());
         let (round, basis) = (order.round, order.basis());
+        if self.schedule.mutation == Mutation::PayByRound {
+            self.nodes[worker].state().pending = None;
+        }
         let verdict = self.nodes[worker].state().assigned(round, basis, order.committed, stateful);
         self.note(&format!("w{worker}: round {round} assigned, counted {:?}: {verdict:?}", order.committed));
         self.check_confirmed(worker);
@@ -199,7 +202,7 @@ impl Federation {
         }
     }
 
-    fn decline(
+    pub(super) fn decline(
         &mut self,
         worker: usize,
         id: JobId,
@@ -274,13 +277,12 @@ impl Federation {
             seconds: Duration::from_millis(self.now).as_secs_f64(),
         };
         let mut finished = self.algorithm.finish(run, &down, &state);
-        if let Some(norm) = order.clip_norm {
-            worker::trainer::clip_upload(&mut finished.upload, norm, &[]).expect("training stays finite");
-        }
+        self.seal(worker, order, &mut finished.upload);
+        let facts = Facts { train_loss: self.told_loss(&finished.upload), ..facts };
         let digest = Digest::of(&bytes(&finished.upload));
         let (round, basis) = (order.round, order.basis());
         let pending = Pending { round, basis, facts, digest, upload: finished.upload, next: finished.next };
-        node.state().pending = Some(pending.clone());
+        self.nodes[worker].state().pending = Some(pending.clone());
         self.note(&format!("w{worker}: round {round} trained, upload {digest}"));
         let mutation = self.schedule.mutation;
         let saved = mutation == Mutation::UploadBeforeSave || self.save(worker);
@@ -294,7 +296,7 @@ impl Federation {
         if let Some(job) = &mut self.nodes[worker].job {
             job.offered = pending;
         }
-        self.later(worker, id, Step::Offer, 1);
+        self.later(worker, id, self.before_offer(), 1);
     }
 
     fn offer(&mut self, worker: usize, id: JobId, connected: bool) {
@@ -316,6 +318,7 @@ impl Federation {
             self.report.incidents.retries += 1;
         }
         self.note(&format!("w{worker}: offers round {} for the {offers}. time", pending.round));
+        self.check_left(worker, &pending);
         let upload = self.packed(worker, &pending);
         match self.vice(worker) {
             None => self.send(connection, &Parcel::Upload(id, Box::new(upload))),

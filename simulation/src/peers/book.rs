@@ -105,13 +105,14 @@ impl Book {
     fn line(&mut self, fleet: &Fleet, (round, now): (u64, u64), told: &[Told]) -> Line {
         let n = told.len() as f64;
         let sketches: Vec<Vec<f32>> = told.iter().map(|told| told.model.clone()).collect();
-        if fleet.is_measured(round) {
+        let measured = fleet.is_measured(round);
+        if measured {
             self.changes.insert(round, told.iter().map(|told| told.change.clone()).collect());
         }
         self.changes = self.changes.split_off(&(round + 1).saturating_sub(WINDOW));
         let changes: Vec<Vec<Vec<f32>>> = self.changes.values().cloned().collect();
-        let measured = fleet.is_measured(round);
         let predicted = pilot(&changes)
+            .filter(|_| measured)
             .and_then(|pilot| consensus_distance(&fleet.schedule, fleet.mixing.repeats, &pilot))
             .filter(|predicted| predicted.is_finite());
         let judged: Vec<Scores> = told.iter().filter_map(|told| told.scores).collect();

@@ -24,6 +24,7 @@ pub const DECODERS: &[(&str, Decoder)] = &[
     ("run_json", wire::run_json),
     ("names", wire::names),
     ("token", wire::token),
+    ("revocations", wire::revocations),
     ("event", wire::event),
     ("bundle", files::bundle),
     ("state", files::state),
@@ -49,6 +50,7 @@ pub fn samples(name: &str) -> Vec<Vec<u8>> {
     match name {
         "run_toml" | "run_json" | "assignment" => wire::samples(name),
         "token" => vec![identity::Token::create(identity::Fingerprint::of(b"a")).text().into_bytes()],
+        "revocations" => vec![wire::a_list()],
         "event" => wire::events(),
         "bundle" | "state" | "idx" | "cifar" | "parquet" | "images" | "csv" | "text" => files::samples(name),
         "messages" => wire::an_upload(),

@@ -7,6 +7,7 @@ use coordinator::access::audit::Entry;
 use futures::FutureExt as _;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use identity::{Authority, Revocations, Role, Validity};
 use proto::{
     chunk::{Assembler, bytes_of, chunk, chunks as cut},
     digest::Digest,
@@ -16,7 +17,7 @@ use proto::{
     spec::{RunSpec, SpecError},
     v1::{self, coordinator_message::Body},
 };
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tonic::Status;
 use worker::message::Command;
 
@@ -232,6 +233,28 @@ pub(super) fn token(data: &[u8]) -> bool {
         (token.id(), token.secret(), token.authority())
     );
     true
+}
+
+/// By whom lists of revoked certificates are signed here.
+fn authority() -> &'static Authority {
+    static AUTHORITY: OnceLock<Authority> = OnceLock::new();
+    let make = || Authority::create("fuzz", Validity::lasting(1_000, 1 << 32));
+    AUTHORITY.get_or_init(|| make().expect("the library makes authorities"))
+}
+
+/// A list of revoked certificates, as peers pass it on.
+pub(super) fn revocations(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let Ok(list) = Revocations::read(&text, authority().certificate()) else { return false };
+    assert_eq!(Revocations::read(list.text(), authority().certificate()), Ok(list));
+    true
+}
+
+/// Two holders on a list.
+pub(super) fn a_list() -> Vec<u8> {
+    let revoke = |list: &Revocations, name| authority().revoke(list, (Role::Peer, name), 2_000);
+    let list = revoke(&Revocations::default(), "p1").and_then(|list| revoke(&list, "p2"));
+    list.expect("the library signs").text().into()
 }
 
 /// A line of the event log, of the metrics or of the audit log.

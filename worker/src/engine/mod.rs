@@ -102,6 +102,11 @@ impl Model {
         self
     }
 
+    /// The number of threads that a call may use.
+    pub fn threads(&self) -> usize {
+        self.runner.threads()
+    }
+
     /// Names and shapes, in the order in which the tensors lie in the flat vector.
     pub fn tensors(&self) -> &[TensorSpec] {
         self.layout.specs()

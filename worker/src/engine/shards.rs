@@ -115,6 +115,11 @@ impl Runner {
         Self { pool }
     }
 
+    /// How many there are.
+    pub(super) fn threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, ThreadPool::current_num_threads)
+    }
+
     /// Computes `step` for every shard and `fold`s the results in the order of the shards.
     pub(super) fn run<T: Send>(
         &self,

@@ -14,8 +14,9 @@ use std::{
     fs::OpenOptions,
     io::Write,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// Rounds that the prediction looks back on.
 const WINDOW: u64 = 5;
@@ -39,8 +40,8 @@ pub(super) struct Line {
     /// Bytes of vectors and masses, in this round.
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
-    /// `(1/n) Σ‖z_i − z̄‖²` over those who reported, from sketches.
-    pub(super) consensus_distance: f64,
+    /// `(1/n) Σ‖z_i − z̄‖²` over those who reported, from sketches; a private run has none.
+    pub(super) consensus_distance: Option<f64>,
     /// What the topology makes of the changes of the last rounds.
     pub(super) consensus_predicted: Option<f64>,
     /// Σ w of those who reported, and the sum that they published.
@@ -101,7 +102,7 @@ impl Book {
     pub(super) fn report(&mut self, report: &v1::PeerReport) {
         let Some(from) = report.from else { return };
         let vector = |bytes: &[u8]| -> Option<Vec<f32>> {
-            (bytes.len() == 4 * BUCKETS)
+            (bytes.is_empty() || bytes.len() == 4 * BUCKETS)
                 .then(|| bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
         };
         let (Some(model), Some(change)) = (vector(&report.model), vector(&report.change)) else {
@@ -167,7 +168,7 @@ impl Book {
             eval_accuracy: scores.map(|scores| scores.correct as f64 / scores.predictions as f64),
             bytes_sent: own.bytes_sent,
             bytes_received: own.bytes_received,
-            consensus_distance: spread(&models),
+            consensus_distance: models.iter().all(|model| !model.is_empty()).then(|| spread(&models)),
             mass,
             mass_published,
             w: own.w,
@@ -188,7 +189,7 @@ impl Book {
             .filter(|(_, reports)| reports.keys().eq(members.iter()))
             .map(|(_, reports)| reports.values().map(|report| report.change.clone()).collect())
             .collect();
-        let pilot = pilot(&changes)?;
+        let pilot = pilot(&changes).filter(|_| !changes.iter().flatten().any(Vec::is_empty))?;
         if self.schedule.as_ref().is_none_or(|schedule| schedule.nodes() != members.len()) {
             self.schedule = self.mixing.schedule().resized(members.len()).ok();
         }

@@ -4,8 +4,9 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// A caller is complained of once in so long.
 const PAUSE: Duration = Duration::from_secs(10);

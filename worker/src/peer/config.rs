@@ -25,6 +25,10 @@ pub struct Config {
     pub bootstrap: Vec<String>,
     /// The peer's key and certificate, from `starling ca peer`.
     pub identity: PathBuf,
+    /// A list of revoked certificates, from `starling ca revoke`; read again when it changes. Peers pass lists
+    /// on to each other, so that it is enough to tell one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<PathBuf>,
     /// Where its state, metrics and model are kept. One process at a time; created if absent.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,

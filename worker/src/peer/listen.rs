@@ -1,6 +1,6 @@
 //! Connections of other peers and of operators: accept, TLS with a deadline, and who is at the other end.
 
-use identity::{Bundle, Current, Handshakes, Identity, Socket};
+use identity::{Bundle, Current, Handshakes, Identity, Listen, Revoked, Socket};
 use proto::limits;
 use rustls::ServerConfig;
 use std::{
@@ -11,7 +11,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,20 +45,28 @@ pub(super) fn tls(bundle: &Bundle) -> Result<Arc<ServerConfig>, String> {
 
 /// Accepts until the handle is dropped.
 pub(super) fn incoming(
-    listener: TcpListener,
+    listener: impl Listen,
     tls: Arc<ServerConfig>,
+    revoked: &Revoked,
 ) -> (ReceiverStream<io::Result<Connection>>, AbortOnDropHandle<()>) {
     let (sender, ready) = mpsc::channel(READY);
     let handshakes = Handshakes { at_once: limits::HANDSHAKES, within: limits::HANDSHAKE };
-    let open = move |io, _| open(io, Arc::clone(&tls));
+    let revoked = revoked.clone();
+    let open = move |io, _| open(io, Arc::clone(&tls), revoked.clone());
     let complain = |why: &str| tracing::warn!("{why}");
     let accepting = identity::accept(listener, handshakes, open, complain, sender);
     (ReceiverStream::new(ready), AbortOnDropHandle::new(tokio::spawn(accepting)))
 }
 
-async fn open(io: TcpStream, tls: Arc<ServerConfig>) -> Result<Connection, String> {
+async fn open(io: impl Socket, tls: Arc<ServerConfig>, revoked: Revoked) -> Result<Connection, String> {
     let (io, who) = identity::secure(io, tls).await?;
-    Ok(Connection { io, who: Arc::new(who.ok_or("it showed no certificate")?) })
+    let who = who.ok_or("it showed no certificate")?;
+    // A revoked one may connect, to be told that it is: each of its calls is refused.
+    let io: Pin<Box<dyn Socket>> = match revoked.check(&who) {
+        Ok(()) => Box::pin(revoked.guard(io, who.clone())),
+        Err(_) => io,
+    };
+    Ok(Connection { io, who: Arc::new(who) })
 }
 
 impl AsyncRead for Connection {

@@ -1,8 +1,8 @@
 //! A peer of a decentralised run: the mixing machine of `gossip` with sockets, a clock, a disk and this
 //! crate's trainer around it. No coordinator is needed.
 //!
-//! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch` and
-//! `rumour` and `claim` (who is there), `post`, `serve` and `form` (messages out and in), `store` (what survives), `book` (metrics).
+//! Reading order: `node` (what happens), `meeting` (how it begins), `rounds` and `work` (training), `watch`,
+//! `sides`, `rumour`, `claim` and `revoke` (who is there), `post`, `serve` and `form` (messages out and in), `store` (what survives), `book` (metrics).
 
 mod book;
 mod claim;
@@ -15,9 +15,12 @@ mod net;
 mod node;
 mod post;
 mod private;
+mod revoke;
 mod rounds;
 mod rumour;
+mod seen;
 mod serve;
+mod sides;
 mod status;
 mod store;
 mod turn;
@@ -28,6 +31,7 @@ pub use config::Config;
 pub use form::Form;
 pub use net::{Lane, Net};
 pub use node::Ended;
+pub use seen::{SEEN, Seen};
 pub use turn::{Turn, answer, difference_seed};
 
 use crate::{
@@ -35,8 +39,8 @@ use crate::{
     trainer::{EngineTrainer, Opened, Train},
 };
 use gossip::machine::Member;
-use identity::{Bundle, Role, Tcp};
-use meeting::Meeting;
+use identity::{Bundle, Dial, Listen, Revoked, Role, Tcp};
+use meeting::{Meeting, Start};
 use node::{Node, Parts};
 use private::Private;
 use proto::{
@@ -44,14 +48,18 @@ use proto::{
     spec::{Mixing, RunSpec},
     v1::{self, peers_server::PeersServer},
 };
+use revoke::Lists;
 use rumour::Rumours;
-use serve::{Service, Shared};
+use seen::Diary;
+use serve::{Input, Service, Shared};
 use std::{
+    io,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use store::Store;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::transport::Server;
 
@@ -75,6 +83,22 @@ pub async fn run_with_engine(
     run(config, spec, (listener, trainer), stop).await
 }
 
+/// Where a peer lives: how it is reached, how it reaches others, and what time it is.
+#[derive(Debug)]
+pub struct Place<L> {
+    /// Where others connect.
+    pub listener: L,
+    /// The address of that, as others know it.
+    pub address: SocketAddr,
+    /// How others are reached.
+    pub dial: Arc<dyn Dial>,
+    /// Milliseconds since 1970: asked once; from then on this process counts for itself.
+    pub wall: u64,
+    /// A local run takes at least so long: where computing takes no time, a peer that waits for nobody would otherwise
+    /// never let time pass.
+    pub pace: Duration,
+}
+
 /// Takes part in a run with any trainer.
 ///
 /// # Errors
@@ -82,9 +106,31 @@ pub async fn run_with_engine(
 pub async fn run(
     config: Config,
     spec: RunSpec,
-    (listener, mut trainer): (TcpListener, Box<dyn Train>),
+    (listener, trainer): (TcpListener, Box<dyn Train>),
     stop: CancellationToken,
 ) -> Result<Ended, WorkerError> {
+    let unusable = |error: io::Error| WorkerError::StateDir {
+        path: config.state_dir.clone(),
+        problem: error.to_string(),
+    };
+    let address = config.advertise.map_or_else(|| listener.local_addr(), Ok).map_err(unusable)?;
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let place = Place { listener, address, dial: Arc::new(Tcp), wall, pace: Duration::ZERO };
+    run_in(config, spec, (place, trainer), stop).await
+}
+
+/// Takes part in a run from any place, also a simulated one.
+///
+/// # Errors
+/// As for [`run_with_engine`].
+pub async fn run_in<L: Listen>(
+    config: Config,
+    spec: RunSpec,
+    (place, mut trainer): (Place<L>, Box<dyn Train>),
+    stop: CancellationToken,
+) -> Result<Ended, WorkerError> {
+    let Place { listener, address, dial, wall, pace } = place;
+    let began = (wall, Instant::now());
     config.check()?;
     let mixing = spec.mixing().map_err(|error| WorkerError::Run(error.to_string()))?;
     let report = look_at(&mixing, spec.rounds)?;
@@ -94,19 +140,19 @@ pub async fn run(
     let run: [u8; 32] = *blake3::hash(spec.to_json().as_bytes()).as_bytes();
     let stored = store.load(run).map_err(unusable)?;
     let wrong = |detail| WorkerError::Identity { file: config.identity.clone(), detail };
-    let net = Net::new(&bundle, Arc::new(Tcp)).map_err(wrong)?;
-    let address = config.advertise.map_or_else(|| listener.local_addr(), Ok);
-    let address = address.map_err(|error| unusable(error.to_string()))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let revoked = Revoked::default();
+    let net = Net::new(&bundle, dial).map_err(wrong)?.except(revoked.clone());
     let plan = rumour::Plan {
         name: config.name.to_string(),
-        generation: now,
+        generation: wall,
         run,
         address,
         bootstrap: config.bootstrap.clone(),
     };
     let (rumours, ear) = Rumours::start(plan, net.clone()).await.map_err(WorkerError::Internal)?;
-    let shared = Arc::new(Shared::new(run));
+    let shared = Arc::new(Shared::new(run, bundle.authority().clone(), revoked));
+    let lists = Lists::read(config.revoked.clone(), store.path("revoked"), &shared)?;
+    shared.revoked.check(bundle.identity()).map_err(wrong)?;
     let (sender, mut inbox) = mpsc::channel(EVENTS);
     let service =
         Service { shared: Arc::clone(&shared), node: sender.clone(), ear, seen: serve::Seen::default() };
@@ -119,6 +165,7 @@ pub async fn run(
     let _ = shared.form.set(form(&mixing, &tensors)?);
     let private = promise(&config, &spec, (initial.len(), stored.is_none())).map_err(WorkerError::Run)?;
     let parts = Parts {
+        diary: diary(&config, &spec, &mixing)?,
         name: config.name.to_string(),
         spec,
         mixing,
@@ -129,20 +176,46 @@ pub async fn run(
         store,
         report,
         private,
+        began,
+        pace,
+        identity: bundle.identity().clone(),
+        lists,
     };
     let start = if stored.is_some() {
         tracing::info!("going on from the stored state");
         None
     } else {
-        let me = Member { id: peers::id_of(config.name.as_str()), incarnation: now };
-        let meeting = Meeting { net: &parts.net, run, name: &parts.name, length: initial.len() };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(Ended::Stopped),
-            start = meeting.begin((me, parts.mixing.nodes), &parts.rumours, &mut inbox) => Some(start),
+        let begun = begin(&parts, initial.len(), &mut inbox, &stop).await;
+        if begun.is_none() {
+            return Ok(Ended::Stopped);
         }
+        begun
     };
     let node = Node::new(parts, (stored, start), (trainer, initial), sender)?;
+    live(node, inbox, stop).await
+}
+
+/// Meets the others; `None` if told to stop meanwhile.
+async fn begin(
+    parts: &Parts,
+    length: usize,
+    inbox: &mut mpsc::Receiver<Input>,
+    stop: &CancellationToken,
+) -> Option<Start> {
+    let me = Member { id: peers::id_of(&parts.name), incarnation: parts.began.0 };
+    let meeting = Meeting { net: &parts.net, run: parts.shared.run, name: &parts.name, length };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        start = meeting.begin((me, parts.mixing.nodes), &parts.rumours, inbox) => Some(start),
+    }
+}
+
+async fn live(
+    node: Node,
+    inbox: mpsc::Receiver<Input>,
+    stop: CancellationToken,
+) -> Result<Ended, WorkerError> {
     let stopping = stop.clone();
     tokio::select! {
         biased;
@@ -152,6 +225,20 @@ pub async fn run(
             Ok(Ended::Stopped)
         }
     }
+}
+
+/// Where a private run notes what reaches this peer.
+fn diary(config: &Config, spec: &RunSpec, mixing: &Mixing) -> Result<Option<Diary>, WorkerError> {
+    if spec.privacy.is_none() {
+        return Ok(None);
+    }
+    let ledgers = config.ledger_dir.as_ref().unwrap_or(&config.state_dir);
+    let started = Seen::Started {
+        peer: config.name.to_string(),
+        run: spec.name.clone(),
+        ledgers: std::path::absolute(ledgers).unwrap_or_else(|_| ledgers.clone()),
+    };
+    Diary::open(config.state_dir.join(SEEN), &started, mixing.config.barrier).map(Some)
 }
 
 /// What vectors of the run look like on the wire.
@@ -199,8 +286,8 @@ fn bundle(config: &Config) -> Result<Bundle, WorkerError> {
     Ok(bundle)
 }
 
-fn serve(service: Service, listener: TcpListener, bundle: &Bundle) -> Result<AbortOnDropHandle<()>, String> {
-    let (incoming, accepting) = listen::incoming(listener, listen::tls(bundle)?);
+fn serve(service: Service, listener: impl Listen, bundle: &Bundle) -> Result<AbortOnDropHandle<()>, String> {
+    let (incoming, accepting) = listen::incoming(listener, listen::tls(bundle)?, &service.shared.revoked);
     let peers = PeersServer::new(service)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES);

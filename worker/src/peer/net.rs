@@ -1,7 +1,7 @@
 //! How a peer reaches another: TLS to whoever shows a peer's certificate of the same authority, one
 //! connection for small things and one for vectors, so that a full window never delays a small thing.
 
-use identity::{Bundle, Connector, Current, Dial, PEER_HOST, Role};
+use identity::{Bundle, Connector, Current, Dial, PEER_HOST, Revoked, Role};
 use proto::{limits, v1::peers_client::PeersClient};
 use std::{
     collections::BTreeMap,
@@ -44,6 +44,12 @@ impl Net {
         let tls = identity::client(Current::new(bundle)?, bundle.authority())?;
         let connector = Connector::new(dial, Some(tls)).named(PEER_HOST);
         Ok(Self { connector, known: Arc::default() })
+    }
+
+    /// To nobody whose certificate was revoked.
+    #[must_use]
+    pub fn except(self, revoked: Revoked) -> Self {
+        Self { connector: self.connector.except(revoked), ..self }
     }
 
     /// A client for whichever peer is at HOST:PORT.

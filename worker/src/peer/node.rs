@@ -7,13 +7,16 @@ use super::{
     net::Net,
     post::Post,
     private::Private,
+    revoke::Lists,
     rumour::Rumours,
+    seen::Diary,
     serve::{Ask, Input, Shared},
     store::{self, Record, Store},
     work::Trained,
 };
 use crate::{WorkerError, trainer::Train};
-use gossip::machine::{Action, Body, Envelope, Event, Machine, Phase, State};
+use gossip::machine::{Action, Body, Envelope, Event, Machine, Membership, Phase, State};
+use identity::Identity;
 use proto::{
     digest::Digest,
     peers,
@@ -24,12 +27,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::{
     sync::mpsc,
     task::{JoinSet, spawn_blocking},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +54,15 @@ pub(super) struct Parts {
     pub(super) report: String,
     /// In a private run.
     pub(super) private: Option<Arc<Mutex<Private>>>,
+    /// There, too: what reached this peer.
+    pub(super) diary: Option<Diary>,
+    /// Milliseconds since 1970 when the process began, and the same moment as it counts.
+    pub(super) began: (u64, Instant),
+    /// A local run takes at least so long.
+    pub(super) pace: Duration,
+    /// What this peer's own certificate says.
+    pub(super) identity: Identity,
+    pub(super) lists: Lists,
 }
 
 /// The peer, once it has begun.
@@ -79,13 +91,19 @@ pub(super) struct Node {
     /// By id: name and address.
     pub(super) known: BTreeMap<u64, (String, SocketAddr)>,
     pub(super) reachable: BTreeSet<u64>,
-    pub(super) missing: BTreeMap<u64, (Instant, bool)>,
+    /// Of whom nothing is heard, since when.
+    pub(super) missing: BTreeMap<u64, Instant>,
+    /// Nobody waits for them.
+    pub(super) suspected: BTreeSet<u64>,
     pub(super) wake: Option<u64>,
     pub(super) spread: (Instant, usize),
     looked: Instant,
     pub(super) evicted: bool,
+    /// The view of a larger side, to which this peer comes back.
+    pub(super) larger: Option<Membership>,
+    /// Who was last told of this peer's view, and when.
+    pub(super) answered: BTreeMap<u64, Instant>,
     pub(super) leaving: bool,
-    pub(super) began: (u64, Instant),
 }
 
 /// How a peer ended.
@@ -100,11 +118,14 @@ pub enum Ended {
 impl Node {
     /// A node from its stored state, or from a start.
     pub(super) fn new(
-        parts: Parts,
+        mut parts: Parts,
         (stored, start): (Option<Record>, Option<Start>),
         (trainer, initial): (Box<dyn Train>, Vec<f32>),
         sender: mpsc::Sender<Input>,
     ) -> Result<Self, WorkerError> {
+        if let (Some(diary), Some(Start { round, model: Some(_), .. })) = (&mut parts.diary, &start) {
+            diary.sponsored(*round)?;
+        }
         let config = parts.mixing.config.clone();
         let (machine, last_end) = match (stored, start) {
             (Some(record), _) => (Machine::resume(config, record.machine), record.last_end),
@@ -120,7 +141,6 @@ impl Node {
         let post = Post::new(parts.net.clone(), parts.shared.run);
         let book = Book::new(parts.mixing.clone(), parts.store.path("metrics.jsonl"));
         let now = Instant::now();
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         Ok(Self {
             parts,
             machine,
@@ -141,12 +161,14 @@ impl Node {
             known: BTreeMap::new(),
             reachable: BTreeSet::new(),
             missing: BTreeMap::new(),
+            suspected: BTreeSet::new(),
             wake: None,
             spread: (now, 0),
             looked: now,
             evicted: false,
+            larger: None,
+            answered: BTreeMap::new(),
             leaving: false,
-            began: (wall, now),
         })
     }
 
@@ -196,7 +218,8 @@ impl Node {
 
     /// Milliseconds since 1970 as this process counts them: never back, and onwards from a stored state.
     fn now(&self) -> u64 {
-        self.began.0 + self.began.1.elapsed().as_millis() as u64
+        let (wall, at) = self.parts.began;
+        wall + at.elapsed().as_millis() as u64
     }
 
     fn pause(&self) -> Duration {
@@ -206,8 +229,14 @@ impl Node {
 
     async fn input(&mut self, input: Input) -> Result<(), WorkerError> {
         match input {
+            Input::Message(Envelope { from, body: Body::Membership(theirs), .. }, _) => {
+                self.hear_membership(from, theirs).await
+            }
             Input::Message(envelope, bytes) => {
                 self.received += bytes;
+                if let Some(diary) = &mut self.parts.diary {
+                    diary.heard(&envelope, &self.machine)?;
+                }
                 self.drive(Event::Received(envelope)).await
             }
             Input::Report(report) => {
@@ -239,7 +268,9 @@ impl Node {
         let actions = self.machine.handle(event, self.now());
         let decided = actions.iter().any(|action| !matches!(action, Action::WakeAt(_) | Action::Ignored(_)));
         let moved = actions.iter().any(|action| !matches!(action, Action::WakeAt(_) | Action::Send(_)));
-        if moved || settles && decided {
+        // An evicted life is not kept: whoever dies before it has come back resumes the one before, and hears again.
+        let evicted = actions.contains(&Action::Evicted);
+        if !evicted && (moved || settles && decided) {
             self.save().await?;
         }
         self.note_settled();

@@ -3,6 +3,7 @@
 //! arrived of a vector stays there, and a repetition goes on from it.
 
 use super::{
+    complaint::Complaints,
     form::words,
     net::{Lane, Net},
 };
@@ -19,16 +20,17 @@ use proto::{
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
 
 /// Small messages to one peer that wait.
 const QUEUE: usize = 64;
@@ -36,8 +38,30 @@ const QUEUE: usize = 64;
 const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(150);
 
+/// Since when nothing gets through to a peer, if that is so.
+#[derive(Default)]
+struct Silence(Mutex<Option<Instant>>);
+
+impl Silence {
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a call that began at that time.
+    fn note(&self, began: Instant, got_through: bool) {
+        let mut since = self.lock();
+        *since = if got_through { None } else { Some(since.map_or(began, |since| since.min(began))) };
+    }
+}
+
+/// Whether the other end has answered, be it with a refusal.
+fn answered(status: &Status) -> bool {
+    !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+}
+
 /// Of one peer.
 struct Mailbox {
+    silence: Arc<Silence>,
     address: watch::Sender<String>,
     small: mpsc::Sender<v1::TellRequest>,
     vectors: Arc<Vectors>,
@@ -78,11 +102,18 @@ pub(super) struct Post {
     boxes: BTreeMap<u64, Mailbox>,
     /// Bytes of vectors and masses that were handed over.
     sent: Arc<AtomicU64>,
+    complaints: Arc<Complaints>,
 }
 
 impl Post {
     pub(super) fn new(net: Net, run: [u8; 32]) -> Self {
-        Self { net, run: run.to_vec(), boxes: BTreeMap::new(), sent: Arc::default() }
+        Self {
+            net,
+            run: run.to_vec(),
+            boxes: BTreeMap::new(),
+            sent: Arc::default(),
+            complaints: Arc::default(),
+        }
     }
 
     /// Bytes of vectors and masses that were handed over so far.
@@ -106,11 +137,25 @@ impl Post {
         let (sender, place) = watch::channel(address.to_owned());
         let (small, queue) = mpsc::channel(QUEUE);
         let vectors = Arc::<Vectors>::default();
-        let line = Line { net: self.net.clone(), name: name.into(), place, run: self.run.clone() };
+        let silence = Arc::<Silence>::default();
+        let line = Line {
+            net: self.net.clone(),
+            name: name.into(),
+            place,
+            run: self.run.clone(),
+            silence: Arc::clone(&silence),
+            complaints: Arc::clone(&self.complaints),
+        };
         let telling = tell(line.clone(), queue);
         let handing = hand(line, Arc::clone(&vectors), Arc::clone(&self.sent));
         let tasks = [tokio::spawn(telling), tokio::spawn(handing)].map(AbortOnDropHandle::new);
-        self.boxes.insert(id, Mailbox { address: sender, small, vectors, _tasks: tasks });
+        self.boxes.insert(id, Mailbox { silence, address: sender, small, vectors, _tasks: tasks });
+    }
+
+    /// How long nothing has got through to a peer.
+    pub(super) fn silent(&self, id: u64) -> Duration {
+        let since = self.boxes.get(&id).and_then(|mailbox| *mailbox.silence.lock());
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Sends a machine's message.
@@ -142,9 +187,15 @@ async fn tell(line: Line, mut queue: mpsc::Receiver<v1::TellRequest>) {
     while let Some(request) = queue.recv().await {
         let address = line.place.borrow().clone();
         let Ok(mut client) = line.net.client_of(&line.name, &address, Lane::Small) else { continue };
-        match timeout(CALL, client.tell(request)).await {
+        let began = Instant::now();
+        let reply = timeout(CALL, client.tell(request)).await;
+        line.silence.note(began, matches!(&reply, Ok(reply) if reply.as_ref().err().is_none_or(answered)));
+        match reply {
             Ok(Ok(_)) => {}
             Ok(Err(status)) => {
+                if status.code() == Code::Unauthenticated {
+                    line.complaints.tell(&line.name, status.message());
+                }
                 tracing::debug!(address, code = ?status.code(), why = status.message(), "not told");
                 sleep(PAUSE).await;
             }
@@ -159,6 +210,8 @@ struct Line {
     name: Arc<str>,
     place: watch::Receiver<String>,
     run: Vec<u8>,
+    silence: Arc<Silence>,
+    complaints: Arc<Complaints>,
 }
 
 async fn hand(line: Line, vectors: Arc<Vectors>, sent: Arc<AtomicU64>) {
@@ -166,12 +219,15 @@ async fn hand(line: Line, vectors: Arc<Vectors>, sent: Arc<AtomicU64>) {
         vectors.bell.notified().await;
         while let Some((envelope, key)) = take(&vectors) {
             for attempt in 0..TRIES {
+                let began = Instant::now();
                 match attempt_one(&line, &envelope).await {
                     Ok(bytes) => {
+                        line.silence.note(began, true);
                         sent.fetch_add(bytes, Ordering::Relaxed);
                         break;
                     }
                     Err(why) => {
+                        line.silence.note(began, false);
                         tracing::debug!(
                             to = envelope.to.id,
                             seq = key.3,

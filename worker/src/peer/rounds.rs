@@ -9,7 +9,11 @@ use super::{
 use crate::{WorkerError, trainer::packing_seed};
 use gossip::machine::Event;
 use proto::{peers, v1};
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, panic::resume_unwind, sync::Arc};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 impl Node {
     /// Gives the trainer what the machine wants, when both are there.
@@ -46,11 +50,23 @@ impl Node {
             cancel: self.cancel.clone(),
             private: self.parts.private.clone(),
         };
-        let sender = self.sender.clone();
-        self.jobs.spawn_blocking(move || {
+        let (sender, pace) = (self.sender.clone(), self.parts.pace);
+        let run = move || {
             let tell = |outcome| drop(sender.blocking_send(Input::Work(outcome)));
             let done = job.run(trainer, tell);
             tell(done);
+        };
+        if pace.is_zero() {
+            self.jobs.spawn_blocking(run);
+            return;
+        }
+        self.jobs.spawn(async move {
+            sleep(pace).await;
+            if let Err(error) = spawn_blocking(run).await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                resume_unwind(panic);
+            }
         });
     }
 
@@ -100,7 +116,10 @@ impl Node {
         let Measured { sketch, digest, scores } = measured;
         let round = (step / self.parts.mixing.repeats).saturating_sub(1);
         let trained = self.trained.take();
-        let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
+        // In a private run a peer learns of others by the vectors on its own edges alone: a sketch would tell all
+        // of them more.
+        let told = self.parts.private.is_none();
+        let bytes = |values: &[f32]| if told { bytemuck::cast_slice(values).to_vec() } else { Vec::new() };
         let report = v1::PeerReport {
             from: Some(peers::member(self.machine.me())),
             round,

@@ -4,7 +4,7 @@
 use super::{claim::Refused, complaint::Complaints, form::Form, listen::caller, rumour::Ear};
 use futures::{Stream, StreamExt};
 use gossip::machine::{Envelope, Member};
-use identity::{Identity, Role};
+use identity::{Identity, Revocations, Revoked, Role};
 use proto::{
     chunk::{Assembler, bytes_of, chunks},
     digest::Digest,
@@ -15,6 +15,7 @@ use proto::{
         hand_request::Body as Hand, peer_message::Body as Wire, peers_server::Peers,
     },
 };
+use rustls::pki_types::CertificateDer;
 use std::{
     collections::BTreeMap,
     pin::Pin,
@@ -61,17 +62,45 @@ pub(super) struct Shared {
     /// Vectors of which a part has arrived, by sender and whether they are answers.
     partial: Mutex<Partial>,
     complaints: Complaints,
+    pub(super) revoked: Revoked,
+    /// By whom lists of revoked certificates are signed.
+    authority: CertificateDer<'static>,
+    /// By name: when the newest certificate that a peer showed was issued.
+    issued: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Shared {
-    pub(super) fn new(run: [u8; 32]) -> Self {
+    pub(super) fn new(run: [u8; 32], authority: CertificateDer<'static>, revoked: Revoked) -> Self {
         Self {
+            revoked,
+            authority,
+            issued: Mutex::default(),
             run,
             form: OnceLock::new(),
             settled: Mutex::default(),
             partial: Mutex::default(),
             complaints: Complaints::default(),
         }
+    }
+
+    /// Takes a list of revoked certificates; false if it is not newer.
+    pub(super) fn heed(&self, text: &str) -> Result<bool, String> {
+        Ok(self.revoked.take(Revocations::read(text, &self.authority)?))
+    }
+
+    fn showed(&self, who: &Identity) {
+        let mut issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        match issued.get_mut(&who.name) {
+            Some(at) => *at = who.issued.max(*at),
+            None => drop(issued.insert(who.name.clone(), who.issued)),
+        }
+    }
+
+    /// Whether the certificate of the peer of that name was revoked, and none of a later issue was seen.
+    pub(super) fn is_revoked(&self, name: &str) -> bool {
+        let Some(until) = self.revoked.list().until(Role::Peer, name) else { return false };
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        issued.get(name).is_none_or(|at| *at <= until)
     }
 }
 
@@ -98,9 +127,22 @@ fn stopping<E>(_: E) -> Status {
 }
 
 impl Service {
+    /// Who calls, with a certificate that was not revoked.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Arc<Identity>, Status> {
+        let who = caller(request)?;
+        if let Err(why) = self.shared.revoked.check(&who) {
+            self.shared.complaints.tell(&who.to_string(), &why);
+            return Err(Status::unauthenticated(why));
+        }
+        if who.role == Role::Peer {
+            self.shared.showed(&who);
+        }
+        Ok(who)
+    }
+
     /// The peer that calls about this run.
     fn peer<T>(&self, request: &Request<T>, run: impl FnOnce(&T) -> &[u8]) -> Result<Arc<Identity>, Status> {
-        let who = caller(request)?;
+        let who = self.caller(request)?;
         if who.role != Role::Peer {
             return Err(Status::permission_denied(format!("{who} is no peer")));
         }
@@ -115,13 +157,19 @@ impl Service {
         Err(Status::failed_precondition("this peer has another run file; all peers of a run need the same"))
     }
 
-    fn allowed<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
-        let who = caller(request)?;
+    fn allowed<T>(&self, request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
+        let who = self.caller(request)?;
         if roles.contains(&who.role) {
             Ok(())
         } else {
             Err(Status::permission_denied(format!("not for {who}")))
         }
+    }
+
+    /// Takes a list of revoked certificates; the number of the newest. The node sees it and passes it on.
+    fn revocations(&self, text: &str) -> Result<u64, Status> {
+        self.shared.heed(text).map_err(Status::invalid_argument)?;
+        Ok(self.shared.revoked.list().number())
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
@@ -264,6 +312,7 @@ impl Peers for Service {
                 self.sender(report.from, &who, "report")?;
                 self.node.send(Input::Report(report)).await.map_err(stopping)?;
             }
+            Some(v1::tell_request::Body::Revocations(list)) => drop(self.revocations(&list)?),
             None => return Err(Status::invalid_argument("it says nothing")),
         }
         Ok(Response::new(v1::TellReply {}))
@@ -273,8 +322,8 @@ impl Peers for Service {
         &self,
         request: Request<Streaming<v1::HandRequest>>,
     ) -> Result<Response<Self::HandStream>, Status> {
-        let who = caller(&request)?;
-        Self::allowed(&request, &[Role::Peer])?;
+        let who = self.caller(&request)?;
+        self.allowed(&request, &[Role::Peer])?;
         let mut requests = request.into_inner();
         let (replies, stream) = mpsc::channel(2);
         let service = self.clone();
@@ -293,7 +342,7 @@ impl Peers for Service {
     }
 
     async fn model(&self, request: Request<v1::ModelRequest>) -> Result<Response<Self::ModelStream>, Status> {
-        Self::allowed(&request, &[Role::Peer, Role::Operator])?;
+        self.allowed(&request, &[Role::Peer, Role::Operator])?;
         let v1::ModelRequest { digest, offset } = request.into_inner();
         let Some((header, model)) = self.ask(Ask::Model).await? else {
             return Err(Status::failed_precondition("this peer has no model at the moment"));
@@ -310,7 +359,7 @@ impl Peers for Service {
         &self,
         request: Request<v1::PeerStatusRequest>,
     ) -> Result<Response<v1::PeerStatusReply>, Status> {
-        Self::allowed(&request, &[Role::Peer, Role::Operator, Role::Observer])?;
+        self.allowed(&request, &[Role::Peer, Role::Operator, Role::Observer])?;
         if caller(&request)?.role != Role::Observer {
             return self.ask(Ask::Status).await.map(Response::new);
         }
@@ -328,8 +377,14 @@ impl Peers for Service {
         &self,
         request: Request<v1::LeaveRunRequest>,
     ) -> Result<Response<v1::LeaveRunReply>, Status> {
-        Self::allowed(&request, &[Role::Operator])?;
+        self.allowed(&request, &[Role::Operator])?;
         self.node.send(Input::Ask(Ask::Leave)).await.map_err(stopping)?;
         Ok(Response::new(v1::LeaveRunReply {}))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeReply>, Status> {
+        self.allowed(&request, &[Role::Peer, Role::Operator])?;
+        let number = self.revocations(&request.into_inner().revocations)?;
+        Ok(Response::new(v1::RevokeReply { number }))
     }
 }

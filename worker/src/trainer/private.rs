@@ -1,11 +1,11 @@
 //! What leaves a worker in a run that promises privacy: everything that it uploads, shortened together; and
 //! where the worker is not to trust the coordinator either, the noise on it.
 
-use super::{ShareMaker, TrainError};
+use super::{ShareMaker, TrainError, steps::StepNoise};
 use algorithms::{Algorithm, Vectors};
 use privacy::{
     ClipNorm, Event, Grid, Plan, PrivacySpec, RunFacts,
-    sampler::{Key, Kind, ReleaseKey, SHARD, Sampler},
+    sampler::{Key, Kind, ReleaseKey, SHARD, Sampler, Short},
     spec::{Clipping, MechanismKind},
 };
 use proto::spec::{RunSpec, SpecError};
@@ -25,6 +25,7 @@ pub struct Promise {
     facts: RunFacts,
     /// By variance: a table takes longer to make than many a round.
     samplers: Mutex<BTreeMap<NonZeroU64, Arc<Sampler>>>,
+    shorts: Mutex<BTreeMap<NonZeroU64, Arc<Short>>>,
 }
 
 impl Promise {
@@ -38,7 +39,13 @@ impl Promise {
         };
         let facts = spec.privacy_facts(algorithm, length);
         let plan = privacy.plan(facts).map_err(|error| SpecError::new("privacy", error.to_string()))?;
-        Ok(Some(Self { spec: privacy.clone(), plan, facts, samplers: Mutex::default() }))
+        Ok(Some(Self {
+            spec: privacy.clone(),
+            plan,
+            facts,
+            samplers: Mutex::default(),
+            shorts: Mutex::default(),
+        }))
     }
 
     /// The section.
@@ -76,6 +83,16 @@ impl Promise {
         }
         let made = Sampler::new(Kind::Rounded, variance).map_err(failed)?;
         Ok(Arc::clone(samplers.entry(variance).or_insert(Arc::new(made))))
+    }
+
+    /// By 32 bits a draw, if it may be.
+    pub(super) fn step_noise(&self, variance: NonZeroU64) -> Result<StepNoise, TrainError> {
+        let mut shorts = self.shorts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(short) = shorts.get(&variance) {
+            return Ok(StepNoise::Short(Arc::clone(short)));
+        }
+        let Some(made) = Short::new(variance) else { return self.sampler(variance).map(StepNoise::Long) };
+        Ok(StepNoise::Short(Arc::clone(shorts.entry(variance).or_insert(Arc::new(made)))))
     }
 }
 

@@ -112,29 +112,50 @@ fn an_audit_passes_the_mechanisms_and_catches_broken_ones() {
 
 #[test]
 fn the_noise_on_a_step_has_the_deviation_that_is_paid_for() {
-    let data = records(f32::NAN);
-    let spec = spec("dp_sgd", (0.5, 3.0), "");
-    let model = model(&data);
-    let promise = promise(&spec, model.parameters());
-    let (mut sum, mut squares, mut count) = (vec![0.0; model.parameters()], 0.0, 0.0);
-    let mut draws = Vec::new();
-    for trial in 0..1_000 {
-        let private = Private::new(Arc::clone(&promise), key(trial));
-        let mut steps = NoisySteps::new(&private, &model, &data).unwrap();
-        let mut grad = vec![0.0; sum.len()];
-        steps.gradient(&vec![0.0; grad.len()], &mut grad).unwrap();
-        sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += f64::from(*g));
-        draws.push(grad);
-    }
-    for grad in &draws {
-        for (g, s) in grad.iter().zip(&sum) {
-            squares += (f64::from(*g) - s / 1_000.0).powi(2);
-            count += 1.0;
+    // By 32 bits a draw, and too wide for them.
+    for multiplier in [3.0, 300.0] {
+        let data = records(f32::NAN);
+        let spec = spec("dp_sgd", (0.5, multiplier), "");
+        let model = model(&data);
+        let promise = promise(&spec, model.parameters());
+        let (mut sum, mut squares, mut count) = (vec![0.0; model.parameters()], 0.0, 0.0);
+        let mut draws = Vec::new();
+        for trial in 0..1_000 {
+            let private = Private::new(Arc::clone(&promise), key(trial));
+            let mut steps = NoisySteps::new(&private, &model, &data).unwrap();
+            let mut grad = vec![0.0; sum.len()];
+            steps.gradient(&vec![0.0; grad.len()], &mut grad).unwrap();
+            sum.iter_mut().zip(&grad).for_each(|(s, g)| *s += f64::from(*g));
+            draws.push(grad);
         }
+        for grad in &draws {
+            for (g, s) in grad.iter().zip(&sum) {
+                squares += (f64::from(*g) - s / 1_000.0).powi(2);
+                count += 1.0;
+            }
+        }
+        // σ = z · C / n; 6,000 draws are within 5 % of it at five sigma.
+        let deviation = (squares / count).sqrt();
+        assert!((deviation / (multiplier * 0.5 / 6.0) - 1.0).abs() < 0.05, "{deviation}");
     }
-    // σ = z · C / n; 6,000 draws are within 5 % of it at five sigma.
-    let deviation = (squares / count).sqrt();
-    assert!((deviation / (3.0 * 0.5 / 6.0) - 1.0).abs() < 0.05, "{deviation}");
+}
+
+/// On two threads of the engine shards are noised side by side.
+#[test]
+fn steps_of_several_shards_are_the_same_on_any_threads() {
+    let data = Source::Digits { train: 90, test: 10, seed: 1 }.load(Split::Train, 80).unwrap();
+    let kind = proto::spec::ModelSpec::Mlp { hidden: vec![100] };
+    let gradient = |threads| {
+        let model = Model::new(&kind, data.info()).unwrap().with_threads(threads);
+        assert!(model.parameters() > SHARD);
+        let promise = promise(&spec("dp_sgd", (1.0, 1.0), ""), model.parameters());
+        let private = Private::new(promise, key(3));
+        let mut steps = NoisySteps::new(&private, &model, &data).unwrap();
+        let (w, mut grad) = (model.initial(1), vec![0.0; model.parameters()]);
+        steps.gradient(&w, &mut grad).unwrap();
+        grad
+    };
+    assert_eq!(gradient(1), gradient(2));
 }
 
 #[test]

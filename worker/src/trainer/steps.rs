@@ -9,7 +9,7 @@ use crate::{
 use privacy::{
     Grid, Sampling,
     grid::grouped_float_slack,
-    sampler::{SHARD, Sampler},
+    sampler::{ReleaseKey, SHARD, Sampler, Short, short::DRAWS},
     spec::Clipping,
 };
 use rand_chacha::rand_core::Rng;
@@ -21,8 +21,14 @@ const GROUP: usize = 64;
 /// The vector of a release's streams that throws the coins; noise has 0.
 const COINS: u32 = 1;
 
-/// Of one shard: quanta, the last sum, and the gradient that comes of them.
-type Parts<'a> = ((&'a mut [i64], &'a [f32]), &'a mut [f32]);
+/// What noise on a step is drawn by.
+#[derive(Debug, Clone)]
+pub(super) enum StepNoise {
+    /// 32 bits a draw.
+    Short(Arc<Short>),
+    /// 64 bits, whatever the variance.
+    Long(Arc<Sampler>),
+}
 
 /// The steps of one local run.
 #[derive(Debug)]
@@ -32,7 +38,7 @@ pub struct NoisySteps<'a> {
     examples: &'a Dataset,
     grid: Grid,
     clip: Clip,
-    sampler: Arc<Sampler>,
+    noise: StepNoise,
     /// A coin below this says that a record is drawn.
     below: u128,
     /// Records that a sum is paid for; more are drawn with a probability below 2^-140.
@@ -46,7 +52,6 @@ pub struct NoisySteps<'a> {
     empty: bool,
     /// Of the last group.
     part: Vec<f32>,
-    quanta: Vec<i64>,
 }
 
 impl<'a> NoisySteps<'a> {
@@ -80,7 +85,7 @@ impl<'a> NoisySteps<'a> {
             examples,
             grid,
             clip,
-            sampler: promise.sampler(variance.map_err(failed)?)?,
+            noise: promise.step_noise(variance.map_err(failed)?)?,
             below: (rate * 2.0_f64.powi(64)) as u128,
             most,
             unit: grid.quantum() / expected,
@@ -88,7 +93,6 @@ impl<'a> NoisySteps<'a> {
             sum: vec![0.0; length],
             empty: true,
             part: vec![0.0; length],
-            quanta: vec![0; length],
         })
     }
 
@@ -104,18 +108,37 @@ impl<'a> NoisySteps<'a> {
             (0..self.examples.len()).filter(|_| u128::from(coins.next_u64()) < self.below).collect();
         drawn.truncate(self.most);
         self.sum_up(w, &drawn)?;
-        let (sampler, grid, unit) = (&self.sampler, self.grid, self.unit);
-        let before = (!self.empty).then_some(&self.sum);
-        let shard = |(at, ((quanta, last), grad)): (usize, Parts<'_>)| {
-            let before = before.map(|sum| &sum[at * SHARD..][..last.len()]);
-            grid.round_sums(before, last, quanta);
-            release.add_noise(sampler, (0, at as u32), quanta, 1);
-            Grid::values(quanta, unit, grad);
-        };
-        let quanta = self.quanta.par_chunks_mut(SHARD);
-        let shards = quanta.zip(self.part.par_chunks(SHARD)).zip(grad.par_chunks_mut(SHARD));
-        shards.enumerate().for_each(shard);
+        let perturb = |(at, values): (usize, &mut [f32])| self.perturb(&release, at, values);
+        // A client of a simulation has one thread, and others beside it.
+        if self.model.threads() == 1 {
+            grad.chunks_mut(SHARD).enumerate().for_each(perturb);
+        } else {
+            grad.par_chunks_mut(SHARD).enumerate().for_each(perturb);
+        }
         Ok(())
+    }
+
+    /// Writes the mean of one shard, with its noise.
+    fn perturb(&self, release: &ReleaseKey, at: usize, values: &mut [f32]) {
+        let shard = at * SHARD..at * SHARD + values.len();
+        let last = &self.part[shard.clone()];
+        let before = (!self.empty).then(|| &self.sum[shard]);
+        match &self.noise {
+            StepNoise::Short(short) => {
+                let mut draws = short.draws(release, (0, at as u32));
+                for (i, values) in values.chunks_mut(DRAWS).enumerate() {
+                    let part = i * DRAWS..i * DRAWS + values.len();
+                    let sums = (before.map(|before| &before[part.clone()]), &last[part.clone()]);
+                    self.grid.noised_sums(sums, draws.next_batch(), self.unit, values);
+                }
+            }
+            StepNoise::Long(sampler) => {
+                let mut quanta = vec![0; values.len()];
+                self.grid.round_sums(before, last, &mut quanta);
+                release.add_noise(sampler, (0, at as u32), &mut quanta, 1);
+                Grid::values(&quanta, self.unit, values);
+            }
+        }
     }
 
     /// Leaves the sum of the clipped gradients of these records in `sum`, unless `empty`, and `part`.
@@ -138,8 +161,9 @@ impl<'a> NoisySteps<'a> {
     /// as zero: it must not touch what others add.
     fn measure(&mut self, w: &[f32], group: &[usize]) -> Result<(), TrainError> {
         let batch = self.examples.batch(group, None);
-        self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
-        if is_finite(&self.part) {
+        let clipped = self.model.clipped_gradient(w, &batch, self.clip, &mut self.part).map_err(failed)?;
+        // A gradient whose squares have a finite sum is finite, and so is the sum of 64 that were clipped.
+        if clipped.norms.iter().all(|norm| norm.is_finite()) {
             return Ok(());
         }
         for one in group.chunks(1).filter(|_| group.len() > 1) {
@@ -158,9 +182,4 @@ impl<'a> NoisySteps<'a> {
             sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x));
         }
     }
-}
-
-fn is_finite(values: &[f32]) -> bool {
-    // Without an early end, so that it is done by vectors.
-    values.iter().fold(0, |most, x| most.max((x.to_bits() & 0x7fff_ffff) as i32)) < 0x7f80_0000
 }

@@ -1,5 +1,6 @@
 //! `starling privacy pairwise`: what the peers of a decentralised run learn about each other.
 
+mod finished;
 mod heat;
 
 use super::setting::{delta, show};
@@ -30,14 +31,22 @@ const MOST_WORK: u64 = 2_000_000;
 ///
 /// The guarantee against everybody, who sees all messages, is the one that the run's ledgers count.
 ///
+/// With --peers it is told of a run that is over, from what the peers' state directories hold: which vectors
+/// reached whom, whatever was planned, late, lost or done again, and what each peer's ledger has paid.
+///
 /// JSON: one object with run, nodes, rounds, noise_multiplier, delta, everybody, epsilon (rows: who learns,
 /// columns: about whom; null for itself), most, mean, linear (null if the run is too large: epsilon, most,
-/// mean, proved), drawing (null without --svg).
+/// mean, proved), drawing (null without --svg). With --peers: peers (names, in the matrices' order), trained
+/// (rounds of each) and as_planned, too; everybody is the largest of the peers' own ε, in each; planned (null if
+/// it was not known beforehand) has epsilon, most and mean.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run file
     #[arg(value_name = "RUN.toml")]
     file: PathBuf,
+    /// The state directories of the peers of a run that is over, or a folder that holds them
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    peers: Vec<PathBuf>,
     /// δ; the run's own without it
     #[arg(long, value_parser = delta)]
     delta: Option<f64>,
@@ -112,6 +121,9 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         return Err(wrong(&format!(
             "{work} mixing steps of single peers, at most {MOST_WORK} are looked at"
         )));
+    }
+    if !args.peers.is_empty() {
+        return finished::main(args, &spec, &mixing, by.1);
     }
     let view = View::new(nodes, steps(&mixing, spec.rounds)).map_err(|error| wrong(&error))?;
     let in_step = mixing.config.barrier == Barrier::Synchronous && mixing.config.deadline_ms.is_none();
