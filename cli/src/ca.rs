@@ -32,21 +32,24 @@ enum What {
     Init(Init),
     /// Writes the key and certificate of a peer of decentralised runs, who needs no coordinator to enrol at;
     /// JSON: an object with name, identity, until
-    Peer(PeerArgs),
+    Peer(HolderArgs),
+    /// Writes the key and certificate of an observer, who may look at peers and at coordinators, and change
+    /// nothing; JSON: as for `peer`
+    Observer(HolderArgs),
     /// Refuses a peer's certificates from now on: writes revoked.txt beside the authority, signed, and tells
     /// peers; JSON: an object with list, number, told
     Revoke(revoke::RevokeArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct PeerArgs {
+struct HolderArgs {
     /// The folder with authority.pem
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// The peer's name, unique in its runs
+    /// Its name; a peer's is unique in its runs
     #[arg(long)]
     name: WorkerName,
-    /// The file to write; the peer's `identity`
+    /// The file to write: the `identity` of a peer, --identity of an observer
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
     /// Life of the certificate in days
@@ -96,7 +99,8 @@ pub(crate) struct Made {
 pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     let init = match &args.what {
         What::Init(init) => init,
-        What::Peer(args) => return peer_main(args),
+        What::Peer(args) => return holder_main(Role::Peer, args),
+        What::Observer(args) => return holder_main(Role::Observer, args),
         What::Revoke(args) => return life::runtime()?.block_on(revoke::main(args)),
     };
     let lives = (u64::from(init.days) * DAY_S, u64::from(init.operator_days) * DAY_S);
@@ -117,25 +121,29 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
     ]))
 }
 
-fn peer_main(args: &PeerArgs) -> Result<(), Failure> {
-    let until =
-        peer(&args.dir.join("authority.pem"), (args.name.as_str(), u64::from(args.days) * DAY_S), &args.to)?;
+fn holder_main(role: Role, args: &HolderArgs) -> Result<(), Failure> {
+    let whom = (role, args.name.as_str(), u64::from(args.days) * DAY_S);
+    let until = holder(&args.dir.join("authority.pem"), whom, &args.to)?;
     if args.json {
         return output::line(json!({ "name": args.name, "identity": args.to, "until": until }));
     }
     output::line(table::pairs(&[
-        ("identity", format!("{}  (secret; for peer `{}`)", args.to.display(), args.name)),
+        ("identity", format!("{}  (secret; for {role} `{}`)", args.to.display(), args.name)),
         ("valid until", table::instant(until)),
     ]))
 }
 
 /// Writes a peer's key and certificate, and says until when it is valid.
 pub(crate) fn peer(authority: &Path, (name, life_s): (&str, u64), to: &Path) -> Result<u64, Failure> {
+    holder(authority, (Role::Peer, name, life_s), to)
+}
+
+fn holder(authority: &Path, (role, name, life_s): (Role, &str, u64), to: &Path) -> Result<u64, Failure> {
     output::refuse_existing(to, false)?;
     let authority = Authority::load(authority).map_err(|error| Failure::new(Code::NotFound, error))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let validity = Validity::lasting(now, life_s);
-    let bundle = Bundle::issue(&authority, Role::Peer, name, (&[], validity)).map_err(Failure::internal)?;
+    let bundle = Bundle::issue(&authority, role, name, (&[], validity)).map_err(Failure::internal)?;
     bundle.save(to).map_err(|error| Failure::new(Code::Create, error))?;
     Ok(bundle.identity().not_after)
 }
@@ -192,5 +200,8 @@ mod tests {
         peer(&made.authority, ("peer-1", 100), &to).unwrap();
         assert_eq!(Bundle::load(&to).unwrap().unwrap().identity().to_string(), "peer `peer-1`");
         assert_eq!(peer(&made.authority, ("peer-1", 100), &to).unwrap_err().code, Code::Create);
+        let to = folder.path().join("o.pem");
+        holder(&made.authority, (Role::Observer, "olga", 100), &to).unwrap();
+        assert_eq!(Bundle::load(&to).unwrap().unwrap().identity().to_string(), "observer `olga`");
     }
 }

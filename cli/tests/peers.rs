@@ -7,7 +7,13 @@ mod peer_fleet;
 
 use peer_fleet::{Fleet, LIMIT, apart, live, starling, text};
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
 
 const PEERS: usize = 8;
 const ROUNDS: u64 = 200;
@@ -38,13 +44,86 @@ retry_ms = 300
 evict_after_s = 4.0
 "#;
 
+/// `starling peer observe`, as somebody who takes no part; killed when dropped.
+struct Observer {
+    child: Child,
+    out: PathBuf,
+    notes: PathBuf,
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Observer {
+    fn start(fleet: &Fleet) -> Self {
+        let (ca, identity) = (fleet.path("ca"), fleet.path("olga.pem"));
+        let args = ["ca", "observer", "--dir", text(&ca), "--name", "olga", "--to", text(&identity)];
+        assert!(starling(&args).output().unwrap().status.success());
+        let (out, notes) = (fleet.path("observed.jsonl"), fleet.path("observer.log"));
+        let first = fleet.addresses[..2].join(",");
+        let args = ["peer", "observe", "--json", "--every", "0.3", "--page", "127.0.0.1:0", "--peer", &first];
+        let mut command = starling(&args);
+        command.args(["--identity", text(&identity)]).stdin(Stdio::null());
+        let file = |path: &Path| std::fs::File::create(path).unwrap();
+        let child = command.stdout(file(&out)).stderr(file(&notes)).spawn().unwrap();
+        Self { child, out, notes }
+    }
+
+    /// The newest look that is as wanted.
+    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(&self.out).unwrap();
+            let newest = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).next_back();
+            if let Some(seen) = newest.as_ref().filter(|seen| wanted(seen)) {
+                return seen.clone();
+            }
+            let notes = || std::fs::read_to_string(&self.notes).unwrap();
+            assert_eq!(self.child.try_wait().unwrap(), None, "{}", notes());
+            assert!(began.elapsed() < LIMIT, "{what}: {newest:?}\n{}", notes());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn page(&self, path: &str) -> String {
+        let notes = std::fs::read_to_string(&self.notes).unwrap();
+        let address = notes.lines().find_map(|line| line.strip_prefix("the page is at http://")).unwrap();
+        let address = address.trim_end_matches('/');
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+        reply
+    }
+}
+
+/// How many peers are in each state.
+fn states(seen: &Value) -> BTreeMap<&'static str, usize> {
+    let count =
+        |state: &str| seen["peers"].as_array().unwrap().iter().filter(|peer| peer["state"] == state).count();
+    ["alive", "suspect", "left"].map(|state| (state, count(state))).into()
+}
+
+/// A peer as it was seen.
+fn peer(seen: &Value, index: usize) -> &Value {
+    let name = format!("peer-{index}");
+    seen["peers"].as_array().unwrap().iter().find(|peer| peer["name"] == *name).unwrap()
+}
+
 #[test]
 fn peers_survive_kills_keep_their_mass_and_end_together() {
     let mut fleet = Fleet::start(RUN, PEERS);
     fleet.wait(0, "the run begins", |status| status["round"].as_u64() >= Some(4));
+    let mut observer = Observer::start(&fleet);
+    observer.until("all peers are seen", |seen| states(seen)["alive"] == PEERS);
     fleet.kill(3);
     fleet.kill(5);
-    std::thread::sleep(Duration::from_secs(1));
+    observer.until("two are missed", |seen| states(seen)["alive"] <= PEERS - 2);
     fleet.launch(5);
     let left: Vec<usize> = (0..PEERS).filter(|index| *index != 3).collect();
     for index in &left {
@@ -62,6 +141,20 @@ fn peers_survive_kills_keep_their_mass_and_end_together() {
         assert!(began.elapsed() < LIMIT, "{statuses:#?}");
         std::thread::sleep(Duration::from_millis(300));
     };
+    // So the observer, which never was one of them, has seen it; it ends with the run.
+    let seen = observer.until("the end is seen", |seen| {
+        (states(seen)["alive"], states(seen)["left"]) == (PEERS - 1, 1)
+            && peer(seen, 5)["phase"] == "finished"
+    });
+    assert_eq!(seen["peers"].as_array().unwrap().len(), PEERS, "{seen}");
+    assert_eq!((&peer(&seen, 3)["state"], &seen["run"]), (&"left".into(), &"ring-three".into()));
+    for key in ["w", "mass", "consensus_distance", "bytes_sent", "epoch", "last_heard_s"] {
+        assert!(peer(&seen, 0)[key].as_f64().is_some(), "{key}: {seen}");
+    }
+    let page = observer.page("/");
+    assert!(page.contains("peer-7") && page.contains("7 alive, 0 suspect, 1 left"), "{page}");
+    assert!(observer.page("/metrics").contains("starling_consensus_distance{peer=\"peer-0\"} "));
+    drop(observer);
     let sum = |key: &str| statuses.iter().map(|status| status[key].as_f64().unwrap()).sum::<f64>();
     // Multiples of 2^-48 below 32: these sums are exact.
     assert_eq!(sum("holding"), sum("account"), "the mass is what the epoch published");

@@ -11,6 +11,7 @@ pub mod html;
 pub mod http;
 pub mod json;
 pub mod metrics;
+pub mod peers;
 pub mod plot;
 pub mod table;
 pub mod view;

@@ -57,7 +57,19 @@ impl Asked {
     }
 
     pub(crate) async fn status(&self, address: &str) -> Result<v1::PeerStatusReply, Failure> {
-        let mut client = self.client(address, Lane::Small)?;
+        self.status_of(address, None).await
+    }
+
+    /// How the peer of that name stands, or whichever peer is at an address.
+    pub(crate) async fn status_of(
+        &self,
+        address: &str,
+        name: Option<&str>,
+    ) -> Result<v1::PeerStatusReply, Failure> {
+        let mut client = match name {
+            None => self.client(address, Lane::Small)?,
+            Some(name) => self.0.client_of(name, address, Lane::Small).map_err(Failure::internal)?,
+        };
         let reply = timeout(CALL, client.peer_status(v1::PeerStatusRequest {})).await;
         reply
             .map_err(|_| silent(address))?

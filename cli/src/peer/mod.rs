@@ -2,6 +2,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod fleet;
+mod observe;
 
 use crate::{
     config::Layers,
@@ -53,6 +54,12 @@ enum Ask {
         #[arg(long)]
         json: bool,
     },
+    /// Shows all peers of a run until they are done, without taking part: state, round, mass, consensus
+    /// distance, bytes; JSON: one object a look, with run, time_ms, ignored and peers: name, address,
+    /// incarnation, state, suspected_by, last_heard_s, trouble, phase, round, rounds, epoch, w, holding,
+    /// account, balanced, consensus_distance, consensus_predicted, mass, mass_published, bytes_sent,
+    /// bytes_received, epsilon
+    Observe(observe::Observe),
     /// Writes a peer's de-biased model z = x/w as safetensors; JSON: one object, with run, peer, round,
     /// digest, parameters, file
     Export(Taken),
@@ -119,6 +126,7 @@ async fn answer(ask: Ask) -> Result<(), Failure> {
             let status = Asked::new(&who)?.status(&who.peer).await?;
             output::line(if json { status_json(&status).to_string() } else { status_text(&status) })
         }
+        Ask::Observe(args) => observe::main(&args).await,
         Ask::Leave { who } => {
             Asked::new(&who)?.leave(&who.peer).await?;
             output::line(format!("{} is leaving", who.peer))

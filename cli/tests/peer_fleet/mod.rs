@@ -15,7 +15,7 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(4);
 
 pub(crate) struct Fleet {
     folder: tempfile::TempDir,
-    addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     children: Vec<Option<Child>>,
     /// Namespaces of the peers and of whoever asks them; `None`: all are on this machine.
     inside: Option<(Vec<String>, String)>,

@@ -2,10 +2,12 @@
 //! template (maud), since names and reasons come from strangers. A page asks for itself again every few
 //! seconds while what it shows can change.
 
+mod peers;
 mod run;
 mod runs;
 mod workers;
 
+pub use peers::peers;
 pub use run::{detail, log};
 pub use runs::overview;
 pub use workers::workers;

@@ -2,8 +2,10 @@
 //! request, bounded in time and size; whoever is slow or rude loses its own connection and nothing else.
 //! HTTP/1.1, with TLS if the [`Door`] has it. It routes with axum, which answers 404 and 405 by itself.
 
+mod peers;
 mod query;
 
+pub use peers::of_peers;
 pub use query::number;
 
 use axum::{

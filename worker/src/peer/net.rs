@@ -13,6 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 /// Connecting may take so long.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Connections that are kept. Addresses are told by others: made-up ones must not pile up.
+const KEPT: usize = 4_096;
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
@@ -86,6 +89,9 @@ impl Net {
                 .max_frame_size(limits::FRAME_BYTES);
         }
         let channel = endpoint.connect_with_connector_lazy(connector);
+        if known.len() >= KEPT {
+            known.clear();
+        }
         known.insert(key, channel.clone());
         Ok(client(channel))
     }

@@ -22,6 +22,7 @@ use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -142,7 +143,15 @@ pub(super) struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) node: mpsc::Sender<Input>,
     pub(super) ear: Ear,
+    /// What observers were told last, and when.
+    pub(super) seen: Seen,
 }
+
+/// A status that is told again for a while.
+pub(super) type Seen = Arc<tokio::sync::Mutex<Option<(Instant, v1::PeerStatusReply)>>>;
+
+/// Observers are told the same for so long.
+const FRESH: Duration = Duration::from_millis(200);
 
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -393,7 +402,17 @@ impl Peers for Service {
         request: Request<v1::PeerStatusRequest>,
     ) -> Result<Response<v1::PeerStatusReply>, Status> {
         self.allowed(&request, &[Role::Peer, Role::Operator, Role::Observer])?;
-        self.ask(Ask::Status).await.map(Response::new)
+        if caller(&request)?.role != Role::Observer {
+            return self.ask(Ask::Status).await.map(Response::new);
+        }
+        // However many look on, this peer is asked as if it were one.
+        let mut seen = self.seen.lock().await;
+        if let Some((_, status)) = seen.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(Response::new(status.clone()));
+        }
+        let status = self.ask(Ask::Status).await?;
+        *seen = Some((Instant::now(), status.clone()));
+        Ok(Response::new(status))
     }
 
     async fn leave_run(
