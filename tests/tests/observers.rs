@@ -106,7 +106,7 @@ async fn try_everything(net: &Net, to: SocketAddr, run: &[u8], victim: v1::PeerM
             datagram: vec![0x53, 0xb0, 0, 3],
         };
         refused(client.rumour(rumour).await, "a rumour");
-        let gone = v1::PeerStanding { member: Some(victim), gone: true };
+        let gone = v1::PeerStanding { member: Some(victim), gone: true, examples: 0 };
         let message = |body| v1::PeerMessage { from: Some(from), to: Some(victim), body: Some(body) };
         for body in [
             v1::peer_message::Body::Leave(v1::PeerLeave {}),
