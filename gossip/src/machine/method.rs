@@ -86,7 +86,9 @@ impl<T: Scalar> Errand<T> {
     pub fn weigh(&self, change: &mut [T]) {
         if self.weight != 1.0 {
             let weight = T::of(self.weight);
-            change.iter_mut().for_each(|x| *x = weight * *x);
+            for x in change {
+                *x = weight * *x;
+            }
         }
     }
 

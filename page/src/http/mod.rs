@@ -202,7 +202,7 @@ pub fn failure(status: StatusCode, why: &str) -> Response<Body> {
 }
 
 /// For [`Router::fallback`].
-#[expect(clippy::unused_async, reason = "what the router takes")]
+#[allow(clippy::unused_async, reason = "what the router takes")]
 pub async fn not_found() -> Response<Body> {
     failure(StatusCode::NOT_FOUND, "nothing is served here")
 }

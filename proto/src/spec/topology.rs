@@ -72,6 +72,7 @@ pub enum Weighting {
 }
 
 impl Weighting {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -53,7 +53,7 @@ impl Meeting<'_> {
         let answering = async {
             while let Some(input) = inbox.recv().await {
                 if let Input::Ask(ask) = input {
-                    not_begun(ask, self.name, self.alone(me));
+                    not_begun(ask, self.name, &self.alone(me));
                 }
             }
         };
@@ -162,11 +162,11 @@ impl Meeting<'_> {
 }
 
 /// Answers a question before the run has begun.
-fn not_begun(ask: Ask, name: &str, alone: Membership) {
+fn not_begun(ask: Ask, name: &str, alone: &Membership) {
     match ask {
         Ask::Leave => {}
         Ask::Meet(reply) => {
-            let membership = Some(peers::membership(&alone));
+            let membership = Some(peers::membership(alone));
             let _ = reply.send(v1::MeetReply { begun: false, membership, round: 0 });
         }
         Ask::Status(reply) => {

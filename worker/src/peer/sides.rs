@@ -94,7 +94,9 @@ mod tests {
     /// Members 0 to 4 of which some were evicted.
     fn view(without: &[u64]) -> Membership {
         let mut view = Membership::new((0..5).map(member));
-        without.iter().for_each(|id| view.evict(member(*id)));
+        for id in without {
+            view.evict(member(*id));
+        }
         view
     }
 

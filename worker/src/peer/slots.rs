@@ -70,17 +70,16 @@ impl Slots {
             let digest = digests.of(&vector.shared());
             let same = |slot: &&Slot| slot.digest == digest && slot.scalars == vector.len() as u64;
             let known = self.named.iter().chain(&fresh).find(same).copied();
-            let slot = match known {
-                Some(slot) => slot,
-                None => {
-                    let taken =
-                        |number: &u32| self.named.iter().chain(&fresh).any(|slot| slot.number == *number);
-                    let number = (0..).find(|number| !taken(number)).unwrap_or_default();
-                    self.write(number, vector)?;
-                    let slot = Slot { number, scalars: vector.len() as u64, digest };
-                    fresh.push(slot);
-                    slot
-                }
+            let slot = if let Some(slot) = known {
+                slot
+            } else {
+                let taken: BTreeSet<u32> = self.named.iter().chain(&fresh).map(|slot| slot.number).collect();
+                let number = (0..=taken.len() as u32).find(|number| !taken.contains(number));
+                let number = number.expect("one of more numbers than are taken is free");
+                self.write(number, vector)?;
+                let slot = Slot { number, scalars: vector.len() as u64, digest };
+                fresh.push(slot);
+                slot
             };
             places.push(Place::There(slot));
         }

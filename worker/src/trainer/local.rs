@@ -175,13 +175,12 @@ impl Train for EngineTrainer {
     }
 
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {
-        let (info, examples) = match spec.model {
+        let (info, examples) = if let ModelSpec::Flat { .. } = spec.model {
             // A bare vector has no input; any shape will do.
-            ModelSpec::Flat { .. } => (DataInfo::Features { dimension: 1, classes: 2 }, 1),
-            _ => {
-                let data = self.examples.training(spec)?;
-                (data.info().clone(), data.len() as u64)
-            }
+            (DataInfo::Features { dimension: 1, classes: 2 }, 1)
+        } else {
+            let data = self.examples.training(spec)?;
+            (data.info().clone(), data.len() as u64)
         };
         let model = self.model(&spec.model, &info)?;
         let tensor = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().map(|n| *n as u64).collect());
