@@ -157,7 +157,7 @@ fn an_audit_catches_half_the_noise_and_a_missing_clip_of_every_mechanism() {
     // Shares claim the bound of Rényi divergences and no μ, and what so few trials can prove at δ = 1e-5 is less.
     for (mechanism, more, trials) in [
         ("dp-ftrl", "--rounds 6", 1200),
-        ("dp-sgd", "--sampling-rate 1", 800),
+        ("dp-sgd", "--sampling-rate 1", 1600),
         ("local", "--rounds 2", 1200),
         ("discrete-gaussian-shares", "--delta 0.01", 8000),
         ("skellam-shares", "--delta 0.01", 8000),

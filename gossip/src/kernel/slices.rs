@@ -112,7 +112,9 @@ mod tests {
     use super::*;
 
     fn vector(seed: u32, length: usize) -> Vec<f32> {
-        (0..length as u32).map(|k| ((k * 2_654_435_761 + seed) % 1_000) as f32 * 0.37 - 180.0).collect()
+        (0..length as u32)
+            .map(|k| (k.wrapping_mul(2_654_435_761).wrapping_add(seed) % 1_000) as f32 * 0.37 - 180.0)
+            .collect()
     }
 
     #[test]

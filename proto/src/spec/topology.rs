@@ -233,11 +233,24 @@ impl TopologySpec {
         let made = gossip::make(&self.kind, &self.params).map_err(|error| {
             let known = gossip::topologies::TOPOLOGIES.iter().map(|row| row.name);
             let near = nearest::nearest(&self.kind, known).filter(|near| *near != self.kind);
+            let text = error.to_string();
+            let near = near.or_else(|| nearest_key(&text));
             let near = near.map_or_else(String::new, |near| format!(" (did you mean `{near}`?)"));
-            SpecError::new("topology", format!("{}{near}", nearest::explain(&error.to_string())))
+            SpecError::new("topology", format!("{text}{near}"))
         });
         made.map(Arc::from)
     }
+}
+
+/// Keys of the section that every topology has.
+const KEYS: [&str; 9] =
+    ["kind", "nodes", "barrier", "lag", "w_min", "deadline_s", "retry_ms", "evict_after_s", "weighting"];
+
+/// The key nearest to one that a topology does not know: of its own, which the message lists, or of all.
+fn nearest_key(message: &str) -> Option<&str> {
+    let mut quoted = message.split_once("unknown field ")?.1.split('`').skip(1).step_by(2);
+    let given = quoted.next()?;
+    nearest::nearest(given, quoted.chain(KEYS))
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ impl Book {
             tracing::warn!(from = from.id, "a report without sketches");
             return;
         };
-        let correction = vector(&report.correction);
+        let correction = vector(&report.correction).filter(|sketch| !sketch.is_empty());
         let mass = Mass::from_units(report.mass.into());
         let account = Mass::from_units(report.account.into());
         // Nobody can make this peer remember rounds that are far from its own.

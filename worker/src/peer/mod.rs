@@ -21,6 +21,7 @@ mod rounds;
 mod rumour;
 mod seen;
 mod serve;
+mod shared;
 mod sides;
 mod slots;
 mod status;

@@ -128,6 +128,10 @@ impl Sight {
     /// What `by` says of a member; `None`: somebody who is not known by name.
     fn learn(&mut self, member: &PeerSummary, by: Option<&String>) {
         let name = &member.name;
+        // Who does not know a name yet tells of an id.
+        if member.member.is_some_and(|of| *name == format!("{:016x}", of.id)) {
+            return;
+        }
         if name.parse::<WorkerName>().is_err() || (self.peers.len() >= MOST && !self.peers.contains_key(name))
         {
             if self.ignored.len() < MOST {
