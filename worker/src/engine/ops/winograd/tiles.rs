@@ -44,22 +44,29 @@ impl Points {
 
     /// Filters `[3, 3, c, f]`: rows are some channels, columns the filters from `first` on.
     pub(super) fn set_filters(&mut self, g: &Geometry, weight: &[f32], channels: Range<usize>, first: usize) {
-        let (width, steps, taps) = (self.width, self.steps(), taps(g));
+        let (width, steps) = (self.width, self.steps());
+        // In one place first: rows of filters lie pages apart, too far to be fetched in time one by one.
+        let part = channels.len() * width;
+        let mut near = Buffer::any(TAPS * TAPS * part);
+        for (tap, near) in near.chunks_exact_mut(part).enumerate() {
+            let rows = &weight[(tap * g.channels + channels.start) * g.filters..];
+            for (to, row) in near.chunks_exact_mut(width).zip(rows.chunks(g.filters)) {
+                to.copy_from_slice(&row[first..first + width]);
+            }
+        }
+        let taps: [usize; TAPS * TAPS] = std::array::from_fn(|tap| tap * part);
         math::vectorised(
             #[inline(always)]
             || {
-                for (row, channel) in channels.enumerate() {
-                    for l in (0..width).step_by(LANES) {
-                        let from = &weight[channel * g.filters + first + l..];
-                        let to = &mut self.values[row * width + l..];
-                        both(
-                            #[inline(always)]
-                            |i, j| lanes(&from[taps[i * TAPS + j]..]),
-                            transform::filter,
-                            #[inline(always)]
-                            |i, j, y| put(&mut to[steps[i * SIDE + j]..], y),
-                        );
-                    }
+                for at in (0..part).step_by(LANES) {
+                    let (from, to) = (&near[at..], &mut self.values[at..]);
+                    both(
+                        #[inline(always)]
+                        |i, j| lanes(&from[taps[i * TAPS + j]..]),
+                        transform::filter,
+                        #[inline(always)]
+                        |i, j, y| put(&mut to[steps[i * SIDE + j]..], y),
+                    );
                 }
             },
         );
@@ -68,35 +75,34 @@ impl Points {
     /// Adds to `dw` `[3, 3, c, f]` what comes of products with a row for each channel from `channel` on and a
     /// column for each filter from `first` on.
     pub(super) fn add_taps(&self, g: &Geometry, dw: &mut [f32], channel: usize, first: usize) {
-        let (width, steps, taps) = (self.width, self.steps(), taps(g));
+        let (width, steps) = (self.width, self.steps());
+        let part = width * width;
+        let mut near = Buffer::any(TAPS * TAPS * part);
+        let taps: [usize; TAPS * TAPS] = std::array::from_fn(|tap| tap * part);
         math::vectorised(
             #[inline(always)]
             || {
-                for row in 0..width {
-                    for l in (0..width).step_by(LANES) {
-                        let from = &self.values[row * width + l..];
-                        let to = &mut dw[(channel + row) * g.filters + first + l..];
-                        both(
-                            #[inline(always)]
-                            |i, j| lanes(&from[steps[i * SIDE + j]..]),
-                            transform::taps,
-                            #[inline(always)]
-                            |i, j, y| {
-                                for (to, y) in to[taps[i * TAPS + j]..][..LANES].iter_mut().zip(y) {
-                                    *to += y;
-                                }
-                            },
-                        );
+                for at in (0..part).step_by(LANES) {
+                    let (from, to) = (&self.values[at..], &mut near[at..]);
+                    both(
+                        #[inline(always)]
+                        |i, j| lanes(&from[steps[i * SIDE + j]..]),
+                        transform::taps,
+                        #[inline(always)]
+                        |i, j, y| put(&mut to[taps[i * TAPS + j]..], y),
+                    );
+                }
+                for (tap, near) in near.chunks_exact(part).enumerate() {
+                    let rows = &mut dw[(tap * g.channels + channel) * g.filters..];
+                    for (row, near) in rows.chunks_mut(g.filters).zip(near.chunks_exact(width)) {
+                        for (to, near) in row[first..first + width].iter_mut().zip(near) {
+                            *to += near;
+                        }
                     }
                 }
             },
         );
     }
-}
-
-/// Distances of the taps of a filter.
-fn taps(g: &Geometry) -> [usize; TAPS * TAPS] {
-    std::array::from_fn(|tap| tap * g.channels * g.filters)
 }
 
 #[inline(always)]

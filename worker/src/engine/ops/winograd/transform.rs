@@ -78,12 +78,33 @@ pub(super) fn taps([d0, d1, d2, d3, d4, d5]: [f32; SIDE]) -> [f32; TAPS] {
 /// The channels that come first in `from`.
 #[inline(always)]
 pub(super) fn lanes(from: &[f32]) -> Lanes {
-    let from = &from[..LANES];
-    std::array::from_fn(|l| from[l])
+    let mut lanes = [0.0; LANES];
+    for (lane, from) in lanes.iter_mut().zip(&from[..LANES]) {
+        *lane = *from;
+    }
+    lanes
+}
+
+/// `f` of as many numbers as there are places, for each channel.
+#[inline(always)]
+fn each<const N: usize, const M: usize>(x: &[Lanes; N], f: impl Fn([f32; N]) -> [f32; M]) -> [Lanes; M] {
+    let mut y = [[0.0; LANES]; M];
+    for l in 0..LANES {
+        let mut line = [0.0; N];
+        for i in 0..N {
+            line[i] = x[i][l];
+        }
+        let line = f(line);
+        for i in 0..M {
+            y[i][l] = line[i];
+        }
+    }
+    y
 }
 
 /// Applies `f` to the columns of a square, then to the rows of what comes out: from what `load` gives for
 /// row and column to `store`.
+// Plain loops: what `std::array::from_fn` calls is not always inlined, and then has no wide vectors.
 #[inline(always)]
 pub(super) fn both<const N: usize, const M: usize>(
     load: impl Fn(usize, usize) -> Lanes,
@@ -92,23 +113,16 @@ pub(super) fn both<const N: usize, const M: usize>(
 ) {
     let mut half = [[[0.0; LANES]; N]; M];
     for j in 0..N {
-        let x: [Lanes; N] = std::array::from_fn(|i| load(i, j));
-        for l in 0..LANES {
-            let column = f(std::array::from_fn(|i| x[i][l]));
-            for i in 0..M {
-                half[i][j][l] = column[i];
-            }
+        let mut column = [[0.0; LANES]; N];
+        for (i, place) in column.iter_mut().enumerate() {
+            *place = load(i, j);
+        }
+        for (half, y) in half.iter_mut().zip(each(&column, &f)) {
+            half[j] = y;
         }
     }
     for (i, half) in half.iter().enumerate() {
-        let mut y = [[0.0; LANES]; M];
-        for l in 0..LANES {
-            let row = f(std::array::from_fn(|j| half[j][l]));
-            for j in 0..M {
-                y[j][l] = row[j];
-            }
-        }
-        for (j, y) in y.into_iter().enumerate() {
+        for (j, y) in each(half, &f).into_iter().enumerate() {
             store(i, j, y);
         }
     }
