@@ -5,12 +5,13 @@
 //! window is `side` contiguous runs, one per row of the image, so that the forward pass is a product
 //! whose left factor has a row per place. The gradient of the filters is a product with the same
 //! windows as columns, and the gradient of the input is a convolution of the padded gradient with the
-//! turned filters; with a stride above 1 it is a product whose rows are added back (`patches.rs`).
+//! turned filters; with a stride above 1 it is a product whose rows are added back (`patches.rs`). 3×3 windows
+//! of many channels go another way, with fewer multiplications (`winograd`).
 
 use super::gemm::{Left, Matrix, Packed, Rows, Target, product, product_pieces};
 use super::patches::{Geometry, Window};
 use super::pool::{max_pool, transpose};
-use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient};
+use super::{add_rows, apart::Apart, column_sums, math, rectify_gradient, winograd};
 use crate::engine::buffer::Buffer;
 use crate::engine::cuda;
 use crate::engine::tape::{Operation, Split, apply, apply_as};
@@ -100,8 +101,17 @@ impl Windows {
     }
 }
 
-/// Writes to `y` the convolution of images with packed filters (see [`pack`]).
-fn convolve(g: &Geometry, x: &[f32], filters: &Packed, y: &mut [f32], each: impl Fn(&mut [f32])) {
+/// Writes to `y` the convolution of images with filters `[side, side, c, f]`; calls `each` with parts of it.
+fn convolve(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], each: impl Fn(&mut [f32])) {
+    if winograd::pays(g) {
+        winograd::convolve(g, x, weight, y, each);
+    } else {
+        slide(g, x, &pack(g, weight), y, each);
+    }
+}
+
+/// As [`convolve`] with packed filters (see [`pack`]).
+fn slide(g: &Geometry, x: &[f32], filters: &Packed, y: &mut [f32], each: impl Fn(&mut [f32])) {
     let (run, side, group) = (g.window.side * g.channels, g.window.side, g.group());
     let lines = lines_at_once(g);
     let result = group * g.places() * g.filters;
@@ -126,7 +136,7 @@ fn lines_at_once(g: &Geometry) -> usize {
     (DEPTH / (g.window.side * g.channels)).clamp(1, g.window.side)
 }
 
-/// Filters `[side, side, c, f]` for [`convolve`].
+/// Filters `[side, side, c, f]` for [`slide`].
 fn pack(g: &Geometry, weight: &[f32]) -> Packed {
     let (side, lines) = (g.window.side, lines_at_once(g));
     let blocks = (0..side).step_by(lines).map(|line| (side - line).min(lines) * side * g.channels);
@@ -135,6 +145,9 @@ fn pack(g: &Geometry, weight: &[f32]) -> Packed {
 
 /// Adds to `dw` `[side, side, c, f]` the gradient from some images and the gradient of their results.
 fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    if winograd::pays(g) {
+        return winograd::weight_gradient(g, x, dy, dw);
+    }
     let (run, filters, group) = (g.window.side * g.channels, g.filters, g.group());
     let gradient = group * g.places() * filters;
     for (x, dy) in x.chunks(group * g.image()).zip(dy.chunks(gradient)) {
@@ -177,7 +190,7 @@ fn input_gradient(g: &Geometry, weight: &[f32], dy: &[f32]) -> Buffer {
             columns: g.width,
         };
         let mut dx = Buffer::any(g.batch * g.image());
-        convolve(&back, dy, &pack(&back, &turned), &mut dx, |_| {});
+        convolve(&back, dy, &turned, &mut dx, |_| {});
         return dx;
     }
     let (patch, group) = (g.patch(), g.group());
@@ -208,7 +221,7 @@ impl Operation for Conv {
         let g = Geometry::new(self.window, x, weight)?;
         let mut y = Buffer::any(g.batch * g.places() * g.filters);
         let (bias, relu) = (inputs.get(2).map(|bias| bias.values()), self.relu);
-        convolve(&g, x.values(), &pack(&g, weight.values()), &mut y, |y| {
+        convolve(&g, x.values(), weight.values(), &mut y, |y| {
             math::vectorised(
                 #[inline(always)]
                 || finish(y, bias, relu),

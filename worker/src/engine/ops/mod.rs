@@ -24,6 +24,7 @@ pub(super) mod patches;
 pub(super) mod pool;
 #[cfg(test)]
 pub(super) mod testing;
+mod winograd;
 
 use super::buffer::Buffer;
 

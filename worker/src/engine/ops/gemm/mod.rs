@@ -175,6 +175,16 @@ pub(in crate::engine) fn product_pieces<'a>(c: Target<'_>, pieces: impl Fn(usize
     }
 }
 
+/// Columns of a panel of the kernel.
+pub(in crate::engine) fn panel_width() -> usize {
+    2 * BEST.lanes
+}
+
+/// As [`product`] with a right factor of [`panel_width`] columns that lies row after row.
+pub(in crate::engine) fn product_panel(c: Target<'_>, left: Left<'_>, panel: &[f32]) {
+    multiply(*BEST, c, left, panel, panel_width());
+}
+
 fn left<'a>(a: Matrix<'a>, count: usize, run: usize, segments: &'a [usize]) -> Left<'a> {
     Left { data: a.data, rows: Rows::Every { count, distance: a.row }, column: a.column, run, segments }
 }
