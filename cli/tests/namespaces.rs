@@ -20,7 +20,7 @@ const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 const RUN: &str = r#"
 name = "namespaces"
 mode = "decentralised"
-rounds = 700
+rounds = 1500
 seed = 5
 [model]
 kind = "linear"
@@ -153,10 +153,11 @@ fn kill_two(fleet: &mut Fleet, left: &[usize]) {
 #[ignore = "needs root, ip, python3 and /dev/net/tun: tests/namespaces.sh runs it"]
 fn peers_survive_a_bad_network() {
     let mut network = Network::start();
-    let addresses = (0..PEERS).map(|peer| format!("10.77.0.{}:7079", peer + 1)).collect();
+    let called =
+        (0..PEERS).map(|peer| (format!("peer-{peer}"), format!("10.77.0.{}:7079", peer + 1))).unzip();
     let inside = (network.names[..PEERS].to_vec(), network.names[PEERS].clone());
     assert_eq!(network.order("delay 5"), "ok");
-    let mut fleet = Fleet::start_at(RUN, addresses, Some(inside));
+    let mut fleet = Fleet::start_at(RUN, called, Some(inside));
     let all: Vec<usize> = (0..PEERS).collect();
     fleet.wait(0, "the run begins", |status| status["round"].as_u64() >= Some(4));
     watch(&fleet, "5 ms", &all, Duration::from_secs(10));
@@ -183,6 +184,11 @@ fn peers_survive_a_bad_network() {
         assert_eq!(network.order(order), "ok");
     }
     watch(&fleet, "nothing passes between 0 and 1, nor from 4 to 6", &left, HALF_A_MINUTE);
+    let under_way = |peer: &usize| fleet.status(*peer).unwrap()["phase"] != "finished";
+    assert!(
+        left.iter().all(under_way),
+        "all rounds were done before the links were mended: give the run more"
+    );
     for order in ["mend 0 1", "mend 1 0", "mend 4 6"] {
         assert_eq!(network.order(order), "ok");
     }

@@ -426,3 +426,48 @@ fn simulated_peers_have_the_models_of_real_ones() {
         }
     }
 }
+
+/// With one of them killed and restarted, as well: nobody is given up, so that no round is another one.
+#[test]
+fn real_peers_weigh_changes_by_examples_as_simulated_ones_do() {
+    let plain = METHOD
+        .replace("ALGORITHM", "kind = \"sgp\"")
+        .replace("STEPS", "3")
+        .replace("GRAPH", "one-peer-exponential")
+        // With the seed of the fleet's digits.
+        .replace("seed = 3", "seed = 1");
+    let weighted = format!("{plain}weighting = \"examples\"\n");
+    // As simulated peers are called.
+    let mut fleet = Fleet::start_named(&weighted, (1..=4).map(|peer| format!("worker-{peer}")).collect());
+    fleet.wait(1, "the run begins", |status| status["round"].as_u64() >= Some(3));
+    fleet.kill(2);
+    fleet.launch(2);
+    for index in 0..4 {
+        fleet.wait(index, "all rounds are done", |status| status["phase"] == "finished");
+    }
+    let digests = |run: &str, name: &str| -> BTreeMap<String, Value> {
+        let (file, out) = (fleet.path(&format!("{name}.toml")), fleet.path(name));
+        std::fs::write(&file, run).unwrap();
+        let mut command = starling(&["simulate", text(&file), "--json", "--device", "cpu"]);
+        let output = command.args(["--examples", "800", "--out", text(&out)]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let peers = summary["peers"].as_array().unwrap();
+        peers.iter().map(|p| (p["name"].as_str().unwrap().to_owned(), p["digest"].clone())).collect()
+    };
+    let (alone, alike) = (digests(&weighted, "weighted"), digests(&plain, "plain"));
+    assert!(alone.iter().all(|(name, digest)| alike[name] != *digest), "weights change nothing");
+    let began = Instant::now();
+    for name in &fleet.names {
+        loop {
+            let text = std::fs::read_to_string(fleet.path(name).join("metrics.jsonl")).unwrap_or_default();
+            let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if let Some(last) = lines.find(|line| line["round"] == 59) {
+                assert_eq!(last["model_digest"], alone[name], "{name}");
+                break;
+            }
+            assert!(began.elapsed() < LIMIT, "{name} tells of no last round");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}

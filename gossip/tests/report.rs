@@ -184,7 +184,7 @@ fn the_consensus_distance_is_predicted() {
 
 /// Gradient descent on everybody's own quadratic in many dimensions, from one model: the distance after each round
 /// as it is, and as it was predicted.
-fn descent(kind: &str) -> Vec<(f64, f64)> {
+fn descent(kind: &str, rate: impl Fn(u64) -> f64) -> Vec<(f64, f64)> {
     let (n, d, rounds) = (8, 2_000, 40);
     let schedule = plain(kind, n);
     let mut stream = Stream::new(9, "descent", &[]);
@@ -196,7 +196,7 @@ fn descent(kind: &str) -> Vec<(f64, f64)> {
     for round in 0..rounds {
         let mut changes = Vec::new();
         for (model, own) in models.iter_mut().zip(&own) {
-            let pull = |k: usize, x: f64, noise: f64| 0.05 * (far[k] + own[k] - x + 2.0 * noise);
+            let pull = |k: usize, x: f64, noise: f64| rate(round) * (far[k] + own[k] - x + 2.0 * noise);
             let change: Vec<f64> = (0..d).map(|k| pull(k, model[k], normal(&mut stream))).collect();
             model.iter_mut().zip(&change).for_each(|(x, change)| *x += change);
             changes.push(sketch(3, &change));
@@ -205,7 +205,7 @@ fn descent(kind: &str) -> Vec<(f64, f64)> {
         let mean = |k: usize| models.iter().map(|model| model[k]).sum::<f64>() / n as f64;
         let off = |k: usize, mean: f64| models.iter().map(|model| (model[k] - mean).powi(2)).sum::<f64>();
         let measured = (0..d).map(|k| off(k, mean(k))).sum::<f64>() / n as f64;
-        found.extend(forecast.after(round, Some(changes)).map(|predicted| (measured, predicted)));
+        found.extend(forecast.after(round, Some(changes), &rate).map(|predicted| (measured, predicted)));
     }
     found
 }
@@ -213,7 +213,7 @@ fn descent(kind: &str) -> Vec<(f64, f64)> {
 #[test]
 fn a_run_that_has_just_begun_is_predicted_too() {
     for kind in ["path", "ring", "hypercube", "static-exponential", "one-peer-hypercube"] {
-        let found = descent(kind);
+        let found = descent(kind, |_| 0.05);
         assert_eq!(found.len(), 39, "from the second round on");
         for (round, (measured, predicted)) in found.iter().enumerate().skip(1) {
             // One-peer graphs are exact every third round. On the path, changes of 25 rounds add up at the end,
@@ -226,20 +226,60 @@ fn a_run_that_has_just_begun_is_predicted_too() {
         }
     }
     // The equilibrium's prediction is far off at the beginning on a slow graph.
-    let (first, _) = descent("path")[3];
-    assert!(descent("path")[30].0 > 2.0 * first);
+    let (first, _) = descent("path", |_| 0.05)[3];
+    assert!(descent("path", |_| 0.05)[30].0 > 2.0 * first);
 }
 
 #[test]
 fn what_a_forecast_cannot_know_it_does_not_tell() {
     let changes = || Some(vec![vec![1.0; 4]; 4]);
+    let one = |_| 1.0;
     let mut forecast = Forecast::new(plain("ring", 4), 1);
-    assert_eq!((forecast.after(0, changes()), forecast.after(1, None)), (None, None));
-    assert_eq!((forecast.after(2, changes()), forecast.after(3, changes())), (None, Some(0.0)));
+    assert_eq!((forecast.after(0, changes(), one), forecast.after(1, None, one)), (None, None));
+    assert_eq!((forecast.after(2, changes(), one), forecast.after(3, changes(), one)), (None, Some(0.0)));
     // A round was missed.
-    assert_eq!((forecast.after(5, changes()), forecast.after(6, changes())), (None, Some(0.0)));
+    assert_eq!((forecast.after(5, changes(), one), forecast.after(6, changes(), one)), (None, Some(0.0)));
+    // Nothing follows from a round without a step.
+    assert_eq!((forecast.after(7, changes(), |_| 0.0), forecast.after(8, changes(), one)), (None, None));
     let mut lopsided = Forecast::new(plain("reset-chain", 4), 1);
-    assert_eq!((lopsided.after(0, changes()), lopsided.after(1, changes())), (None, None));
+    assert_eq!((lopsided.after(0, changes(), one), lopsided.after(1, changes(), one)), (None, None));
+}
+
+#[test]
+fn a_falling_learning_rate_is_in_the_prediction() {
+    let cosine = |round: u64| 0.05 * (0.5 + 0.5 * (std::f64::consts::PI * round as f64 / 40.0).cos());
+    for kind in ["ring", "hypercube", "static-exponential"] {
+        for (measured, predicted) in descent(kind, cosine).into_iter().skip(1) {
+            near(predicted, measured, 0.2);
+        }
+    }
+}
+
+/// Changes that take back half of the last one: the drift that a few rounds show is below nothing.
+#[test]
+fn changes_that_oscillate_are_predicted_as_noise() {
+    let (n, d, rounds) = (16, 2_000, 60);
+    let schedule = plain("ring", n);
+    let mut stream = Stream::new(5, "oscillation", &[]);
+    let (mut models, mut last) = (vec![vec![0.0; d]; n], vec![vec![0.0; d]; n]);
+    let mut forecast = Forecast::new(schedule.clone(), 1);
+    for round in 0..rounds {
+        let mut changes = Vec::new();
+        for (model, last) in models.iter_mut().zip(&mut last) {
+            let drawn: Vec<f64> = (0..d).map(|_| normal(&mut stream)).collect();
+            let change: Vec<f64> = drawn.iter().zip(&*last).map(|(now, last)| now - 0.5 * last).collect();
+            model.iter_mut().zip(&change).for_each(|(x, change)| *x += change);
+            (*last, _) = (drawn, changes.push(sketch(3, &change)));
+        }
+        models = mix(&schedule.mixing(round), &models);
+        let Some(predicted) = forecast.after(round, Some(changes), |_| 1.0).filter(|_| round > 30) else {
+            continue;
+        };
+        let mean = |k: usize| models.iter().map(|model| model[k]).sum::<f64>() / n as f64;
+        let off = |k: usize, mean: f64| models.iter().map(|model| (model[k] - mean).powi(2)).sum::<f64>();
+        let measured = (0..d).map(|k| off(k, mean(k))).sum::<f64>() / n as f64;
+        assert!(predicted > measured && predicted < 4.0 * measured, "{predicted}, measured {measured}");
+    }
 }
 
 #[test]

@@ -98,6 +98,18 @@ fn numerators_are_kept_with_the_mass() {
 }
 
 #[test]
+fn a_record_does_not_grow_while_nothing_arrives() {
+    let mut net = Net::new(config("static-exponential", json!({}), Mode::Push, Barrier::Asynchronous), 4, 1);
+    net.faults.loss = 1.0;
+    let mut size_at = |round: u64| {
+        assert!(net.run_to_round(round));
+        serde_json::to_string(net.peers[&0].node.state()).unwrap().len()
+    };
+    let (early, late) = (size_at(300), size_at(3_000));
+    assert!(late < early + 200, "{early} bytes, then {late}");
+}
+
+#[test]
 fn single_precision_drifts_little() {
     let members = Membership::new((0..4).map(|id| Member { id, incarnation: 0 }));
     let edges = json!({"edges": [[0, 1], [0, 2], [1, 2], [2, 3], [3, 0]]});

@@ -16,6 +16,8 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(4);
 pub(crate) struct Fleet {
     folder: tempfile::TempDir,
     pub(crate) addresses: Vec<String>,
+    /// What their certificates call them.
+    pub(crate) names: Vec<String>,
     children: Vec<Option<Child>>,
     /// Namespaces of the peers and of whoever asks them; `None`: all are on this machine.
     inside: Option<(Vec<String>, String)>,
@@ -50,20 +52,29 @@ pub(crate) fn text(path: &Path) -> &str {
 
 impl Fleet {
     pub(crate) fn start(run: &str, peers: usize) -> Self {
+        Self::start_named(run, (0..peers).map(|index| format!("peer-{index}")).collect())
+    }
+
+    pub(crate) fn start_named(run: &str, names: Vec<String>) -> Self {
+        let peers = names.len();
         let held: Vec<TcpListener> = (0..peers).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses = held.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
         drop(held);
-        Self::start_at(run, addresses, None)
+        Self::start_at(run, (names, addresses), None)
     }
 
-    /// Peers at these addresses, each in its namespace if there are such.
-    pub(crate) fn start_at(run: &str, addresses: Vec<String>, inside: Option<(Vec<String>, String)>) -> Self {
+    /// Peers of these names at these addresses, each in its namespace if there are such.
+    pub(crate) fn start_at(
+        run: &str,
+        (names, addresses): (Vec<String>, Vec<String>),
+        inside: Option<(Vec<String>, String)>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ca = folder.path().join("ca");
         assert!(starling(&["ca", "init", "--dir", text(&ca)]).output().unwrap().status.success());
         std::fs::write(folder.path().join("run.toml"), run).unwrap();
         let children = addresses.iter().map(|_| None).collect();
-        let mut fleet = Self { folder, addresses, children, inside };
+        let mut fleet = Self { folder, addresses, names, children, inside };
         for index in 0..fleet.addresses.len() {
             fleet.configure(index);
             fleet.launch(index);
@@ -76,9 +87,9 @@ impl Fleet {
     }
 
     fn configure(&self, index: usize) {
-        let (name, to) = (format!("peer-{index}"), self.path(&format!("peer-{index}.pem")));
+        let (name, to) = (&self.names[index], self.path(&format!("peer-{index}.pem")));
         let ca = self.path("ca");
-        let args = ["ca", "peer", "--dir", text(&ca), "--name", &name, "--to", text(&to)];
+        let args = ["ca", "peer", "--dir", text(&ca), "--name", name, "--to", text(&to)];
         assert!(starling(&args).output().unwrap().status.success());
         let of = self.children.len();
         let config = format!(
@@ -90,9 +101,9 @@ impl Fleet {
             self.addresses[0],
             self.addresses[1],
             text(&to),
-            text(&self.path(&name)),
+            text(&self.path(name)),
         );
-        std::fs::write(self.path(&format!("{name}.toml")), config).unwrap();
+        std::fs::write(self.path(&format!("peer-{index}.toml")), config).unwrap();
     }
 
     pub(crate) fn launch(&mut self, index: usize) {

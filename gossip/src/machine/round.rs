@@ -40,8 +40,11 @@ impl<T: Scalar> Machine<T> {
         }
     }
 
-    /// Notes from whom something of this round is to come.
+    /// Notes from whom something of this round is to come, if the round waits for it.
     fn expect(&mut self) {
+        if self.config.barrier == Barrier::Asynchronous {
+            return;
+        }
         let round = self.state.round;
         for (peer, _) in self.row() {
             let heard = |link: &super::Link<T>| link.closed || link.heard.is_some_and(|heard| heard >= round);

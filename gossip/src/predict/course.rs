@@ -12,7 +12,8 @@ pub const KEPT: usize = 16;
 #[derive(Debug, Clone)]
 struct Course {
     identity: Dense,
-    /// `Σ_s M_s` and `Σ_s M_s M_sᵀ` over the rounds s, `M_s` being all mixing since round s without the mean.
+    /// `Σ_s η_s M_s` and `Σ_s η_s² M_s M_sᵀ` over the rounds s, `M_s` being all mixing since round s without the
+    /// mean and `η_s` the round's learning rate.
     drift: Dense,
     noise: Dense,
     rounds: u64,
@@ -27,13 +28,18 @@ impl Course {
         Self { identity, drift, noise, rounds: 0, even: true }
     }
 
-    fn advance(&mut self, schedule: &Schedule, repeats: u64) {
+    fn advance(&mut self, schedule: &Schedule, repeats: u64, rate: f64) {
         let steps = self.rounds * repeats..(self.rounds + 1) * repeats;
         let step = |m: Dense| steps.clone().fold(m, |m, at| m.mixed(&schedule.mixing(at)));
         let even = |at| schedule.mixing(at).row_sums().iter().all(|sum| (sum - 1.0).abs() < 1e-9);
         self.even &= steps.clone().all(even);
-        self.drift = step(std::mem::replace(&mut self.drift, Dense::zeros(0)).plus(&self.identity));
-        let half = step(std::mem::replace(&mut self.noise, Dense::zeros(0)).plus(&self.identity));
+        let plus = |to: &mut Dense, factor: f64| {
+            let mut added = self.identity.clone();
+            added.scale(factor);
+            std::mem::replace(to, Dense::zeros(0)).plus(&added)
+        };
+        self.drift = step(plus(&mut self.drift, rate));
+        let half = step(plus(&mut self.noise, rate * rate));
         self.noise = step(half.transposed());
         self.rounds += 1;
     }
@@ -41,7 +47,7 @@ impl Course {
     /// For how many rounds changes add up, if they keep their direction: `(1 + λ)/(1 − λ)` where one λ rules.
     fn memory(&self) -> f64 {
         let (sum, each) = (self.drift.norm().powi(2), self.noise.trace());
-        if each > 1e-12 { sum / each } else { 1.0 }
+        if each > 1e-12 * sum { sum / each } else { 1.0 }
     }
 
     fn distance(&self, pilot: &Pilot) -> Option<f64> {
@@ -50,19 +56,22 @@ impl Course {
             return None;
         }
         let gram = Dense { n, data: pilot.gram.concat() };
-        let drift = self.drift.times(&gram).times(&self.drift.transposed()).trace();
+        // What nodes have in common from round to round is estimated over a few rounds, and comes out below nothing
+        // where each round takes back some of the last, as small steps on sharp losses do.
+        let drift = self.drift.times(&gram).times(&self.drift.transposed()).trace().max(0.0);
         Some((drift + pilot.noise * self.noise.trace()) / n as f64).filter(|distance| distance.is_finite())
     }
 }
 
 /// The prediction of a run under way: what the graph makes of changes like those of the last rounds, in as many
-/// rounds as have been done since all had one model. It looks back for as long as changes add up on this graph.
+/// rounds as have been done since all had one model, if changes go with the learning rate. It looks back for as
+/// long as changes add up on this graph.
 #[derive(Debug, Clone)]
 pub struct Forecast {
     schedule: Schedule,
     repeats: u64,
     course: Course,
-    /// Sketches of the changes of the last rounds: by round, by node.
+    /// Sketches of the changes of the last rounds over the learning rate: by round, by node.
     changes: VecDeque<Vec<Vec<f32>>>,
 }
 
@@ -79,14 +88,23 @@ impl Forecast {
     }
 
     /// The expected `(1/n) Σ‖x_i − x̄‖²` after `round`, in which the nodes made these changes (sketches, in the
-    /// nodes' order; `None`: not known). Rounds come in ascending order. `None` with fewer than two known rounds
-    /// in a row, and when the matrices are not doubly stochastic.
-    pub fn after(&mut self, round: u64, changes: Option<Vec<Vec<f32>>>) -> Option<f64> {
+    /// nodes' order; `None`: not known), `rate` being the learning rate of every round. Rounds come in ascending
+    /// order. `None` with fewer than two known rounds in a row, and when the matrices are not doubly stochastic.
+    pub fn after(
+        &mut self,
+        round: u64,
+        changes: Option<Vec<Vec<f32>>>,
+        rate: impl Fn(u64) -> f64,
+    ) -> Option<f64> {
         let missed = round > self.course.rounds;
         while self.course.rounds <= round {
-            self.course.advance(&self.schedule, self.repeats);
+            self.course.advance(&self.schedule, self.repeats, rate(self.course.rounds));
         }
-        let changes = changes.filter(|changes| changes.len() == self.nodes());
+        let scale = 1.0 / rate(round);
+        let mut changes = changes.filter(|changes| changes.len() == self.nodes() && scale.is_finite());
+        for change in changes.iter_mut().flatten().flatten() {
+            *change = (f64::from(*change) * scale) as f32;
+        }
         if missed || changes.is_none() {
             self.changes.clear();
         }

@@ -138,7 +138,7 @@ impl Book {
             consensus_accuracy: None,
             consensus_loss: None,
             consensus_distance: measured.then(|| spread(&sketches)),
-            consensus_predicted: predicted.map(|predicted| predicted.max(0.0)),
+            consensus_predicted: predicted,
             mass: masses().sum(),
             w_min: masses().fold(f64::INFINITY, f64::min),
             w_max: masses().fold(0.0, f64::max),
@@ -148,14 +148,15 @@ impl Book {
 
 impl Book {
     fn predicted(&mut self, fleet: &Fleet, round: u64, changes: Option<Vec<Vec<f32>>>) -> Option<f64> {
+        let rate = |round| fleet.spec.lr(round).into();
         let forecast = self.forecast.get_or_insert_with(|| {
             let mut forecast = Forecast::new(fleet.schedule.clone(), fleet.mixing.repeats);
             for (round, changes) in &self.changes {
-                forecast.after(*round, Some(changes.clone()));
+                forecast.after(*round, Some(changes.clone()), rate);
             }
             forecast
         });
-        let predicted = forecast.after(round, changes.clone());
+        let predicted = forecast.after(round, changes.clone(), rate);
         self.changes.extend(changes.map(|changes| (round, changes)));
         self.changes = self.changes.split_off(&(round + 1).saturating_sub(KEPT as u64));
         predicted

@@ -27,7 +27,7 @@ use worker::{
 };
 
 /// So many rounds before an evaluation a large model is measured, too, for the prediction.
-const WINDOW: u64 = 5;
+const WINDOW: u64 = gossip::predict::KEPT as u64;
 /// Up to so many parameters a sketch of every model in every round costs nothing.
 const SMALL: usize = 200_000;
 

@@ -7,13 +7,18 @@ use gossip::{
     predict::Forecast,
     sketch::{BUCKETS, gap, spread},
 };
-use proto::{digest::Digest, spec::Mixing, v1};
+use proto::{
+    digest::Digest,
+    spec::{Mixing, RunSpec},
+    v1,
+};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::OpenOptions,
     io::Write,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -87,6 +92,7 @@ struct Report {
 #[derive(Debug)]
 pub(super) struct Book {
     mixing: Mixing,
+    spec: Arc<RunSpec>,
     file: PathBuf,
     own: BTreeMap<u64, Own>,
     reports: BTreeMap<u64, BTreeMap<u64, Report>>,
@@ -97,9 +103,9 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn new(mixing: Mixing, file: PathBuf) -> Self {
+    pub(super) fn new(mixing: Mixing, spec: Arc<RunSpec>, file: PathBuf) -> Self {
         let (own, reports) = (BTreeMap::new(), BTreeMap::new());
-        Self { mixing, file, own, reports, written: None, last: None, forecast: None }
+        Self { mixing, spec, file, own, reports, written: None, last: None, forecast: None }
     }
 
     /// Notes what a peer reported; one that makes no sense is dropped.
@@ -197,7 +203,7 @@ impl Book {
             self.forecast = Some((members.clone(), Forecast::new(schedule, self.mixing.repeats)));
         }
         let (_, forecast) = self.forecast.as_mut()?;
-        forecast.after(round, changes).map(|predicted| predicted.max(0.0))
+        forecast.after(round, changes, |round| self.spec.lr(round).into())
     }
 
     fn write(&self, line: &Line) {

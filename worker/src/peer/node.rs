@@ -143,7 +143,8 @@ impl Node {
         let machine = machine.map_err(|error| WorkerError::Internal(error.to_string()))?;
         let origin = if parts.mixing.compressor.is_some() { initial } else { Arc::default() };
         let post = Post::new(parts.net.clone(), &parts.shared);
-        let book = Book::new(parts.mixing.clone(), parts.store.path("metrics.jsonl"));
+        let (mixing, spec) = (parts.mixing.clone(), Arc::clone(&parts.spec));
+        let book = Book::new(mixing, spec, parts.store.path("metrics.jsonl"));
         let now = Instant::now();
         Ok(Self {
             parts,
