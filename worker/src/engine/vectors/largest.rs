@@ -80,7 +80,7 @@ pub(super) fn keep(
     // First the part of the range that holds it, by counting.
     let width = u32::BITS - (range.end() - range.start()).leading_zeros();
     let bucket = |o: u32| ((o - range.start()) >> width.saturating_sub(BUCKETS.ilog2())) as usize;
-    let mut counts = [0; BUCKETS];
+    let mut counts = vec![0; BUCKETS];
     blocks.iter().flat_map(|block| &block.within).for_each(|o| counts[bucket(*o)] += 1);
     let (mut more, mut part) = (above, BUCKETS - 1);
     while more + counts[part] < k {

@@ -95,9 +95,9 @@ unsafe fn block16(from: *const f32, stride: usize, columns: usize, to: *mut f32,
         ($i:ident, $value:expr) => { sixteen!($i, $value, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
         ($i:ident, $value:expr, $($index:literal)*) => { [$({ const $i: usize = $index; $value }),*] };
     }
+    let run = |i: usize| i.min(columns - 1).wrapping_mul(stride);
     // SAFETY: the caller's contract; what a run that does not exist gives is never looked at.
-    let r =
-        sixteen!(I, unsafe { _mm512_loadu_ps(from.wrapping_add(I.min(columns - 1).wrapping_mul(stride))) });
+    let r = sixteen!(I, unsafe { _mm512_loadu_ps(from.wrapping_add(run(I))) });
     let t = sixteen!(I, {
         let (a, b) = (r[I & !1], r[I | 1]);
         if I & 1 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
