@@ -14,8 +14,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Scalars from which on it is worth to divide them among threads.
-const WORTH: usize = 64 * 1_024;
+/// Scalars from which on it is worth to divide them among threads: below it, threads that were asleep take longer
+/// to come than the work does.
+const WORTH: usize = 1_024 * 1_024;
 
 /// A run of consecutive examples of a batch.
 #[derive(Debug, Clone, Copy)]
