@@ -1,6 +1,7 @@
 //! The number type of a vector. Runs use `f32`; the same code in `f64` is compared with the reference
 //! to 1e-9, where `f32` would hide a small mistake in a formula.
 
+use crate::local::{LocalPlan, StepSize, step_of};
 use crate::rule::{Algorithm, ParamError, Params, Rule};
 use std::{
     fmt::Debug,
@@ -42,6 +43,9 @@ pub trait Scalar:
     fn sqrt(self) -> Self;
     /// How the rule builds its algorithm for this type.
     fn maker(rule: &Rule) -> Maker<Self>;
+    /// [`crate::local::step`], compiled here: code that is generic is compiled where it is used, there perhaps
+    /// without vectors.
+    fn step(w: &mut [Self], grad: &mut [Self], start: &[Self], plan: &LocalPlan<Self>, size: &StepSize<Self>);
 }
 
 impl Scalar for f32 {
@@ -63,6 +67,16 @@ impl Scalar for f32 {
     fn maker(rule: &Rule) -> Maker<Self> {
         rule.make
     }
+
+    fn step(
+        w: &mut [Self],
+        grad: &mut [Self],
+        start: &[Self],
+        plan: &LocalPlan<Self>,
+        size: &StepSize<Self>,
+    ) {
+        step_of(w, grad, start, plan, size);
+    }
 }
 
 impl Scalar for f64 {
@@ -83,5 +97,15 @@ impl Scalar for f64 {
 
     fn maker(rule: &Rule) -> Maker<Self> {
         rule.make_f64
+    }
+
+    fn step(
+        w: &mut [Self],
+        grad: &mut [Self],
+        start: &[Self],
+        plan: &LocalPlan<Self>,
+        size: &StepSize<Self>,
+    ) {
+        step_of(w, grad, start, plan, size);
     }
 }

@@ -154,6 +154,17 @@ pub struct StepSize<S = f32> {
 /// # Panics
 /// If the four vectors differ in length.
 pub fn step<S: Scalar>(w: &mut [S], grad: &mut [S], start: &[S], plan: &LocalPlan<S>, size: &StepSize<S>) {
+    S::step(w, grad, start, plan, size);
+}
+
+/// As [`step`], generic.
+pub(crate) fn step_of<S: Scalar>(
+    w: &mut [S],
+    grad: &mut [S],
+    start: &[S],
+    plan: &LocalPlan<S>,
+    size: &StepSize<S>,
+) {
     assert!(w.len() == grad.len() && w.len() == start.len(), "step: lengths differ");
     let zero = Vec::new();
     let shift: &[S] = plan.shift.as_ref().map_or(&zero, |shift| shift.as_slice());

@@ -3,7 +3,7 @@
 //! Linear and convolutional layers tell the examples of one pass apart (see `Tape::clipped`); for
 //! networks with other layers each example gets a pass of its own, which is right for every model.
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, lend};
 use super::layout::{Layout, Params};
 use super::models::Network;
 use super::ops::loss::{Tally, cross_entropy};
@@ -70,16 +70,19 @@ impl Model {
             return Ok(Clipped { outcome: NOTHING, norms: vec![0.0; batch.size] });
         };
         let predictions = task.check(batch)?;
-        let params = Params::tracked(&self.layout, w);
         let (mut total, mut norms) = (Tally::default(), Vec::with_capacity(batch.size));
-        let mut all = Gradients::default();
-        let step = |shard: Shard<'_>| shard_gradient(&**network, (&params, &self.layout), shard, clip);
-        self.runner.run(task.shards(batch), step, |(tally, grads, some)| {
-            add(&mut total, tally);
-            norms.extend(some);
-            all.absorb(grads)
+        lend(w, |w| {
+            let params = Params::tracked(&self.layout, w);
+            let mut all = Gradients::default();
+            let step = |shard: Shard<'_>| shard_gradient(&**network, (&params, &self.layout), shard, clip);
+            self.runner.run(task.shards(batch), step, |(tally, grads, some)| {
+                add(&mut total, tally);
+                norms.extend(some);
+                all.absorb(grads)
+            })?;
+            params.store(&self.layout, &all, sum, &self.runner);
+            Ok::<_, EngineError>(())
         })?;
-        params.store(&self.layout, &all, sum);
         Ok(Clipped { outcome: outcome(total, predictions), norms })
     }
 }

@@ -1,7 +1,8 @@
 //! Which scalar of the flat vector belongs to which tensor, and how each tensor begins.
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, Lender};
 use super::cuda::Array;
+use super::shards::Runner;
 use super::tape::Gradients;
 use super::tensor::{self, Tensor};
 use rand_chacha::ChaCha8Rng;
@@ -150,12 +151,12 @@ pub(super) struct Params(Vec<Tensor>);
 
 impl Params {
     /// Leaves of a graph that will be run backwards.
-    pub(super) fn tracked(layout: &Layout, w: &[f32]) -> Self {
+    pub(super) fn tracked(layout: &Layout, w: &Lender<'_>) -> Self {
         Self::load(layout, w, Tensor::leaf)
     }
 
     /// Constants for a forward pass.
-    pub(super) fn constant(layout: &Layout, w: &[f32]) -> Self {
+    pub(super) fn constant(layout: &Layout, w: &Lender<'_>) -> Self {
         Self::load(layout, w, Tensor::new)
     }
 
@@ -185,10 +186,13 @@ impl Params {
         without.try_for_each(|tensor| tensor.array()?.gradient().map_or(Ok(()), &mut f))
     }
 
-    fn load(layout: &Layout, w: &[f32], make: impl Fn(Buffer, &[usize]) -> Tensor) -> Self {
+    fn load(layout: &Layout, w: &Lender<'_>, make: impl Fn(Buffer, &[usize]) -> Tensor) -> Self {
         let tensor = |entry: &Entry| {
-            let flat = &w[entry.offset..entry.offset + entry.len()];
-            let values = entry.filters().map_or_else(|| Buffer::copy(flat), |filters| filters.load(flat));
+            let flat = entry.offset..entry.offset + entry.len();
+            let values = match entry.filters() {
+                Some(filters) => filters.load(&w.values()[flat]),
+                None => w.part(flat),
+            };
             make(values, &entry.kernel_shape())
         };
         Self(layout.entries.iter().map(tensor).collect())
@@ -208,13 +212,16 @@ impl Params {
     }
 
     /// Writes gradients to their places in the flat gradient, zeros where there are none.
-    pub(super) fn store(&self, layout: &Layout, grads: &Gradients, flat: &mut [f32]) {
+    pub(super) fn store(&self, layout: &Layout, grads: &Gradients, flat: &mut [f32], runner: &Runner) {
         for (tensor, entry) in self.0.iter().zip(&layout.entries) {
             let flat = &mut flat[entry.offset..entry.offset + entry.len()];
             match (grads.get(tensor), entry.filters()) {
                 (None, _) => flat.fill(0.0),
                 (Some(grad), Some(filters)) => filters.store(grad.values(), flat),
-                (Some(grad), None) => flat.copy_from_slice(grad.values()),
+                (Some(grad), None) => match grad.late() {
+                    Some(late) => late.write(flat, runner),
+                    None => flat.copy_from_slice(grad.values()),
+                },
             }
         }
     }

@@ -10,6 +10,7 @@ mod clipped;
 pub mod cuda;
 mod error;
 mod export;
+mod late;
 mod layers;
 mod layout;
 mod models;
@@ -28,7 +29,7 @@ pub use layout::TensorSpec;
 pub use ops::gemm::instructions;
 
 use crate::data::{Batch, DataInfo};
-use buffer::Buffer;
+use buffer::{Buffer, lend};
 use cuda::{Device, Lanes, Placement};
 use layout::{Layout, Params};
 use models::Fitted;
@@ -150,22 +151,26 @@ impl Model {
         if let Some(gpu) = &self.gpu {
             return gpu.gradient(self, (w, batch), grad);
         }
-        let params = Params::tracked(&self.layout, w);
         let scale = (1.0 / predictions as f64) as f32;
-        let (mut total, mut sum) = (Tally::default(), Gradients::default());
-        let step = |shard: Shard<'_>| {
-            let (logits, tape) = Tape::record(|| network.forward(&params, &shard));
-            let logits = logits?;
-            let mut slope = Buffer::any(logits.len());
-            let tally = cross_entropy(logits.values(), shard.labels, Some((&mut slope, scale)));
-            let slope = Tensor::new(slope, logits.shape());
-            Ok((tally, tape.gradients(&logits, slope)?))
-        };
-        self.runner.run(task.shards(batch), step, |(tally, grads)| {
-            add(&mut total, tally);
-            sum.absorb(grads)
+        let mut total = Tally::default();
+        lend(w, |w| {
+            let params = Params::tracked(&self.layout, w);
+            let mut sum = Gradients::default();
+            let step = |shard: Shard<'_>| {
+                let (logits, tape) = Tape::record(|| network.forward(&params, &shard));
+                let logits = logits?;
+                let mut slope = Buffer::any(logits.len());
+                let tally = cross_entropy(logits.values(), shard.labels, Some((&mut slope, scale)));
+                let slope = Tensor::new(slope, logits.shape());
+                Ok((tally, tape.gradients(&logits, slope)?))
+            };
+            self.runner.run(task.shards(batch), step, |(tally, grads)| {
+                add(&mut total, tally);
+                sum.absorb(grads)
+            })?;
+            params.store(&self.layout, &sum, grad, &self.runner);
+            Ok::<_, EngineError>(())
         })?;
-        params.store(&self.layout, &sum, grad);
         Ok(outcome(total, predictions))
     }
 
@@ -180,15 +185,17 @@ impl Model {
         if let Some(gpu) = &self.gpu {
             return gpu.evaluate(self, w, batch);
         }
-        let params = Params::constant(&self.layout, w);
         let mut total = Tally::default();
-        let step = |shard: Shard<'_>| {
-            let logits = network.forward(&params, &shard)?;
-            Ok(cross_entropy(logits.values(), shard.labels, None))
-        };
-        self.runner.run(task.shards(batch), step, |tally| {
-            add(&mut total, tally);
-            Ok(())
+        lend(w, |w| {
+            let params = Params::constant(&self.layout, w);
+            let step = |shard: Shard<'_>| {
+                let logits = network.forward(&params, &shard)?;
+                Ok(cross_entropy(logits.values(), shard.labels, None))
+            };
+            self.runner.run(task.shards(batch), step, |tally| {
+                add(&mut total, tally);
+                Ok(())
+            })
         })?;
         Ok(outcome(total, predictions))
     }
@@ -204,12 +211,14 @@ impl Model {
         if let Some(gpu) = &self.gpu {
             return gpu.logits(self, w, batch);
         }
-        let params = Params::constant(&self.layout, w);
         let mut all = Vec::new();
-        let step = |shard: Shard<'_>| Ok(network.forward(&params, &shard)?.values().to_vec());
-        self.runner.run(task.shards(batch), step, |logits| {
-            all.extend(logits);
-            Ok(())
+        lend(w, |w| {
+            let params = Params::constant(&self.layout, w);
+            let step = |shard: Shard<'_>| Ok(network.forward(&params, &shard)?.values().to_vec());
+            self.runner.run(task.shards(batch), step, |logits| {
+                all.extend(logits);
+                Ok(())
+            })
         })?;
         Ok(all)
     }

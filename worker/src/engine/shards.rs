@@ -10,8 +10,13 @@ use super::cuda::{Array, Feed};
 use super::tensor::Tensor;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// Scalars from which on it is worth to divide them among threads: below it, threads that were asleep take longer
+/// to come than the work does.
+const WORTH: usize = 1_024 * 1_024;
 
 /// A run of consecutive examples of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +123,25 @@ impl Runner {
     /// How many there are.
     pub(super) fn threads(&self) -> usize {
         self.pool.as_ref().map_or(1, ThreadPool::current_num_threads)
+    }
+
+    /// Calls `write` for parts of `to`, which is rows of `width`, with the rows that they are: on all threads if it
+    /// is worth it.
+    pub(super) fn split(
+        &self,
+        to: &mut [f32],
+        width: usize,
+        write: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let rows = to.len() / width.max(1);
+        let Some(pool) = self.pool.as_ref().filter(|_| to.len() >= WORTH) else { return write(0..rows, to) };
+        let some = rows.div_ceil(pool.current_num_threads());
+        let write = &write;
+        pool.scope(|scope| {
+            for (i, to) in to.chunks_mut(some * width).enumerate() {
+                scope.spawn(move |_| write(i * some..i * some + to.len() / width, to));
+            }
+        });
     }
 
     /// Computes `step` for every shard and `fold`s the results in the order of the shards.

@@ -90,7 +90,15 @@ pub(super) fn apply_as(mut operation: Box<dyn Operation>, inputs: &[&Tensor]) ->
 impl Tape {
     /// Runs `f` and keeps what it applied to tracked tensors.
     pub(super) fn record<R>(f: impl FnOnce() -> R) -> (R, Self) {
+        /// Forgets what was recorded, also if `f` panics: it may hold what was lent.
+        struct End;
+        impl Drop for End {
+            fn drop(&mut self) {
+                RECORDING.take();
+            }
+        }
         RECORDING.set(Some(Vec::new()));
+        let _end = End;
         let result = f();
         (result, Self(RECORDING.take().unwrap_or_default()))
     }
@@ -220,9 +228,14 @@ impl Gradients {
                 cuda::ops::elementwise::added(&before, &gradient, false)?
             }
             Some(before) => {
-                let mut sum = before.into_buffer();
-                ops::add(&mut sum, gradient.values());
-                Tensor::new(sum, tensor.shape())
+                let late = before.late().zip(gradient.late());
+                if let Some(sum) = late.and_then(|(first, second)| first.plus(second)) {
+                    Tensor::of_late(sum, tensor.shape())
+                } else {
+                    let mut sum = before.into_buffer();
+                    ops::add(&mut sum, gradient.values());
+                    Tensor::new(sum, tensor.shape())
+                }
             }
         };
         self.0.push((tensor.clone(), sum));

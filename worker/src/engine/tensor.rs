@@ -3,6 +3,7 @@
 use super::EngineError;
 use super::buffer::Buffer;
 use super::cuda::Array;
+use super::late::Late;
 use std::sync::Arc;
 
 pub(super) type Result<T> = std::result::Result<T, EngineError>;
@@ -21,6 +22,7 @@ pub(super) struct Tensor(Arc<Inner>);
 enum Storage {
     Host(Buffer),
     Device(Array),
+    Late(Late),
 }
 
 impl Storage {
@@ -28,6 +30,7 @@ impl Storage {
         match self {
             Self::Host(values) => values.len(),
             Self::Device(array) => array.len(),
+            Self::Late(late) => late.len(),
         }
     }
 }
@@ -52,6 +55,11 @@ impl Tensor {
         Self::make(Storage::Device(values), shape, (leaf, leaf))
     }
 
+    /// Values that are formed when somebody looks at them.
+    pub(super) fn of_late(late: Late, shape: &[usize]) -> Self {
+        Self::make(Storage::Late(late), shape, (false, false))
+    }
+
     /// A tensor whose gradient is wanted.
     pub(super) fn leaf(values: impl Into<Buffer>, shape: &[usize]) -> Self {
         Self::make(Storage::Host(values.into()), shape, (true, true))
@@ -70,6 +78,7 @@ impl Tensor {
                 let values = match &inner.values {
                     Storage::Host(values) => Storage::Host(Buffer::copy(values)),
                     Storage::Device(array) => Storage::Device(array.clone()),
+                    Storage::Late(late) => Storage::Host(Buffer::copy(late.values())),
                 };
                 return Self::make(values, &inner.shape, (tracked, false));
             };
@@ -100,6 +109,7 @@ impl Tensor {
     pub(super) fn values(&self) -> &[f32] {
         match &self.0.values {
             Storage::Host(values) => values,
+            Storage::Late(late) => late.values(),
             Storage::Device(_) => panic!("values on a device, read in memory"),
         }
     }
@@ -113,7 +123,15 @@ impl Tensor {
     pub(super) fn array(&self) -> Result<&Array> {
         match &self.0.values {
             Storage::Device(array) => Ok(array),
-            Storage::Host(_) => bail!("an operand is not on the device"),
+            Storage::Host(_) | Storage::Late(_) => bail!("an operand is not on the device"),
+        }
+    }
+
+    /// What they are made of, if they are formed late.
+    pub(super) fn late(&self) -> Option<&Late> {
+        match &self.0.values {
+            Storage::Late(late) => Some(late),
+            Storage::Host(_) | Storage::Device(_) => None,
         }
     }
 
@@ -121,6 +139,7 @@ impl Tensor {
     pub(super) fn into_buffer(self) -> Buffer {
         match Arc::try_unwrap(self.0) {
             Ok(Inner { values: Storage::Host(values), .. }) => values,
+            Ok(Inner { values: Storage::Late(late), .. }) => late.into_buffer(),
             Ok(inner) => Buffer::copy(Self(Arc::new(inner)).values()),
             Err(shared) => Buffer::copy(Self(shared).values()),
         }

@@ -4,6 +4,7 @@ use super::gemm::{Matrix, Target, product};
 use super::{column_sums, math, rectify, rectify_gradient, square, weigh};
 use crate::engine::buffer::Buffer;
 use crate::engine::cuda;
+use crate::engine::late::Late;
 use crate::engine::tape::{Operation, Split, apply};
 use crate::engine::tensor::{Result, Tensor, bail};
 
@@ -68,8 +69,16 @@ impl Operation for Linear {
             rectify_gradient(&mut dy, result.values());
         }
         let dx = input_gradient(operands, &dy);
-        let parameters = parameter_gradients(operands, &dy).into_iter().map(Some);
-        Ok(std::iter::once(dx).chain(parameters).collect())
+        let (x, weight) = (&operands[0], &operands[1]);
+        let size = weight.dims()?;
+        if !(weight.is_leaf() && Late::pays(size, x.len() / size[1])) {
+            let parameters = parameter_gradients(operands, &dy).into_iter().map(Some);
+            return Ok(std::iter::once(dx).chain(parameters).collect());
+        }
+        let bias = operands.get(2).map(|bias| Tensor::new(column_sums(&dy, size[0]), bias.shape()));
+        let dy = Tensor::new(dy, result.shape());
+        let dw = Tensor::of_late(Late::new(dy, x.clone(), size), weight.shape());
+        Ok([dx, Some(dw)].into_iter().chain(bias.map(Some)).collect())
     }
 
     fn split(

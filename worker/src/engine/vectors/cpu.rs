@@ -1,6 +1,8 @@
 //! The kernels on the processor's threads.
 
-use super::{Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, largest, noise, select, stream};
+use super::{
+    Adam, QUANTUM, Scalar, Step, TERMS_MAX, VectorKernels, blocks, largest, noise, select, sift, stream,
+};
 use crate::engine::cuda::DeviceError;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -201,7 +203,7 @@ impl VectorKernels for Cpu {
         }
         let mut range = largest::guess(x, k);
         let kept = loop {
-            let sifted = self.blocks(x, |_, x| largest::sift(x, &range));
+            let sifted = self.blocks(x, |_, x| sift::sift(x, &range));
             match largest::keep(&sifted, &range, k) {
                 Ok(kept) => break kept,
                 Err(elsewhere) => range = elsewhere,

@@ -2,28 +2,22 @@
 //! guess leaves open, and one that zeroes the rest.
 //!
 //! Of a sample follows a range that very likely holds the k-th magnitude. The first pass counts what is above
-//! it and keeps the magnitudes within, a hundredth of all; among these the k-th is found exactly. If the guess
-//! was wrong, it is known on which side the k-th lies, and one more pass finds it.
+//! it and keeps the magnitudes within (`sift`), a hundredth of all; among these the k-th is found exactly. If
+//! the guess was wrong, it is known on which side the k-th lies, and one more pass finds it.
 
-use super::select::order;
+use super::select::{HIGHEST, order};
+use super::sift::{LINE, Sifted};
 use crate::engine::ops::math;
 use std::ops::RangeInclusive;
 
-/// As [`order`] gives them.
-const HIGHEST: u32 = 0x7FFF_FFFF;
-/// Elements of a sample that lie together: those of a line of memory.
-const LINE: usize = 16;
 /// Lines of a sample, at least and at most; of an eighth of the vector.
 const LINES: RangeInclusive<usize> = 64..=4_096;
-/// Standard deviations of the guess on either side.
-const SPREAD: f64 = 4.5;
-
-/// A block's magnitudes above a range, and those within.
-#[derive(Debug)]
-pub(super) struct Sifted {
-    above: usize,
-    within: Vec<u32>,
-}
+/// Lines that tell how much the sample varies.
+const PILOT: usize = 256;
+/// Standard deviations of the guess on either side: one of some thousands is wrong, which costs a pass.
+const SPREAD: f64 = 3.5;
+/// Parts of a range in which what is within is counted.
+const BUCKETS: usize = 4_096;
 
 /// What of a block stays: what is above the threshold, and of those equal to it so many of so many.
 #[derive(Debug, Clone, Copy)]
@@ -46,96 +40,27 @@ pub(super) fn guess(x: &[f32], k: usize) -> RangeInclusive<u32> {
         let at = i * stride + algorithms::seed::mix(i as u64) as usize % (stride - LINE + 1);
         sample.extend(x[at..at + LINE].iter().map(|v| order(*v)));
     }
-    let rank = sample.len() as f64 * k as f64 / x.len() as f64;
-    let mut sorted = sample.clone();
-    let middle = from_top(&mut sorted, (rank as usize).clamp(1, sample.len()));
+    let share = k as f64 / x.len() as f64;
     // Elements of a line are alike, perhaps: what varies is counted by lines.
-    let of_line = |line: &[u32]| line.iter().filter(|o| **o >= middle).count() as f64;
+    let pilot = sample.chunks_exact(LINE).step_by(lines.div_ceil(PILOT));
+    let mut pilot: Vec<u32> = pilot.flatten().copied().collect();
+    let rank = ((pilot.len() as f64 * share) as usize).clamp(1, pilot.len());
+    let middle = from_top(&mut pilot, rank).0;
+    let of_line = |line: &[u32]| f64::from(line.iter().map(|o| u32::from(*o >= middle)).sum::<u32>());
     let mean = sample.chunks_exact(LINE).map(of_line).sum::<f64>() / lines as f64;
     let variance = sample.chunks_exact(LINE).map(|line| (of_line(line) - mean).powi(2)).sum::<f64>();
     let reach = SPREAD * variance.sqrt() + LINE as f64;
+    let rank = sample.len() as f64 * share;
     let (low, high) = ((rank + reach) as usize, rank - reach);
-    let low = if low < sorted.len() { from_top(&mut sorted, low) } else { 0 };
-    low..=if high >= 1.0 { from_top(&mut sorted, high as usize) } else { HIGHEST }
+    let (low, top) = if low < sample.len() { from_top(&mut sample, low) } else { (0, &mut sample[..]) };
+    low..=if high >= 1.0 { from_top(top, high as usize).0 } else { HIGHEST }
 }
 
-/// The `k`-th, at least the first, from the top.
-fn from_top(orders: &mut [u32], k: usize) -> u32 {
+/// The `k`-th, at least the first, from the top, and the first `k`.
+fn from_top(orders: &mut [u32], k: usize) -> (u32, &mut [u32]) {
     let at = orders.len() - k;
-    *orders.select_nth_unstable(at).1
-}
-
-/// Sifts a block.
-pub(super) fn sift(x: &[f32], range: &RangeInclusive<u32>) -> Sifted {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("popcnt") {
-        #[allow(unsafe_code, reason = "a safe function, compiled for a machine that is checked for here")]
-        // SAFETY: the machine has what it needs.
-        return unsafe { x86::sift(x, range) };
-    }
-    sift_anywhere(x, range)
-}
-
-fn sift_anywhere(x: &[f32], range: &RangeInclusive<u32>) -> Sifted {
-    let (low, high) = (*range.start(), *range.end());
-    let mut sifted = Sifted { above: 0, within: Vec::new() };
-    for run in x.chunks(LINE) {
-        let (mut above, mut not_below) = (0, 0);
-        for v in run {
-            above += u32::from(order(*v) > high);
-            not_below += u32::from(order(*v) >= low);
-        }
-        sifted.above += above as usize;
-        if above != not_below {
-            sifted.within.extend(run.iter().map(|v| order(*v)).filter(|o| range.contains(o)));
-        }
-    }
-    sifted
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{HIGHEST, LINE, Sifted, sift_anywhere};
-    use std::arch::x86_64::{
-        _mm512_and_si512, _mm512_cmpgt_epi32_mask, _mm512_cmplt_epi32_mask, _mm512_loadu_si512,
-        _mm512_maskz_compress_epi32, _mm512_set1_epi32, _mm512_storeu_si512,
-    };
-    use std::ops::RangeInclusive;
-
-    /// Scalars whose magnitudes are kept near.
-    const RUN: usize = 1_024;
-
-    #[allow(unsafe_code, reason = "loads and stores are intrinsics that take pointers")]
-    #[target_feature(enable = "avx512f,popcnt")]
-    pub(super) fn sift(x: &[f32], range: &RangeInclusive<u32>) -> Sifted {
-        let [magnitude, low, high] =
-            [HIGHEST, *range.start(), *range.end()].map(|bits| _mm512_set1_epi32(bits as i32));
-        let mut sifted = Sifted { above: 0, within: Vec::new() };
-        // Each line is stored whole; what is not within is written over.
-        let mut near = [0; RUN + LINE];
-        for run in x.chunks(RUN) {
-            let (lines, rest) = run.as_chunks::<LINE>();
-            let mut count = 0;
-            for line in lines {
-                // SAFETY: sixteen scalars lie there.
-                let orders = _mm512_and_si512(unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }, magnitude);
-                let more = _mm512_cmpgt_epi32_mask(orders, high);
-                let inside = !(more | _mm512_cmplt_epi32_mask(orders, low));
-                sifted.above += more.count_ones() as usize;
-                let to: &mut [u32] = &mut near[count..count + LINE];
-                // SAFETY: there is room for sixteen.
-                unsafe {
-                    _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(inside, orders));
-                }
-                count += inside.count_ones() as usize;
-            }
-            sifted.within.extend_from_slice(&near[..count]);
-            let rest = sift_anywhere(rest, range);
-            sifted.above += rest.above;
-            sifted.within.extend(rest.within);
-        }
-        sifted
-    }
+    let found = *orders.select_nth_unstable(at).1;
+    (found, &mut orders[at..])
 }
 
 /// From the sifted blocks of a vector what stays of each, if `k` are to; otherwise where the `k`-th magnitude
@@ -149,17 +74,32 @@ pub(super) fn keep(
     if above >= k {
         return Err(range.end() + 1..=HIGHEST);
     }
-    let mut within: Vec<u32> = blocks.iter().flat_map(|block| &block.within).copied().collect();
-    if above + within.len() < k {
+    if above + blocks.iter().map(|block| block.within.len()).sum::<usize>() < k {
         return Err(0..=range.start() - 1);
     }
-    let threshold = from_top(&mut within, k - above);
-    let more = above + within.iter().filter(|o| **o > threshold).count();
-    let mut left = k - more;
-    let kept = blocks.iter().map(|block| {
-        let of = block.within.iter().filter(|o| **o == threshold).count();
+    // First the part of the range that holds it, by counting.
+    let width = u32::BITS - (range.end() - range.start()).leading_zeros();
+    let bucket = |o: u32| ((o - range.start()) >> width.saturating_sub(BUCKETS.ilog2())) as usize;
+    let mut counts = vec![0; BUCKETS];
+    blocks.iter().flat_map(|block| &block.within).for_each(|o| counts[bucket(*o)] += 1);
+    let (mut more, mut part) = (above, BUCKETS - 1);
+    while more + counts[part] < k {
+        more += counts[part];
+        part -= 1;
+    }
+    let mut open = Vec::with_capacity(counts[part]);
+    let ends = blocks.iter().map(|block| {
+        open.extend(block.within.iter().filter(|o| bucket(**o) == part));
+        open.len()
+    });
+    let ends: Vec<usize> = ends.collect();
+    let threshold = from_top(&mut open.clone(), k - more).0;
+    let mut left = k - more - open.iter().filter(|o| **o > threshold).count();
+    let mut start = 0;
+    let kept = ends.into_iter().map(|end| {
+        let of = open[start..end].iter().filter(|o| **o == threshold).count();
         let equal = left.min(of);
-        left -= equal;
+        (start, left) = (end, left - equal);
         Kept { threshold, equal, of }
     });
     Ok(kept.collect())
@@ -191,6 +131,7 @@ pub(super) fn cut(x: &mut [f32], kept: Kept) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sift::sift;
     use super::*;
 
     fn numbers(n: usize, scale: impl Fn(usize) -> f32) -> Vec<f32> {
@@ -200,20 +141,6 @@ mod tests {
 
     fn sifted(x: &[f32], range: &RangeInclusive<u32>) -> Vec<Sifted> {
         x.chunks(1_000).map(|x| sift(x, range)).collect()
-    }
-
-    #[test]
-    fn every_machine_sifts_the_same() {
-        for n in [0, 1, 15, 16, 17, 5_003] {
-            let mut x = numbers(n, |_| 1.0);
-            x.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0].iter().take(n));
-            for (low, high) in [(0.0, 0.0), (0.4, 0.6), (0.9, f32::INFINITY), (2.0, 3.0)] {
-                for range in [order(low)..=order(high), 0..=HIGHEST, HIGHEST..=HIGHEST] {
-                    let (here, anywhere) = (sift(&x, &range), sift_anywhere(&x, &range));
-                    assert_eq!((here.above, here.within), (anywhere.above, anywhere.within));
-                }
-            }
-        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod cpu;
 mod largest;
 mod noise;
 mod select;
+mod sift;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,12 @@
 
 use crate::engine::ops::math;
 
+/// The largest of all that [`order`] gives.
+pub(super) const HIGHEST: u32 = 0x7FFF_FFFF;
+
 /// A magnitude as an integer of the same order; NaN is larger than all.
 pub(super) fn order(v: f32) -> u32 {
-    v.to_bits() & 0x7FFF_FFFF
+    v.to_bits() & HIGHEST
 }
 
 /// Of every `m` neighbours (at most 64) keeps the `n` largest (the first of equals).

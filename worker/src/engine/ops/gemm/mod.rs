@@ -7,6 +7,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "a destination is consumed: it is written")]
 
+mod order;
 mod pack;
 mod tile;
 mod vector;
@@ -140,20 +141,11 @@ pub(in crate::engine) fn product(size: [usize; 3], c: Target<'_>, a: Matrix<'_>,
 }
 
 fn product_with(kernel: Kernel, [m, n, k]: [usize; 3], c: Target<'_>, a: Matrix<'_>, b: Matrix<'_>) {
-    b.check("right", k, n);
     if k == 0 && !c.add {
         (0..m).for_each(|i| c.data[i * c.stride..i * c.stride + n].fill(0.0));
         return;
     }
-    let count = k.div_ceil(DEPTH);
-    let mut panels = Buffer::any(pack::packed_length(kernel, k.div_ceil(count.max(1)), n));
-    for block in 0..count {
-        let (first, last) = (k * block / count, k * (block + 1) / count);
-        let panels = &mut panels[..pack::packed_length(kernel, last - first, n)];
-        pack::pack(kernel, b, first..last, n, panels);
-        let target = Target { data: &mut *c.data, stride: c.stride, add: c.add || block > 0 };
-        multiply(kernel, target, left(a, m, last - first, &[first * a.column]), panels, n);
-    }
+    order::product(kernel, [m, n, k], c, a, b);
 }
 
 /// As [`product`] with a right factor that was packed before.
@@ -229,6 +221,7 @@ fn multiply(kernel: Kernel, c: Target<'_>, left: Left<'_>, panels: &[f32], n: us
                 segments: left.segments.as_ptr(),
                 count: left.segments.len(),
                 right: panels[at..].as_ptr(),
+                apart: None,
                 result: c.data[start * c.stride + first..].as_mut_ptr(),
                 stride: c.stride,
                 columns: used,

@@ -87,38 +87,34 @@ fn transposed(from: &[f32], matrix: Matrix<'_>, used: usize, panel: &mut [f32], 
 #[target_feature(enable = "avx512f")]
 unsafe fn block16(from: *const f32, stride: usize, columns: usize, to: *mut f32, width: usize) {
     use std::arch::x86_64::{
-        _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-        _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
+        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
-    let mut r = [_mm512_setzero_ps(); 16];
-    for (i, r) in r.iter_mut().enumerate().take(columns) {
-        // SAFETY: the caller's contract.
-        *r = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
+    /// `$value` for each index `$i`: array literals, which stay in registers.
+    macro_rules! sixteen {
+        ($i:ident, $value:expr) => { sixteen!($i, $value, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15) };
+        ($i:ident, $value:expr, $($index:literal)*) => { [$({ const $i: usize = $index; $value }),*] };
     }
-    let mut t = r;
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-    }
-    for i in 0..4 {
-        let [a, b, c, d] = [4 * i, 4 * i + 2, 4 * i + 1, 4 * i + 3].map(|j| _mm512_castps_pd(t[j]));
-        r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-        r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
-        r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
-    }
-    for i in 0..4 {
-        t[i] = _mm512_shuffle_f32x4::<0x88>(r[i], r[4 + i]);
-        t[4 + i] = _mm512_shuffle_f32x4::<0xdd>(r[i], r[4 + i]);
-        t[8 + i] = _mm512_shuffle_f32x4::<0x88>(r[8 + i], r[12 + i]);
-        t[12 + i] = _mm512_shuffle_f32x4::<0xdd>(r[8 + i], r[12 + i]);
-    }
-    for i in 0..4 {
-        r[i] = _mm512_shuffle_f32x4::<0x88>(t[i], t[8 + i]);
-        r[8 + i] = _mm512_shuffle_f32x4::<0xdd>(t[i], t[8 + i]);
-        r[4 + i] = _mm512_shuffle_f32x4::<0x88>(t[4 + i], t[12 + i]);
-        r[12 + i] = _mm512_shuffle_f32x4::<0xdd>(t[4 + i], t[12 + i]);
-    }
+    let run = |i: usize| i.min(columns - 1).wrapping_mul(stride);
+    // SAFETY: the caller's contract; what a run that does not exist gives is never looked at.
+    let r = sixteen!(I, unsafe { _mm512_loadu_ps(from.wrapping_add(run(I))) });
+    let t = sixteen!(I, {
+        let (a, b) = (r[I & !1], r[I | 1]);
+        if I & 1 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+    });
+    let r = sixteen!(I, {
+        const FIRST: usize = (I & !3) + (I >> 1 & 1);
+        let (a, b) = (_mm512_castps_pd(t[FIRST]), _mm512_castps_pd(t[FIRST + 2]));
+        _mm512_castpd_ps(if I & 1 == 0 { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+    });
+    let t = sixteen!(I, {
+        let (a, b) = (r[I & !4], r[I | 4]);
+        if I & 4 == 0 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+    });
+    let r = sixteen!(I, {
+        let (a, b) = (t[I & !8], t[I | 8]);
+        if I & 8 == 0 { _mm512_shuffle_f32x4::<0x88>(a, b) } else { _mm512_shuffle_f32x4::<0xdd>(a, b) }
+    });
     for (i, r) in r.into_iter().enumerate() {
         // SAFETY: the caller's contract.
         unsafe { _mm512_storeu_ps(to.add(i * width), r) }

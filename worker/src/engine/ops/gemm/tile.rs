@@ -32,6 +32,8 @@ pub(super) struct Tile {
     pub(super) count: usize,
     /// The panel of the right factor.
     pub(super) right: *const f32,
+    /// Distance of its rows, if it is not packed.
+    pub(super) apart: Option<usize>,
     /// The result, rows of `stride`.
     pub(super) result: *mut f32,
     pub(super) stride: usize,
@@ -78,12 +80,15 @@ pub(super) fn available() -> Vec<Kernel> {
 
 /// SAFETY: as `Kernel::run`, with at least `R` rows and more than `(N - 1) · LANES` columns.
 #[inline(always)]
-unsafe fn compute<V: Vector, const R: usize, const N: usize, const ADJACENT: bool>(t: &Tile) {
+unsafe fn compute<V: Vector, const R: usize, const N: usize, const ADJACENT: bool, const PACKED: bool>(
+    t: &Tile,
+) {
     // SAFETY: the caller's contract.
     unsafe {
         let mut sums = [[V::splat(0.0); N]; R];
         let offsets: [usize; R] = std::array::from_fn(|r| t.offsets[r]);
         let mut right = t.right;
+        let apart = t.apart.unwrap_or_default();
         for s in 0..t.count {
             let mut left = t.left.add(*t.segments.add(s) + if ADJACENT { offsets[0] } else { 0 });
             for _ in 0..t.run {
@@ -94,7 +99,7 @@ unsafe fn compute<V: Vector, const R: usize, const N: usize, const ADJACENT: boo
                         sums[r][v] = a.multiply_add(b[v], sums[r][v]);
                     }
                 }
-                right = right.add(N * V::LANES);
+                right = right.wrapping_add(if PACKED { N * V::LANES } else { apart });
                 left = left.wrapping_add(t.column);
             }
         }
@@ -120,17 +125,17 @@ macro_rules! kernel {
             use super::{Tile, Vector, compute};
 
             $(#[$attribute])*
-            unsafe fn tile<const R: usize, const N: usize, const A: bool>(t: &Tile) {
+            unsafe fn tile<const R: usize, const N: usize, const A: bool, const P: bool>(t: &Tile) {
                 // SAFETY: the caller's contract.
-                unsafe { compute::<$vector, R, N, A>(t) }
+                unsafe { compute::<$vector, R, N, A, P>(t) }
             }
 
-            unsafe fn rows<const N: usize, const A: bool>(t: &Tile) {
+            unsafe fn rows<const N: usize, const A: bool, const P: bool>(t: &Tile) {
                 // SAFETY: the caller's contract.
                 unsafe {
                     match t.rows {
-                        $($rows => tile::<$rows, N, A>(t),)*
-                        _ => tile::<$largest, N, A>(t),
+                        $($rows => tile::<$rows, N, A, P>(t),)*
+                        _ => tile::<$largest, N, A, P>(t),
                     }
                 }
             }
@@ -138,11 +143,13 @@ macro_rules! kernel {
             pub(super) unsafe fn run(t: &Tile) {
                 // SAFETY: the caller's contract.
                 unsafe {
-                    match (t.columns > <$vector as Vector>::LANES, t.adjacent) {
-                        (true, true) => rows::<2, true>(t),
-                        (true, false) => rows::<2, false>(t),
-                        (false, true) => rows::<1, true>(t),
-                        (false, false) => rows::<1, false>(t),
+                    match (t.columns > <$vector as Vector>::LANES, t.apart, t.adjacent) {
+                        (true, Some(_), _) => rows::<2, false, false>(t),
+                        (true, None, true) => rows::<2, true, true>(t),
+                        (true, None, false) => rows::<2, false, true>(t),
+                        (false, Some(_), _) => rows::<1, false, false>(t),
+                        (false, None, true) => rows::<1, true, true>(t),
+                        (false, None, false) => rows::<1, false, true>(t),
                     }
                 }
             }
