@@ -134,7 +134,7 @@ fn images_do_not_touch_each_other() {
         convolve(&g, x, &weight, &mut y, |_| {});
         y
     };
-    let apart: Vec<f32> = x.chunks(h * w * c).flat_map(|x| run(x)).collect();
+    let apart: Vec<f32> = x.chunks(h * w * c).flat_map(&run).collect();
     assert!(run(&x).iter().zip(&apart).all(|(a, b)| a.to_bits() == b.to_bits()));
 }
 
