@@ -269,7 +269,8 @@ fn changes_that_oscillate_are_predicted_as_noise() {
             let drawn: Vec<f64> = (0..d).map(|_| normal(&mut stream)).collect();
             let change: Vec<f64> = drawn.iter().zip(&*last).map(|(now, last)| now - 0.5 * last).collect();
             model.iter_mut().zip(&change).for_each(|(x, change)| *x += change);
-            (*last, _) = (drawn, changes.push(sketch(3, &change)));
+            changes.push(sketch(3, &change));
+            *last = drawn;
         }
         models = mix(&schedule.mixing(round), &models);
         let Some(predicted) = forecast.after(round, Some(changes), |_| 1.0).filter(|_| round > 30) else {
