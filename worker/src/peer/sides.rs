@@ -26,7 +26,9 @@ enum View {
 
 /// `me` and the sender, each with its view.
 fn compare((me, mine): (Member, &Membership), (from, theirs): (Member, &Membership)) -> View {
-    let against = theirs.is_gone(me) && !mine.is_live(from);
+    // Of one who came back without them they may still know the life before.
+    let given_up = theirs.all().any(|(member, gone)| member.id == me.id && gone);
+    let against = (theirs.is_gone(me) && !mine.is_live(from)) || (given_up && mine.is_gone(from));
     match (against, mine.is_gone(from)) {
         (true, _) if size(theirs).cmp(&size(mine)) == Ordering::Greater => View::Yield,
         (true, _) | (_, true) => View::Answer,
@@ -109,6 +111,12 @@ mod tests {
         let (low, high) = (view(&[2, 3, 4]), view(&[0, 1, 4]));
         assert_eq!(compare((member(3), &high), (member(0), &low)), View::Yield);
         assert_eq!(compare((member(0), &low), (member(3), &high)), View::Answer);
+        // So do those who came back to each other in between, of which the other side has not heard.
+        let (mut again, of_2) = (high.clone(), |incarnation| Member { id: 2, incarnation });
+        again.evict(of_2(7));
+        again.admit(of_2(8));
+        assert_eq!(compare((of_2(8), &again), (member(0), &low)), View::Yield);
+        assert_eq!(compare((member(0), &low), (of_2(8), &again)), View::Answer);
         // Given up by its own side.
         assert_eq!(compare((member(3), &view(&[])), (member(0), &large)), View::Merge);
         // An evicted one that has slept through it is told, and believes it.

@@ -250,9 +250,11 @@ impl Scene<'_> {
     fn views(&self) -> String {
         let id = |id: u64| (0..=FOUNDERS).find(|peer| peers::id_of(&name(*peer)) == id);
         let view = |(peer, node): (&usize, &gossip::machine::Machine<f32>)| {
-            let live = node.membership().live();
-            let live: Vec<_> = live.iter().map(|member| (id(member.id), member.incarnation)).collect();
-            format!("\n  {peer}: {:?} {:?} sees {live:?}", node.me().incarnation, node.phase())
+            let all = node.membership().all();
+            let all: Vec<_> = all
+                .map(|(member, gone)| (id(member.id), member.incarnation, if gone { "gone" } else { "live" }))
+                .collect();
+            format!("\n  {peer}: {:?} {:?} sees {all:?}", node.me().incarnation, node.phase())
         };
         self.books.nodes.iter().map(view).collect()
     }
