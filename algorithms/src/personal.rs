@@ -91,17 +91,24 @@ impl Own {
         &self.shared
     }
 
+    /// The shared parts of a vector of the model's length, end to end.
+    pub fn gather<S: Scalar>(&self, vector: &[S]) -> Vec<S> {
+        self.shared.iter().flat_map(|range| &vector[range.clone()]).copied().collect()
+    }
+
+    /// The vector that has these shared parts, and zeros where a worker's own are.
+    pub fn spread<S: Scalar>(&self, parts: &[S]) -> Vec<S> {
+        let mut vector = vec![S::ZERO; self.length];
+        put(&self.shared, parts, &mut vector);
+        vector
+    }
+
     /// The model with the worker's own parts in it; before the worker has any, they are the model's.
     pub fn merge<S: Scalar>(&self, model: &Vector<S>, state: &Vectors<S>) -> Vector<S> {
         let Some(parts) = state.get(OWN) else { return Arc::clone(model) };
         assert_eq!(model.len(), self.length, "personal parts: the model has another length");
         let mut merged = model.as_ref().clone();
-        let mut rest = parts.as_slice();
-        for range in self.own.iter() {
-            let (part, tail) = rest.split_at(range.len());
-            merged[range.clone()].copy_from_slice(part);
-            rest = tail;
-        }
+        put(&self.own, parts, &mut merged);
         Arc::new(merged)
     }
 
@@ -125,6 +132,16 @@ impl Own {
                 clear(&self.own, vector);
             }
         }
+    }
+}
+
+/// Parts that lie end to end, into their places.
+fn put<S: Scalar>(ranges: &Ranges, parts: &[S], vector: &mut [S]) {
+    let mut rest = parts;
+    for range in ranges.iter() {
+        let (part, tail) = rest.split_at(range.len());
+        vector[range.clone()].copy_from_slice(part);
+        rest = tail;
     }
 }
 
@@ -197,6 +214,9 @@ mod tests {
         let delta = run.into_delta();
         assert_eq!(delta[..4], [0.0; 4]);
         assert_eq!((delta[4], delta[7]), (3.9, 0.0));
+        let shared = own.gather(&delta);
+        assert_eq!(shared, delta[4..7]);
+        assert_eq!(own.spread(&shared), delta);
         let state = Vectors::from([(OWN.to_owned(), parts)]);
         assert_eq!(own.merge(&model, &state).as_slice(), [0.0, 1.0, 2.0, 3.0, 0.1, 0.1, 0.1, 7.0]);
         let mut upload =

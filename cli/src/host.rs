@@ -82,9 +82,7 @@ impl Host {
 impl ModelHost for Host {
     fn open(&self, spec: &RunSpec) -> Result<HostedModel, String> {
         let model = self.model(spec)?;
-        let tensors =
-            model.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
-        Ok(HostedModel { tensors, initial: model.initial(spec.seed) })
+        Ok(HostedModel { tensors: model.named_shapes(), initial: model.initial(spec.seed) })
     }
 
     /// Batches one after another, so that the sums do not depend on the number of threads.

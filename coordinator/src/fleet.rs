@@ -129,11 +129,12 @@ impl Fleet {
                 continue;
             }
             if !run.shared.is_eligible(&session.datasets, &session.capabilities) {
-                if joined && run.shared.is_eligible(&session.datasets, &[proto::COMPRESSION.to_owned()]) {
+                let ours = proto::CAPABILITIES.map(str::to_owned);
+                if joined && run.shared.is_eligible(&session.datasets, &ours) {
                     tracing::warn!(
                         worker,
                         run = run.shared.id,
-                        "cannot compress updates; a newer worker can"
+                        "cannot send updates as this run needs them; a newer worker can"
                     );
                 }
                 continue;

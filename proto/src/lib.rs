@@ -49,5 +49,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const PROTOCOL_OLDEST: u32 = 1;
 /// What a worker must have for runs that compress their updates.
 pub const COMPRESSION: &str = "compression";
+/// What a worker must have for runs in which parts of the model are its own and do not travel.
+pub const PERSONAL_PARTS: &str = "personal-parts";
 /// Optional features of this program.
-pub const CAPABILITIES: &[&str] = &["resume", "federated-evaluation", COMPRESSION];
+pub const CAPABILITIES: [&str; 4] = ["resume", "federated-evaluation", COMPRESSION, PERSONAL_PARTS];

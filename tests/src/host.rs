@@ -25,16 +25,21 @@ fn model(spec: &RunSpec) -> Result<Model, String> {
     Model::new(&spec.model, &info).map(|model| model.with_threads(1)).map_err(|error| error.to_string())
 }
 
+/// Two halves, so that there is something that can stay with its worker.
+pub fn flat_tensors(parameters: usize) -> Vec<(String, Vec<usize>)> {
+    let body = parameters / 2;
+    vec![("body".to_owned(), vec![body]), ("head".to_owned(), vec![parameters - body])]
+}
+
 impl ModelHost for Host {
     fn open(&self, spec: &RunSpec) -> Result<HostedModel, String> {
         if let ModelSpec::Flat { parameters } = spec.model {
             let start = spec.seed as f32 + 1.0;
             let initial = (0..parameters).map(|i| start + (i % 1_000) as f32 * 1e-3).collect();
-            return Ok(HostedModel { tensors: vec![("flat".into(), vec![parameters])], initial });
+            return Ok(HostedModel { tensors: flat_tensors(parameters), initial });
         }
         let model = model(spec)?;
-        let tensors = model.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
-        Ok(HostedModel { tensors: tensors.collect(), initial: model.initial(spec.seed) })
+        Ok(HostedModel { tensors: model.named_shapes(), initial: model.initial(spec.seed) })
     }
 
     fn evaluate(&self, spec: &RunSpec, w: &[f32]) -> Result<Option<Evaluation>, String> {

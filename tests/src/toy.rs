@@ -1,6 +1,7 @@
 //! A trainer without data: shrinks the weights and honours the plan's shift, so that client state
 //! matters. For tests of rounds, transfers and faults, where real training would only cost time.
 
+use crate::host::flat_tensors;
 use algorithms::{
     LocalRun,
     local::{StepSize, Walk},
@@ -81,9 +82,8 @@ impl Train for Bowl {
         length(spec)
     }
 
-    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
-        let length = length(spec)?;
-        Ok(vec![("body".to_owned(), length / 2), ("head".to_owned(), length - length / 2)])
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, Vec<usize>)>, TrainError> {
+        Ok(flat_tensors(length(spec)?))
     }
 
     fn open(&mut self, spec: &RunSpec) -> Result<Opened, TrainError> {

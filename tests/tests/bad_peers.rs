@@ -16,7 +16,7 @@ use starling_tests::{
     federation::{Federation, Trainer},
     operator::{PATIENCE, channel},
     peer::{Judged, Peer, Upload, hello, offer, send},
-    toy::Toy,
+    toy::{Bowl, Toy},
 };
 use std::{
     fs,
@@ -160,20 +160,23 @@ async fn what_the_compression_does_not_make_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_cannot_compress_is_not_asked() {
-    let mut federation = Federation::start().await;
-    let Said::Hello(greeting) = hello("old") else { panic!("a greeting is a Hello") };
-    let old = v1::Hello { capabilities: Vec::new(), ..greeting };
-    let mut old = Peer::open(federation.coordinator.address, "old", Said::Hello(old)).await;
-    assert!(matches!(old.next().await, Ok(Body::Welcome(_))));
-    let run = federation.operator.submit(&flat(2, LENGTH, "[compression]\nkind='int8'\n")).await;
-    federation.add("new", Trainer::Toy(Toy::default()));
-    federation.operator.finished(&run).await;
-    let lines = federation.operator.metrics(&run).await;
-    assert!(
-        lines.iter().all(|line| line.participants == 1 && line.bytes_up < LENGTH as u64 + 32),
-        "{lines:?}"
-    );
+async fn a_worker_that_cannot_send_what_the_run_needs_is_not_asked() {
+    let compression = vec![proto::COMPRESSION.to_owned()];
+    for (capabilities, section, most) in [
+        (Vec::new(), "[compression]\nkind='int8'\n", LENGTH as u64 + 32),
+        (compression, "[personal]\ntensors=['head']\n", LENGTH as u64 * 2),
+    ] {
+        let mut federation = Federation::start().await;
+        let Said::Hello(greeting) = hello("old") else { panic!("a greeting is a Hello") };
+        let old = v1::Hello { capabilities, ..greeting };
+        let mut old = Peer::open(federation.coordinator.address, "old", Said::Hello(old)).await;
+        assert!(matches!(old.next().await, Ok(Body::Welcome(_))));
+        let run = federation.operator.submit(&flat(2, LENGTH, section)).await;
+        federation.add("new", Trainer::Bowl(Bowl { centre: 0.5, pause: Duration::ZERO }));
+        federation.operator.finished(&run).await;
+        let lines = federation.operator.metrics(&run).await;
+        assert!(lines.iter().all(|line| line.participants == 1 && line.bytes_up <= most), "{lines:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,6 +138,14 @@ async fn personal_models_are_the_same_in_both() {
         ("ditto", spec("ditto").replace("kind='ditto'", "kind='ditto'\nbase='scaffold'\npersonal_epochs=1")),
         ("joint", format!("{}[personal]\ntensors=['*.bias']\n", spec("scaffold"))),
         (
+            "smaller",
+            format!(
+                "{}[personal]\ntensors=['fc1.*']\n[compression]\nkind='low-rank'\nrank=1\n",
+                spec("feddyn")
+            ),
+        ),
+        ("alone", format!("{}[personal]\ntensors=['*']\n", spec("fedavg"))),
+        (
             "prompt",
             format!(
                 "{}[personal]\ntensors=['prompt.*']\norder='alternate'\nsteps=3\nlr=0.5\nmomentum=0.5\n",
@@ -155,6 +163,9 @@ async fn personal_models_are_the_same_in_both() {
         let trainer = Trainer::Engine { share: (index, CLIENTS), threads: 1 };
         federation.add(&training::client_name(index), trainer);
     }
+    let typo =
+        federation.operator.refused(&format!("{}[personal]\ntensors=['fc9.*']\n", spec("fedavg"))).await;
+    assert!(typo.contains("personal.tensors") && typo.contains("`fc9.*`; it has fc1.bias"), "{typo}");
     let held_out = digits().load(Split::Test, 80).expect("digits are drawn");
     for ((name, spec), id) in runs.iter().zip(ids) {
         federation.operator.finished(&id).await;
@@ -165,11 +176,22 @@ async fn personal_models_are_the_same_in_both() {
         for (real, alone) in real.iter().zip(&alone) {
             assert_eq!(real.model_digest, alone.model_digest, "{name}");
             assert_eq!(real.clients, alone.clients, "{name}, round {}", real.round);
+            assert_eq!(real.bytes_up, alone.bytes_up, "{name}, round {}", real.round);
         }
         let last = real[3].clients.as_deref().expect("workers have evaluated");
         let own = last.personal.as_ref().expect("workers have models of their own");
         assert_eq!((own.accuracy.clients, last.accuracy.clients), (CLIENTS, CLIENTS), "{name}");
         assert_ne!(own.mean_loss, real[3].federated_loss.expect("as it was told"), "{name}");
+        let scalars = match *name {
+            "joint" => Some(784 * 16 + 16 * 10),
+            "smaller" => Some(16 + 10 + 10),
+            "alone" => Some(0),
+            _ => None,
+        };
+        if let Some(scalars) = scalars {
+            let up = real.iter().map(|line| line.bytes_up).collect::<Vec<_>>();
+            assert_eq!(up, [3 * 4 * scalars; 4], "{name}");
+        }
         if *name == "fedslr" {
             // Bytes of the model as it is. Who has that of the first round from another run fetches nothing.
             let dense = (784 * 16 + 16 + 16 * 10 + 10) * 4;

@@ -82,11 +82,12 @@ impl Actor {
         record: RunRecord,
         guard: Option<Arc<Guard>>,
     ) -> Result<(Self, RunHandle), String> {
-        let (algorithm, tensors) = record.laid_out().map_err(|error| error.to_string())?;
+        let algorithm = record.laid_out().map_err(|error| error.to_string())?;
         let next_sequence = parts.store.next_sequence(&record.id).map_err(|error| error.to_string())?;
         let upload = record.spec.upload(algorithm.as_ref(), record.length as usize);
         let payload = upload.iter().map(|(_, length)| *length as u64 * 4).sum();
-        let packing = record.spec.packing(algorithm.as_ref(), &tensors).map_err(|error| error.to_string())?;
+        let packing =
+            record.spec.packing(algorithm.as_ref(), &record.tensors).map_err(|error| error.to_string())?;
         let slots = parts.config.upload_slots(payload);
         let shared = Arc::new(Shared {
             id: record.id.clone(),

@@ -135,7 +135,12 @@ impl Shared {
     pub(crate) fn is_eligible(&self, datasets: &[String], capabilities: &[String]) -> bool {
         let holds_data = matches!(self.spec.model, proto::spec::ModelSpec::Flat { .. })
             || datasets.contains(&self.spec.data.name);
-        holds_data && (self.packing.is_none() || capabilities.iter().any(|name| name == proto::COMPRESSION))
+        let needed = [
+            (self.packing.is_some(), proto::COMPRESSION),
+            (self.packing.is_some() && self.spec.keeps_parts(), proto::PERSONAL_PARTS),
+        ];
+        let has = |needed: &str| capabilities.iter().any(|name| name == needed);
+        holds_data && needed.into_iter().all(|(needs, name)| !needs || has(name))
     }
 
     /// A place to receive a payload into: the parked part of a broken transfer, or an empty one once a

@@ -201,6 +201,9 @@ impl Service {
         let store_error = |error: crate::StoreError| ErrorCode::Store.status(error.to_string());
         let algorithm = spec.algorithm.make().map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let length = model.initial.len();
+        // Before anything is stored: a run of which this is an error could not be taken up again.
+        spec.packing(algorithm.as_ref(), &model.tensors)
+            .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let guard = Guard::of(&spec, algorithm.as_ref(), length)
             .map_err(|error| ErrorCode::Spec.status(error.to_string()))?;
         let privacy = guard.as_ref().map(|guard| self.promise(guard, &spec)).transpose()?;

@@ -91,16 +91,13 @@ pub struct RunRecord {
     pub versions: BTreeMap<u64, Digest>,
 }
 
-/// An algorithm, and the shapes of the tensors that it was told.
-pub(crate) type LaidOut = (Arc<dyn Algorithm>, Vec<Vec<usize>>);
-
 impl RunRecord {
-    /// The run's algorithm, told how the model is made, and the shapes of the model's tensors.
-    pub(crate) fn laid_out(&self) -> Result<LaidOut, SpecError> {
+    /// The run's algorithm, told how the model is made.
+    pub(crate) fn laid_out(&self) -> Result<Arc<dyn Algorithm>, SpecError> {
         let tensors: Vec<Vec<usize>> = self.tensors.iter().map(|(_, shape)| shape.clone()).collect();
         let mut algorithm = self.spec.algorithm.make()?;
         algorithm.lay_out(&tensors);
-        Ok((algorithm.into(), tensors))
+        Ok(algorithm.into())
     }
 
     /// Names the server's vectors after a round.

@@ -1,4 +1,5 @@
-//! `[compression]`: how updates are made smaller on their way to the coordinator.
+//! `[compression]`: how updates are made smaller on their way to the coordinator; and that what is personal is
+//! left out there.
 
 use super::{RunSpec, SpecError, check::require};
 use algorithms::{
@@ -58,19 +59,35 @@ impl RunSpec {
             || self.compression.is_some_and(|compression| compression.feedback)
     }
 
-    /// How uploads travel, if not as they are, for a model of these tensors.
+    /// Whether uploads travel otherwise than as they are: compressed, or without what is a worker's own. In a
+    /// private run all of it travels, since what is promised is of sums of whole uploads.
+    pub fn packs_uploads(&self) -> bool {
+        self.compression.is_some() || (self.keeps_parts() && self.privacy.is_none())
+    }
+
+    /// How uploads travel, if not as they are, for a model of these tensors (name and dimensions).
     ///
     /// # Errors
-    /// If a key is out of its range.
+    /// If a key is out of its range, or names no tensor.
     pub fn packing(
         &self,
         algorithm: &dyn Algorithm,
-        tensors: &[Vec<usize>],
+        tensors: &[(String, Vec<usize>)],
     ) -> Result<Option<Packing>, SpecError> {
-        let Some(CompressionSpec { compressor, feedback }) = self.compression else { return Ok(None) };
-        let length = tensors.iter().map(|dimensions| dimensions.iter().product::<usize>()).sum();
-        let packing = Packing::new((compressor, feedback), algorithm.upload(length), tensors);
-        packing.map(Some).map_err(|error| SpecError::new("compression", error.to_string()))
+        let own = self.own(tensors)?;
+        if !self.packs_uploads() {
+            return Ok(None);
+        }
+        let CompressionSpec { compressor, feedback } =
+            self.compression.unwrap_or(CompressionSpec { compressor: Compressor::None {}, feedback: false });
+        let shapes: Vec<Vec<usize>> = tensors.iter().map(|(_, dimensions)| dimensions.clone()).collect();
+        let length = shapes.iter().map(|dimensions| dimensions.iter().product::<usize>()).sum();
+        let packing = Packing::new((compressor, feedback), algorithm.upload(length), &shapes)
+            .map_err(|error| SpecError::new("compression", error.to_string()))?;
+        Ok(Some(match own {
+            Some(own) => packing.without(own),
+            None => packing,
+        }))
     }
 
     pub(super) fn check_compression(&self) -> Result<(), SpecError> {

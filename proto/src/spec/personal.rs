@@ -76,16 +76,23 @@ impl PersonalSpec {
 impl RunSpec {
     /// Whether each worker has a model of its own beside, or in parts of, the shared one.
     pub fn has_personal_models(&self, algorithm: &dyn Algorithm) -> bool {
-        algorithm.effort().is_some() || self.personal.as_ref().is_some_and(|own| !own.tensors.is_empty())
+        algorithm.effort().is_some() || self.keeps_parts()
     }
 
-    /// Which parts of a model of these tensors (name and length) are a worker's own.
+    /// Whether parts of the model are each worker's own.
+    pub fn keeps_parts(&self) -> bool {
+        self.personal.as_ref().is_some_and(|own| !own.tensors.is_empty())
+    }
+
+    /// Which parts of a model of these tensors (name and dimensions) are a worker's own.
     ///
     /// # Errors
     /// If a pattern matches none.
-    pub fn own(&self, tensors: &[(String, usize)]) -> Result<Option<Own>, SpecError> {
+    pub fn own(&self, tensors: &[(String, Vec<usize>)]) -> Result<Option<Own>, SpecError> {
         let Some(personal) = &self.personal else { return Ok(None) };
-        Own::new(&personal.tensors, tensors)
+        let length =
+            |(name, dimensions): &(String, Vec<usize>)| (name.clone(), dimensions.iter().product::<usize>());
+        Own::new(&personal.tensors, &tensors.iter().map(length).collect::<Vec<_>>())
             .map_err(|error| SpecError::new("personal.tensors", error.to_string()))
     }
 

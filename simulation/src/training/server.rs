@@ -139,8 +139,10 @@ impl Opened {
             record.privacy = guard.as_ref().map(|guard| private::start(guard, &secrets)).transpose()?;
             (record, vectors)
         };
-        let packing = spec.packing(algorithm.as_ref(), &tensors).map_err(|error| wrong(error.to_string()))?;
-        let own = spec.own(&model.named_lengths()).map_err(|error| wrong(error.to_string()))?;
+        let packing = spec
+            .packing(algorithm.as_ref(), &model.named_shapes())
+            .map_err(|error| wrong(error.to_string()))?;
+        let own = spec.own(&model.named_shapes()).map_err(|error| wrong(error.to_string()))?;
         let stateful = spec.has_client_state(algorithm.as_ref());
         let counted = if stateful { counted(&record) } else { BTreeMap::new() };
         let kind = &spec.algorithm.kind;
@@ -211,13 +213,12 @@ fn counted(record: &RunRecord) -> BTreeMap<usize, u64> {
 fn fresh(spec: &RunSpec, model: &Model, clients: usize, algorithm: &dyn Algorithm) -> (RunRecord, Vectors) {
     let vectors = algorithms::fresh_server(algorithm, Arc::new(model.initial(spec.seed)));
     let digest = |(name, vector): (&String, &Vector)| (name.clone(), Digest::of_vector(vector));
-    let tensors = model.tensors().iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone()));
     let record = RunRecord {
         id: spec.name.clone(),
         number: 1,
         spec: spec.clone(),
         state: Stored::Active {},
-        tensors: tensors.collect(),
+        tensors: model.named_shapes(),
         vectors: vectors.iter().map(digest).collect(),
         length: vectors[MODEL].len() as u64,
         lengths: BTreeMap::new(),

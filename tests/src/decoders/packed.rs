@@ -1,7 +1,10 @@
 //! The payload of a compressed upload.
 
 use super::Reader;
-use algorithms::compress::{Compressor, Packing};
+use algorithms::{
+    compress::{Compressor, Packing},
+    personal::Own,
+};
 
 /// Two matrices and a vector, of 44 scalars; one scalar besides.
 const TENSORS: [&[usize]; 3] = [&[4, 2, 3], &[4, 4], &[4]];
@@ -23,10 +26,16 @@ fn compressors() -> [Compressor; 11] {
     ]
 }
 
-fn packing(compressor: Compressor) -> Packing {
+/// With the second matrix as a worker's own, or all of it shared.
+fn packing(compressor: Compressor, personal: bool) -> Packing {
     let tensors = TENSORS.map(<[usize]>::to_vec);
     let shapes = vec![("delta", LENGTH), ("steps", 1)];
-    Packing::new((compressor, true), shapes, &tensors).expect("the keys are right")
+    let packing = Packing::new((compressor, true), shapes, &tensors).expect("the keys are right");
+    if !personal {
+        return packing;
+    }
+    let named = [("a", 24), ("b", 16), ("c", 4)].map(|(name, length)| (name.to_owned(), length));
+    packing.without(Own::new(&["b".to_owned()], &named).expect("there is such").expect("one"))
 }
 
 fn words(bytes: &[u8]) -> Vec<f32> {
@@ -38,7 +47,8 @@ fn words(bytes: &[u8]) -> Vec<f32> {
 pub(super) fn compressed(data: &[u8]) -> bool {
     let mut input = Reader(data);
     let all = compressors();
-    let packing = packing(all[usize::from(input.byte()) % all.len()]);
+    let which = usize::from(input.byte());
+    let packing = packing(all[which % all.len()], which / all.len() % 2 == 1);
     let words = words(input.0);
     let Ok(values) = packing.unpack(&words) else { return false };
     assert_eq!(values.len(), LENGTH + 1);
@@ -49,12 +59,13 @@ pub(super) fn compressed(data: &[u8]) -> bool {
 /// What each compressor makes of an upload.
 pub(super) fn samples() -> Vec<Vec<u8>> {
     let delta: Vec<f32> = (0..LENGTH).map(|at| (at as f32 * 0.37).sin()).collect();
-    let sample = |(number, compressor): (usize, &Compressor)| {
-        let packing = packing(*compressor);
+    let all = compressors();
+    let sample = |number: usize| {
+        let packing = packing(all[number % all.len()], number >= all.len());
         let parts =
             [&delta[..], &[3.0]].map(|x| packing.pack(x, None, 9).expect("it has the right length").words);
         let bytes = parts.concat().into_iter().flat_map(f32::to_le_bytes);
         [number as u8].into_iter().chain(bytes).collect()
     };
-    compressors().iter().enumerate().map(sample).collect()
+    (0..2 * all.len()).map(sample).collect()
 }

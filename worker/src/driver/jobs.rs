@@ -131,7 +131,7 @@ impl Jobs {
         if order.spec.has_local_noise() {
             self.bench.pay(order, algorithm, &pending).await?;
         }
-        let packed = order.spec.compression.is_some();
+        let packed = order.spec.packs_uploads();
         self.offer(run, (&pending, packed), cancel).await
     }
 

@@ -113,6 +113,11 @@ impl Model {
         self.layout.specs()
     }
 
+    /// Name and dimensions of each tensor, in that order.
+    pub fn named_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.tensors().iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect()
+    }
+
     /// Name and length of each tensor, in that order.
     pub fn named_lengths(&self) -> Vec<(String, usize)> {
         let length = |spec: &TensorSpec| (spec.name.clone(), spec.shape.iter().product());

@@ -148,20 +148,12 @@ impl Train for EngineTrainer {
         Ok(self.model(&spec.model, &info)?.parameters())
     }
 
-    fn shapes(&mut self, spec: &RunSpec) -> Result<Vec<Vec<usize>>, TrainError> {
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, Vec<usize>)>, TrainError> {
         if let ModelSpec::Flat { parameters } = spec.model {
-            return Ok(vec![vec![parameters]]);
+            return Ok(vec![("flat".to_owned(), vec![parameters])]);
         }
         let info = self.examples.training(spec)?.info().clone();
-        Ok(self.model(&spec.model, &info)?.tensors().iter().map(|tensor| tensor.shape.clone()).collect())
-    }
-
-    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
-        if let ModelSpec::Flat { parameters } = spec.model {
-            return Ok(vec![("flat".to_owned(), parameters)]);
-        }
-        let info = self.examples.training(spec)?.info().clone();
-        Ok(self.model(&spec.model, &info)?.named_lengths())
+        Ok(self.model(&spec.model, &info)?.named_shapes())
     }
 
     fn train(&mut self, job: &TrainJob, report: Report<'_>) -> Result<LocalResult, TrainError> {

@@ -155,20 +155,12 @@ pub trait Train: Send {
     /// If the data set or the model is not possible here.
     fn prepare(&mut self, spec: &RunSpec) -> Result<usize, TrainError>;
 
-    /// The dimensions of the model's tensors, in the order in which they lie in the flat vector.
+    /// Name and dimensions of the model's tensors, in the order in which they lie in the flat vector.
     ///
     /// # Errors
     /// As for [`Self::prepare`].
-    fn shapes(&mut self, spec: &RunSpec) -> Result<Vec<Vec<usize>>, TrainError> {
-        Ok(vec![vec![self.prepare(spec)?]])
-    }
-
-    /// Name and length of the model's tensors, in the order in which they lie in the flat vector.
-    ///
-    /// # Errors
-    /// As for [`Self::prepare`].
-    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, usize)>, TrainError> {
-        Ok(vec![("w".to_owned(), self.prepare(spec)?)])
+    fn tensors(&mut self, spec: &RunSpec) -> Result<Vec<(String, Vec<usize>)>, TrainError> {
+        Ok(vec![("w".to_owned(), vec![self.prepare(spec)?])])
     }
 
     /// Does one local run.

@@ -185,7 +185,8 @@ impl Bench {
     pub(super) async fn unpack(&mut self, spec: Arc<RunSpec>, words: Vector) -> Result<Vector, Ended> {
         self.lend(move |tools| {
             let algorithm = spec.algorithm.make().map_err(wrong)?;
-            let shapes = tools.trainer.shapes(&spec)?;
+            let tensors = tools.trainer.tensors(&spec)?;
+            let shapes: Vec<Vec<usize>> = tensors.into_iter().map(|(_, dimensions)| dimensions).collect();
             let made = algorithm.unpack(&words, &shapes).ok_or_else(|| {
                 let detail = "what was sent instead of the model is no such model".to_owned();
                 Ended::Declined(DeclineReason::Transfer, detail)
@@ -279,8 +280,11 @@ fn packing(
     spec: &RunSpec,
     algorithm: &dyn Algorithm,
 ) -> Result<Option<Packing>, Ended> {
-    let shapes = engine.shapes(spec)?;
-    spec.packing(algorithm, &shapes).map_err(wrong)
+    if !spec.packs_uploads() {
+        return Ok(None);
+    }
+    let tensors = engine.tensors(spec)?;
+    spec.packing(algorithm, &tensors).map_err(wrong)
 }
 
 /// Which parts of the model are this worker's own.
@@ -300,10 +304,7 @@ fn local_run(
 ) -> Result<Pending, Ended> {
     let Task { order, algorithm, down, state } = task;
     let basis = order.basis();
-    let packing = match order.spec.compression {
-        None => None,
-        Some(_) => packing(engine, &order.spec, algorithm.as_ref())?,
-    };
+    let packing = packing(engine, &order.spec, algorithm.as_ref())?;
     let seed = packing_seed(order.spec.seed, worker.as_str());
     let Assignment { round, lr, spec, clip_norm, .. } = order;
     let maker = ShareMaker::of(&spec, algorithm.as_ref(), down[MODEL].len())?;
