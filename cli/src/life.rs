@@ -112,6 +112,26 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))
 }
 
+/// For work that does not await: calls `first` at the first SIGINT or SIGTERM, with its name. The second ends
+/// the process.
+pub(crate) fn on_signal(first: impl FnOnce(&'static str) + Send + 'static) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::internal(format!("cannot listen for signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::new(LifeArgs { until_stdin_closes: false })?
+    };
+    let listen = move || {
+        runtime.block_on(async move {
+            first(signals.next().await);
+            signals.next().await;
+            std::process::exit(Code::Interrupted as i32);
+        })
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
+    Ok(())
+}
+
 /// Runs `work` unless SIGINT or SIGTERM comes first.
 pub(crate) async fn interruptible<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let mut signals = Signals::new(LifeArgs { until_stdin_closes: false })?;

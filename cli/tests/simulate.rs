@@ -1,6 +1,7 @@
 //! `starling simulate`, `compare` and `evaluate` as people call them: a sweep, the same again, a death
 //! in the middle, and what is said about the results.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     path::Path,
@@ -94,7 +95,7 @@ fn a_sweep_is_run_once_and_can_be_compared_and_evaluated() {
 }
 
 #[test]
-fn a_killed_simulation_goes_on_with_the_same_bytes() {
+fn a_killed_or_interrupted_simulation_goes_on_with_the_same_bytes() {
     let text = RUN.replace("rounds = 4", "rounds = 60").replace("seeds = [0, 1]", "");
     let folder = prepare(&text);
     let line = |out: &str| {
@@ -103,27 +104,44 @@ fn a_killed_simulation_goes_on_with_the_same_bytes() {
         )
     };
     let undisturbed = json(&starling(folder.path(), &line("a")));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_starling"))
-        .current_dir(folder.path())
-        .args(line("b").split(' '))
-        .stdout(Stdio::null())
+    let read = |out: &str| std::fs::read(folder.path().join(out).join("metrics.jsonl")).unwrap();
+    for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
+        let out = format!("{signal:?}");
+        // Whoever is asked to stop writes where it is, however seldom it would have.
+        let asked = line(&out).replace("--checkpoint 0", "--checkpoint 1000");
+        let ended = cut_off(folder.path(), if signal == Signal::KILL { line(&out) } else { asked }, signal);
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        if signal != Signal::KILL {
+            assert_eq!(ended.status.code(), Some(130), "{said}");
+            assert!(said.contains("0 of 1 points are finished; give the same command"), "{said}");
+        }
+        assert!(!folder.path().join(&out).join("summary.json").exists(), "it was killed too late");
+        let resumed = json(&starling(folder.path(), &line(&out)));
+        assert!(resumed[0]["resumed"].as_u64().unwrap() >= 2, "{signal:?}: {}", resumed[0]["resumed"]);
+        assert_eq!(resumed[0]["model_digest"], undisturbed[0]["model_digest"], "{signal:?}");
+        assert!(read("a") == read(&out), "the lines are the same, too: {signal:?}");
+    }
+}
+
+/// A simulation that gets a signal after a few rounds.
+fn cut_off(folder: &Path, line: String, signal: Signal) -> Output {
+    let out = line.split(' ').skip_while(|word| *word != "--out").nth(1).unwrap();
+    let metrics = folder.join(out).join("metrics.jsonl");
+    let child = Command::new(env!("CARGO_BIN_EXE_starling"))
+        .current_dir(folder)
+        .args(line.split(' '))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let metrics = folder.path().join("b/metrics.jsonl");
     let began = Instant::now();
     let rounds = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
     while rounds() < 3 {
         assert!(began.elapsed() < Duration::from_mins(1), "it does not start");
         std::thread::sleep(Duration::from_millis(2));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!folder.path().join("b/summary.json").exists(), "it was killed too late");
-    let resumed = json(&starling(folder.path(), &line("b")));
-    assert!(resumed[0]["resumed"].as_u64().unwrap() >= 2, "{}", resumed[0]["resumed"]);
-    assert_eq!(resumed[0]["model_digest"], undisturbed[0]["model_digest"]);
-    let read = |out: &str| std::fs::read(folder.path().join(out).join("metrics.jsonl")).unwrap();
-    assert!(read("a") == read("b"), "the lines are the same, too");
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -122,8 +122,12 @@ pub(crate) fn main(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     let total = sweep.points.len();
-    let text = format!("time is up: {done} of {total} points are finished; give the same command to go on");
-    Err(Failure::new(Code::Unfinished, text))
+    let (code, why) = match outcome.interrupted {
+        Some(signal) => (Code::Interrupted, signal),
+        None => (Code::Unfinished, "time is up"),
+    };
+    let text = format!("{why}: {done} of {total} points are finished; give the same command to go on");
+    Err(Failure::new(code, text))
 }
 
 fn report(summary: &Value, json: bool, many: bool) -> Result<(), Failure> {

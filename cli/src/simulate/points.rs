@@ -6,14 +6,14 @@ use super::{
 };
 use crate::{
     exit::{Code, Failure},
-    output,
+    life, output,
 };
 use serde_json::Value;
 use simulation::training::Stop;
 use std::{
     path::PathBuf,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -27,6 +27,8 @@ pub(super) struct Outcome {
     pub(super) folders: Vec<PathBuf>,
     /// Points that time was too short for.
     pub(super) left: usize,
+    /// The signal that came, if one did.
+    pub(super) interrupted: Option<&'static str>,
 }
 
 struct Work<'a> {
@@ -69,6 +71,13 @@ pub(super) fn run(
         library: Mutex::new(Library::new(&args.data, args.examples)),
         done: Mutex::new(Done { finished: Vec::new(), failure: None, report }),
     };
+    let interrupted = Arc::new(OnceLock::new());
+    let (stop, told) = (work.stop.clone(), Arc::clone(&interrupted));
+    life::on_signal(move |why| {
+        output::note(format!("{why}: stopping after the round that runs; once more: at once"));
+        let _ = told.set(why);
+        stop.say();
+    })?;
     let lanes = work.lanes();
     thread::scope(|scope| {
         for _ in 1..lanes {
@@ -82,7 +91,8 @@ pub(super) fn run(
     }
     finished.sort_unstable();
     let left = sweep.points.len() - finished.len();
-    Ok(Outcome { folders: finished.into_iter().map(|at| args.folder(&sweep.points, at)).collect(), left })
+    let folders = finished.into_iter().map(|at| args.folder(&sweep.points, at)).collect();
+    Ok(Outcome { folders, left, interrupted: interrupted.get().copied() })
 }
 
 impl Work<'_> {
