@@ -1,8 +1,8 @@
 //! A whole upload as it travels when it is compressed, or when parts of the model are a worker's own.
 //!
-//! Vectors of the model's length go through the compressor, without what is personal; scalars as they are. Each becomes a number of
-//! four-byte words that follows from the run alone, zero-padded: what is announced, received and vetted by
-//! length stays what it is without compression. Nothing is read as a number before it was unpacked.
+//! Vectors of the model's length go through the compressor, without what is personal; scalars as they are. Each
+//! becomes a number of four-byte words that follows from the run alone, zero-padded: what is announced, received
+//! and vetted by length stays what it is without compression. Nothing is read as a number before it was unpacked.
 
 use super::{CompressError, Compressor, Feedback, Matrix};
 use crate::personal::Own;

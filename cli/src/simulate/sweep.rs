@@ -363,6 +363,7 @@ mod tests {
         for (file, points) in [
             ("sweep-cifar10.toml", 72),
             ("sweep-cifar10-reduced.toml", 64),
+            ("sweep-cifar10-cpu.toml", 24),
             ("sweep-cifar10-sharpness.toml", 10),
             ("sweep-cifar10-long.toml", 2),
             ("sweep-cifar10-graphs.toml", 9),
