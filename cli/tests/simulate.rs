@@ -108,10 +108,11 @@ fn a_killed_or_interrupted_simulation_goes_on_with_the_same_bytes() {
     for signal in [Signal::KILL, Signal::INT, Signal::TERM] {
         let out = format!("{signal:?}");
         // Whoever is asked to stop writes where it is, however seldom it would have.
-        let asked = line(&out).replace("--checkpoint 0", "--checkpoint 1000");
-        let ended = cut_off(folder.path(), if signal == Signal::KILL { line(&out) } else { asked }, signal);
+        let killed = signal == Signal::KILL;
+        let seldom = if killed { "--checkpoint 0" } else { "--checkpoint 1000" };
+        let ended = cut_off(folder.path(), &line(&out).replace("--checkpoint 0", seldom), signal);
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        if signal != Signal::KILL {
+        if !killed {
             assert_eq!(ended.status.code(), Some(130), "{said}");
             assert!(said.contains("0 of 1 points are finished; give the same command"), "{said}");
         }
@@ -124,8 +125,8 @@ fn a_killed_or_interrupted_simulation_goes_on_with_the_same_bytes() {
 }
 
 /// A simulation that gets a signal after a few rounds.
-fn cut_off(folder: &Path, line: String, signal: Signal) -> Output {
-    let out = line.split(' ').skip_while(|word| *word != "--out").nth(1).unwrap();
+fn cut_off(folder: &Path, line: &str, signal: Signal) -> Output {
+    let out = line.split(' ').skip_while(|word| *word != "--out").nth(1).expect("a folder");
     let metrics = folder.join(out).join("metrics.jsonl");
     let child = Command::new(env!("CARGO_BIN_EXE_starling"))
         .current_dir(folder)
@@ -133,15 +134,15 @@ fn cut_off(folder: &Path, line: String, signal: Signal) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("the binary was built");
     let began = Instant::now();
     let rounds = || std::fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
     while rounds() < 3 {
         assert!(began.elapsed() < Duration::from_mins(1), "it does not start");
         std::thread::sleep(Duration::from_millis(2));
     }
-    kill_process(Pid::from_child(&child), signal).unwrap();
-    child.wait_with_output().unwrap()
+    kill_process(Pid::from_child(&child), signal).expect("it runs");
+    child.wait_with_output().expect("it ends")
 }
 
 #[test]
