@@ -157,8 +157,7 @@ pub async fn run_in<L: Listen>(
     let lists = Lists::read(config.revoked.clone(), store.path("revoked"), &shared)?;
     shared.revoked.check(bundle.identity()).map_err(wrong)?;
     let (sender, mut inbox) = mpsc::channel(EVENTS);
-    let service =
-        Service { shared: Arc::clone(&shared), node: sender.clone(), ear, seen: serve::Seen::default() };
+    let service = Service { shared: Arc::clone(&shared), node: sender, ear, seen: serve::Seen::default() };
     let _serving = serve(service, listener, &bundle).map_err(wrong)?;
     let spec = Arc::new(spec);
     let (opened, trainer) = opened(trainer, &spec).await?;
@@ -194,7 +193,7 @@ pub async fn run_in<L: Listen>(
         }
         begun
     };
-    let node = Node::new(parts, (stored, start), (trainer, initial), sender)?;
+    let node = Node::new(parts, (stored, start), (trainer, initial))?;
     live(node, inbox, stop).await
 }
 

@@ -12,7 +12,7 @@ use super::{
     seen::Diary,
     serve::{Ask, Input, Shared},
     store::{Record, Store},
-    work::Trained,
+    work::{Outcome, Trained},
 };
 use crate::{WorkerError, trainer::Train};
 use gossip::machine::{Action, Body, Envelope, Event, Machine, Membership, Phase};
@@ -74,7 +74,8 @@ pub(super) struct Node {
     pub(super) origin: Arc<Vec<f32>>,
     pub(super) post: Post,
     pub(super) book: Book,
-    pub(super) sender: mpsc::Sender<Input>,
+    /// From the trainer, whose job never waits for room: it is one at a time, with two things to tell at most.
+    pub(super) outcomes: (mpsc::UnboundedSender<Outcome>, mpsc::UnboundedReceiver<Outcome>),
     /// Here unless it works.
     pub(super) trainer: Option<Box<dyn Train>>,
     pub(super) jobs: JoinSet<()>,
@@ -122,7 +123,6 @@ impl Node {
         mut parts: Parts,
         (stored, start): (Option<Record>, Option<Start>),
         (trainer, initial): (Box<dyn Train>, Vec<f32>),
-        sender: mpsc::Sender<Input>,
     ) -> Result<Self, WorkerError> {
         if let (Some(diary), Some(Start { round, model: Some(_), .. })) = (&mut parts.diary, &start) {
             diary.sponsored(*round)?;
@@ -152,7 +152,7 @@ impl Node {
             origin,
             post,
             book,
-            sender,
+            outcomes: mpsc::unbounded_channel(),
             trainer: Some(trainer),
             jobs: JoinSet::new(),
             cancel: CancellationToken::new(),
@@ -190,6 +190,7 @@ impl Node {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ended::Stopped,
+                Some(outcome) = self.outcomes.1.recv() => self.worked(outcome).await?,
                 Some(input) = inbox.recv() => self.input(input).await?,
                 Some(done) = self.jobs.join_next() => {
                     done.map_err(|error| WorkerError::Internal(format!("training: {error}")))?;
@@ -216,7 +217,6 @@ impl Node {
             }
         };
         self.cancel.cancel();
-        // A job that still has something to tell must not wait for a reader.
         drop(inbox);
         while self.jobs.join_next().await.is_some() {}
         Ok(ended)
@@ -258,7 +258,6 @@ impl Node {
                 self.answer(ask);
                 Ok(())
             }
-            Input::Work(outcome) => self.worked(outcome).await,
         }
     }
 

@@ -3,7 +3,6 @@
 use super::{
     book::Own,
     node::Node,
-    serve::Input,
     work::{self, Job, Measured, Outcome, Trained},
 };
 use crate::{
@@ -54,9 +53,9 @@ impl Node {
             cancel: self.cancel.clone(),
             private: self.parts.private.clone(),
         };
-        let (sender, pace) = (self.sender.clone(), self.parts.pace);
+        let (told, pace) = (self.outcomes.0.clone(), self.parts.pace);
         let run = move || {
-            let tell = |outcome| drop(sender.blocking_send(Input::Work(outcome)));
+            let tell = |outcome| drop(told.send(outcome));
             let done = job.run(trainer, tell);
             tell(done);
         };
@@ -86,12 +85,9 @@ impl Node {
     }
 
     fn send_idle(&mut self, step: u64, idle: Trained) {
-        let (sender, life) = (self.sender.clone(), self.life);
         let Some(trainer) = self.trainer.take() else { return };
-        self.jobs.spawn(async move {
-            let done = Outcome::Done { life, step, trained: Ok(Some(idle)), trainer };
-            let _ = sender.send(Input::Work(done)).await;
-        });
+        let done = Outcome::Done { life: self.life, step, trained: Ok(Some(idle)), trainer };
+        drop(self.outcomes.0.send(done));
     }
 
     pub(super) async fn worked(&mut self, outcome: Outcome) -> Result<(), WorkerError> {

@@ -36,8 +36,6 @@ pub(super) enum Input {
     Report(v1::PeerReport),
     /// A question.
     Ask(Ask),
-    /// From this peer's own trainer.
-    Work(super::work::Outcome),
 }
 
 /// What may be asked.
