@@ -25,7 +25,7 @@ use worker::engine::cuda::Placement;
 pub(super) struct Outcome {
     /// Folders of those that are finished, in the sweep's order.
     pub(super) folders: Vec<PathBuf>,
-    /// Points that time was too short for.
+    /// Points that are not finished: time was up, or a signal came.
     pub(super) left: usize,
     /// The signal that came, if one did.
     pub(super) interrupted: Option<&'static str>,
